@@ -1,0 +1,1 @@
+"""Simulates how large language models are served."""

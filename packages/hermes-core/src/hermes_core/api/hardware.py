@@ -1,0 +1,186 @@
+"""The port to hardware models: what the engine asks about the price of a step.
+
+A hardware model turns a `Deployment` into a `CompiledDeployment` before the run. From then on the engine
+asks its `StepModel`, in integers only, and never through a socket.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from hermes_core.api.time import Femtos
+
+HARDWARE_MODELS = "hermes.hardware_models"
+"""Entry-point group. Each entry is a callable without arguments that returns a `HardwareModel`."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostOverhead:
+    """Time the host spends on a step: `base_fs + per_seq_fs * sequences`.
+
+    When `asynchronous`, host and device overlap and a step lasts as long as the longer of the two; else they add up.
+    """
+
+    base_fs: Femtos = 0
+    per_seq_fs: Femtos = 0
+    asynchronous: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One model on one group of devices under one engine: everything that decides the price of a step."""
+
+    model: str
+    """Name in the model catalogue, or a name for `model_config`."""
+    device: str
+    """Name in the device catalogue, or a name for `device_spec`."""
+    model_config: Mapping[str, Any] | None = None
+    """The content of a Hugging Face `config.json`; None takes the catalogue's."""
+    device_spec: Mapping[str, Any] | None = None
+    """Overrides of the catalogue entry, or a whole new device (canonical units: bytes, bytes/s, FLOP/s, W, USD/h)."""
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
+    expert_parallel: int = 1
+    weight_dtype: str | None = None
+    """None takes what the model's configuration says."""
+    kv_dtype: str | None = None
+    """None takes the activation type."""
+    max_batched_tokens: int = 8192
+    max_seqs: int = 1024
+    block_size_tokens: int = 16
+    memory_utilization: float = 0.92
+    graph_sizes: tuple[int, ...] = ()
+    """Batch sizes with a captured graph, ascending; a decode batch pays for the next one up. Empty: no padding."""
+    host: HostOverhead = HostOverhead()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the hardware model itself (efficiencies, a calibration file, a table folder)."""
+
+    @property
+    def devices(self) -> int:
+        """Devices that one client of this deployment occupies."""
+        return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
+
+
+@dataclass(slots=True)
+class StepShape:
+    """What one engine step with prompts in it works on, as sums over its sequences.
+
+    Pairs are counted twice over to stay whole: a prompt chunk of `x` new tokens after `c` computed ones attends to
+    `x * c + x * (x + 1) / 2` pairs of query and key, so it adds `x * (2 * c + x + 1)` to `prefill_pairs2`.
+    """
+
+    decode_seqs: int = 0
+    """Sequences that generate one token each."""
+    decode_context: int = 0
+    """Sum of their contexts before the step, in tokens."""
+    decode_windowed: int = 0
+    """Sum of min(context, window) over them; equal to `decode_context` for a model without a window."""
+    prefill_seqs: int = 0
+    prefill_tokens: int = 0
+    """New prompt tokens of all chunks."""
+    prefill_pairs2: int = 0
+    prefill_windowed_pairs2: int = 0
+    """The same with each query seeing at most the last `window` keys."""
+    prefill_context: int = 0
+    """Sum over chunks of computed plus new tokens: the keys that are read."""
+    sampled_seqs: int = 0
+    """Sequences whose logits are computed: all that decode, and the prompts that end in this step."""
+
+
+@runtime_checkable
+class StepModel(Protocol):
+    """Prices steps of one compiled deployment. Pure: equal questions get equal answers.
+
+    Cost: a call is on the hot path of the simulator and should take about a microsecond.
+    """
+
+    window: int
+    """Sliding window in tokens of the layers that have one; 0 for none."""
+
+    def decode_run(self, seqs: int, context: int, windowed: int, growing: int) -> tuple[int, int, int, int, int]:
+        """Price the steps of a decoding batch whose membership does not change.
+
+        `seqs` >= 1 sequences have contexts that sum to `context` before the first step; of these `growing` are below
+        the window, and `windowed` is the sum of min(context, window) (with no window: `growing == seqs`,
+        `windowed == context`).
+
+        Returns `(t0_fs, slope_fs, valid_steps, e0_nj, e_slope_nj)`: step k from 0 lasts `t0_fs + k * slope_fs` and
+        takes `e0_nj + k * e_slope_nj` of dynamic energy, for k < `valid_steps` (>= 1). Asking again at step k, with
+        `context + k * seqs` and `windowed + k * growing`, gives `t0_fs + k * slope_fs` as its t0, exactly.
+        """
+        ...
+
+    def step(self, shape: StepShape) -> tuple[int, int]:
+        """Price one step of any shape: `(duration_fs, dynamic_energy_nj)`, the duration at least 1,000,000 fs."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Where the memory of one device goes, in bytes."""
+
+    device_bytes: int
+    weights_bytes: int
+    activation_bytes: int
+    """Peak working memory of a step, graphs included."""
+    kv_bytes_per_token: float
+    """KV cache of one token on one device (its share of heads and layers)."""
+    state_bytes_per_seq: int = 0
+    """Constant state of a sequence (linear attention, state-space layers) on one device."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorPrice:
+    """One line of a step's breakdown."""
+
+    operator: str
+    kind: str
+    duration_s: float
+    flop: float
+    bytes: float
+    bound: str
+    """"compute", "memory", "latency" or "network"."""
+    source: str
+    """"measured", "interpolated", "extrapolated" or "analytical"."""
+    count: int = 1
+    """How many times it runs in the step; `duration_s` is the total."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledDeployment:
+    """A deployment ready to be simulated."""
+
+    deployment: Deployment
+    steps: StepModel
+    memory: MemoryPlan
+    kv_transfer_bytes_per_token: int
+    """KV of one token over all devices: what moves when a request changes its client."""
+    max_model_len: int
+    """Longest context in tokens that the model was made for."""
+    idle_power_w: float
+    """Of all devices of the client."""
+    price_usd_per_h: float
+    """Of all devices of the client."""
+    fingerprint: str
+    """Changes whenever a price could change."""
+    compile_error: float = 0.0
+    """Worst relative error of the compiled prices against direct pricing at random points."""
+    source_share: Mapping[str, float] = field(default_factory=dict)
+    """Share of each source in the price of a representative step; sums to 1."""
+    notes: Sequence[str] = ()
+    """Assumptions a user should know of, one sentence each."""
+
+
+class HardwareModel(Protocol):
+    """Compiles deployments: a roofline, a table of measurements, a fit, a vendor's service."""
+
+    def compile(self, deployment: Deployment) -> CompiledDeployment:
+        """Price `deployment` over all shapes it can meet. Raises `InputError` when it cannot, `DoesNotFitError` when
+        the weights leave no room for the KV of one block (saying by how much, and which tensor parallel degree fits).
+        """
+        ...
+
+    def breakdown(self, deployment: Deployment, shape: StepShape) -> Sequence[OperatorPrice]:
+        """Price one step operator by operator, directly (not from the compiled form)."""
+        ...

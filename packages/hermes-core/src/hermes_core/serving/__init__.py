@@ -1,0 +1,1 @@
+"""Clients that serve requests, the memory and queues they own, and the coordinator that sends work to them."""
