@@ -24,7 +24,7 @@ def generate(into: Path) -> None:
     outputs = [f"--{kind}_out={into}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     # The mypy plug-ins lie beside the interpreter, which need not be on the path.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    subprocess.run(  # noqa: S603
+    subprocess.run(
         [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", *outputs, *files],
         check=True,
         env={**os.environ, "PATH": path},
@@ -50,7 +50,9 @@ def differences(left: Path, right: Path) -> list[str]:
     return sorted(
         name
         for name in found
-        if not ((left / name).exists() and (right / name).exists() and filecmp.cmp(left / name, right / name, False))
+        if not (
+            (left / name).exists() and (right / name).exists() and filecmp.cmp(left / name, right / name, shallow=False)
+        )
     )
 
 
