@@ -31,9 +31,9 @@ def generate(into: Path) -> None:
     )
     package = into / "hermes_proto"
     with_service = {path for path in package.rglob("*_pb2_grpc.py") if "Servicer" in path.read_text()}
-    for path in package.rglob("*_pb2_grpc.py*"):
-        if path.with_suffix(".py") not in with_service:
-            path.unlink()
+    for module in package.rglob("*_pb2_grpc.py*"):
+        if module.with_suffix(".py") not in with_service:
+            module.unlink()
     for folder in [package, *(path for path in package.rglob("*") if path.is_dir())]:
         (folder / "__init__.py").write_text(PACKAGE_DOC)
     (package / "py.typed").touch()
