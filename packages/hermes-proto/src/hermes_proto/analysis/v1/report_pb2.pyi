@@ -71,6 +71,10 @@ class LatencySummary(google.protobuf.message.Message):
     OUTPUT_TOKEN_THROUGHPUT_PER_S_FIELD_NUMBER: builtins.int
     GOODPUT_PER_S_FIELD_NUMBER: builtins.int
     SLO_ATTAINMENT_FIELD_NUMBER: builtins.int
+    GROUP_KIND_FIELD_NUMBER: builtins.int
+    TIMED_OUT_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    CANCELLED_FIELD_NUMBER: builtins.int
     group: builtins.str
     """"*" for all, or the name of a pipeline, class or tenant."""
     arrived: builtins.int
@@ -84,6 +88,12 @@ class LatencySummary(google.protobuf.message.Message):
     goodput_per_s: builtins.float
     """Requests per second that met their SLO, and the share of arrivals that did."""
     slo_attainment: builtins.float
+    group_kind: builtins.str
+    """"all", "pipeline", "class" or "tenant"."""
+    timed_out: builtins.int
+    """Parts of `other`."""
+    failed: builtins.int
+    cancelled: builtins.int
     @property
     def ttft_s(self) -> global___Distribution: ...
     @property
@@ -110,11 +120,44 @@ class LatencySummary(google.protobuf.message.Message):
         output_token_throughput_per_s: builtins.float = ...,
         goodput_per_s: builtins.float = ...,
         slo_attainment: builtins.float = ...,
+        group_kind: builtins.str = ...,
+        timed_out: builtins.int = ...,
+        failed: builtins.int = ...,
+        cancelled: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["e2e_s", b"e2e_s", "itl_s", b"itl_s", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["arrived", b"arrived", "dropped", b"dropped", "e2e_s", b"e2e_s", "finished", b"finished", "goodput_per_s", b"goodput_per_s", "group", b"group", "itl_s", b"itl_s", "other", b"other", "output_token_throughput_per_s", b"output_token_throughput_per_s", "request_throughput_per_s", b"request_throughput_per_s", "shed", b"shed", "slo_attainment", b"slo_attainment", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s", "unfinished", b"unfinished"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arrived", b"arrived", "cancelled", b"cancelled", "dropped", b"dropped", "e2e_s", b"e2e_s", "failed", b"failed", "finished", b"finished", "goodput_per_s", b"goodput_per_s", "group", b"group", "group_kind", b"group_kind", "itl_s", b"itl_s", "other", b"other", "output_token_throughput_per_s", b"output_token_throughput_per_s", "request_throughput_per_s", b"request_throughput_per_s", "shed", b"shed", "slo_attainment", b"slo_attainment", "timed_out", b"timed_out", "tpot_s", b"tpot_s", "ttft_s", b"ttft_s", "unfinished", b"unfinished"]) -> None: ...
 
 global___LatencySummary = LatencySummary
+
+@typing.final
+class ServiceLevelSummary(google.protobuf.message.Message):
+    """One service level: how many requests were under it, what share has to meet it, and what share did."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    REQUESTS_FIELD_NUMBER: builtins.int
+    REQUIRED_FIELD_NUMBER: builtins.int
+    ATTAINED_FIELD_NUMBER: builtins.int
+    MET_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    requests: builtins.int
+    required: builtins.float
+    attained: builtins.float
+    met: builtins.bool
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        requests: builtins.int = ...,
+        required: builtins.float = ...,
+        attained: builtins.float = ...,
+        met: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attained", b"attained", "met", b"met", "name", b"name", "requests", b"requests", "required", b"required"]) -> None: ...
+
+global___ServiceLevelSummary = ServiceLevelSummary
 
 @typing.final
 class ClientSummary(google.protobuf.message.Message):
@@ -166,6 +209,13 @@ class RunSummary(google.protobuf.message.Message):
     CLIENTS_FIELD_NUMBER: builtins.int
     JOULES_PER_OUTPUT_TOKEN_FIELD_NUMBER: builtins.int
     USD_PER_MILLION_OUTPUT_TOKENS_FIELD_NUMBER: builtins.int
+    WARM_UP_S_FIELD_NUMBER: builtins.int
+    WINDOW_S_FIELD_NUMBER: builtins.int
+    MISSING_FIELD_NUMBER: builtins.int
+    VERDICT_FIELD_NUMBER: builtins.int
+    EVIDENCE_FIELD_NUMBER: builtins.int
+    WARNINGS_FIELD_NUMBER: builtins.int
+    LEVELS_FIELD_NUMBER: builtins.int
     schema_version: builtins.str
     name: builtins.str
     seed: builtins.int
@@ -173,10 +223,25 @@ class RunSummary(google.protobuf.message.Message):
     partial: builtins.bool
     joules_per_output_token: builtins.float
     usd_per_million_output_tokens: builtins.float
+    warm_up_s: builtins.float
+    """Requests that arrived in the warm-up are left out; rates, energy and cost are over the window behind it."""
+    window_s: builtins.float
+    verdict: builtins.str
+    """"stable", "near saturation", "overloaded" or "undetermined", and why."""
     @property
     def groups(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LatencySummary]: ...
     @property
     def clients(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ClientSummary]: ...
+    @property
+    def missing(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """What a partial record lacks."""
+
+    @property
+    def evidence(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def levels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ServiceLevelSummary]: ...
     def __init__(
         self,
         *,
@@ -189,7 +254,14 @@ class RunSummary(google.protobuf.message.Message):
         clients: collections.abc.Iterable[global___ClientSummary] | None = ...,
         joules_per_output_token: builtins.float = ...,
         usd_per_million_output_tokens: builtins.float = ...,
+        warm_up_s: builtins.float = ...,
+        window_s: builtins.float = ...,
+        missing: collections.abc.Iterable[builtins.str] | None = ...,
+        verdict: builtins.str = ...,
+        evidence: collections.abc.Iterable[builtins.str] | None = ...,
+        warnings: collections.abc.Iterable[builtins.str] | None = ...,
+        levels: collections.abc.Iterable[global___ServiceLevelSummary] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["clients", b"clients", "groups", b"groups", "joules_per_output_token", b"joules_per_output_token", "name", b"name", "partial", b"partial", "schema_version", b"schema_version", "seed", b"seed", "simulated_s", b"simulated_s", "usd_per_million_output_tokens", b"usd_per_million_output_tokens"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["clients", b"clients", "evidence", b"evidence", "groups", b"groups", "joules_per_output_token", b"joules_per_output_token", "levels", b"levels", "missing", b"missing", "name", b"name", "partial", b"partial", "schema_version", b"schema_version", "seed", b"seed", "simulated_s", b"simulated_s", "usd_per_million_output_tokens", b"usd_per_million_output_tokens", "verdict", b"verdict", "warm_up_s", b"warm_up_s", "warnings", b"warnings", "window_s", b"window_s"]) -> None: ...
 
 global___RunSummary = RunSummary

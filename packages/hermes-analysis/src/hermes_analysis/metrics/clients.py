@@ -1,0 +1,179 @@
+"""How busy clients were, and what energy and money they took."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from hermes_proto.core.v1 import run_record_pb2 as rr
+
+from hermes_analysis.load import RunRecord
+from hermes_analysis.metrics.distribution import Floats, Ints
+from hermes_analysis.metrics.requests import Window
+from hermes_analysis.metrics.steps import StepIndex
+from hermes_analysis.summary import ClientSummary, EnergySummary
+
+NS: Final = 1e-9
+S_PER_H: Final = 3600.0
+J_PER_KWH: Final = 3.6e6
+TOKENS_PER_MILLION: Final = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class _StepSums:
+    """Sums over the steps of each client within the window, shape (clients,)."""
+
+    steps: Floats
+    busy_s: Floats
+    energy_j: Floats
+    decode_steps: Floats
+    decode_seqs: Floats
+    waiting_s: Floats
+    some_waiting_s: Floats
+    peak_kv_blocks: Floats
+
+
+def summarise_clients(run: RunRecord, index: StepIndex, window: Window) -> tuple[ClientSummary, ...]:
+    """Return how busy each client was and what it cost in the window.
+
+    Without a step table the totals of the trailer stand in: they are over the whole run, so the energy and busy
+    time of a run with warm-up are then scaled by the window's share of it.
+    """
+    manifest = run.manifest
+    sums = _step_sums(run, index, window) if index.rows else _trailer_sums(run, window)
+    preemptions = _preemptions(run)
+    span = window.span_s
+    clients = []
+    for number, info in enumerate(manifest.clients):
+        idle_j = info.idle_power_w * span
+        energy_j = float(sums.energy_j[number]) + idle_j
+        rent = info.price_usd_per_h * span / S_PER_H
+        busy = float(sums.busy_s[number])
+        clients.append(
+            ClientSummary(
+                name=info.name,
+                pool=info.pool,
+                device=info.device,
+                devices=info.devices,
+                model=info.model,
+                steps=round(float(sums.steps[number])),
+                utilisation=_ratio(busy, span),
+                mean_decode_seqs=_ratio(float(sums.decode_seqs[number]), float(sums.decode_steps[number])),
+                mean_waiting=_ratio(float(sums.waiting_s[number]), busy),
+                waiting_share=_ratio(float(sums.some_waiting_s[number]), busy),
+                kv_peak_share=_ratio(float(sums.peak_kv_blocks[number]), float(info.kv_blocks)),
+                preemptions=int(preemptions[number]),
+                energy_j=energy_j,
+                idle_energy_j=idle_j,
+                cost_usd=rent + _electricity(manifest, energy_j),
+            )
+        )
+    return tuple(clients)
+
+
+def summarise_energy(
+    run: RunRecord, clients: tuple[ClientSummary, ...], tokens: float, window: Window
+) -> EnergySummary:
+    """Return energy and money of the window per output token delivered in it.
+
+    Joules are those of the devices; money and carbon are over the facility's energy, devices times PUE.
+    """
+    manifest = run.manifest
+    energy = sum(client.energy_j for client in clients)
+    facility = energy * _pue(manifest)
+    rent = sum(info.price_usd_per_h for info in manifest.clients) * window.span_s / S_PER_H
+    electricity = _electricity(manifest, energy)
+    return EnergySummary(
+        energy_j=energy,
+        idle_energy_j=sum(client.idle_energy_j for client in clients),
+        facility_energy_j=facility,
+        rent_usd=rent,
+        electricity_usd=electricity,
+        carbon_g=facility / J_PER_KWH * manifest.carbon_g_per_kwh,
+        output_tokens=tokens,
+        joules_per_output_token=_ratio(energy, tokens),
+        usd_per_million_output_tokens=_ratio((rent + electricity) * TOKENS_PER_MILLION, tokens),
+    )
+
+
+def inside_share(starts_s: Floats, durations_s: Floats, window: Window) -> Floats:
+    """Return the share of each span of time that lies in the window."""
+    begin, end = window.begin_ns * NS, window.end_ns * NS
+    inside = np.minimum(starts_s + durations_s, end) - np.maximum(starts_s, begin)
+    shares: Floats = np.clip(inside / np.where(durations_s > 0, durations_s, 1.0), 0.0, 1.0)
+    return shares
+
+
+def _step_sums(run: RunRecord, index: StepIndex, window: Window) -> _StepSums:
+    """Sum the step table over the window; a stretch that begins in the warm-up counts by its share of time."""
+    clients = len(run.manifest.clients)
+    number = np.minimum(index.client, clients)  # steps of a client that the manifest does not name fall off the end
+
+    def total(values: Floats | Ints) -> Floats:
+        return np.bincount(number, values.astype(np.float64), minlength=clients + 1)[:clients].astype(np.float64)
+
+    durations = index.durations_s()
+    share = inside_share(index.starts_s(), durations, window) if window.begin_ns > 0 else np.ones(index.rows)
+    busy, steps = durations * share, index.steps * share
+    waiting = index.column(run.steps, "waiting")
+    decodes = index.decode_seqs > 0
+    peaks = np.zeros(clients + 1)
+    np.maximum.at(peaks, number, np.where(share > 0, index.column(run.steps, "kv_blocks"), 0))
+    if run.trailer is not None and window.begin_ns <= 0:
+        # Blocks are noted at the start of a stretch; the trailer knows the peak within.
+        for place, totals in enumerate(run.trailer.clients[:clients]):
+            peaks[place] = max(peaks[place], totals.peak_kv_blocks)
+    return _StepSums(
+        steps=total(steps),
+        busy_s=total(busy),
+        energy_j=total(index.column(run.steps, "energy_nj") * NS * share),
+        decode_steps=total(np.where(decodes, steps, 0.0)),
+        decode_seqs=total(index.decode_seqs * steps),
+        waiting_s=total(waiting * busy),
+        some_waiting_s=total(np.where(waiting > 0, busy, 0.0)),
+        peak_kv_blocks=peaks[:clients],
+    )
+
+
+def _trailer_sums(run: RunRecord, window: Window) -> _StepSums:
+    """Take the trailer's totals, scaled to the window."""
+    number = len(run.manifest.clients)
+    totals = list(run.trailer.clients[:number]) if run.trailer is not None else []
+    totals += [rr.ClientTotals()] * (number - len(totals))
+    share = window.span_s / (window.end_ns * NS) if window.end_ns > 0 else 0.0
+    unknown = np.full(number, np.nan)
+    return _StepSums(
+        steps=np.array([t.steps for t in totals]) * share,
+        busy_s=np.array([t.busy_ns for t in totals]) * NS * share,
+        energy_j=np.array([t.dynamic_energy_nj for t in totals]) * NS * share,
+        decode_steps=unknown,
+        decode_seqs=unknown,
+        waiting_s=unknown,
+        some_waiting_s=unknown,
+        peak_kv_blocks=np.array([t.peak_kv_blocks for t in totals], dtype=np.float64),
+    )
+
+
+def _preemptions(run: RunRecord) -> Floats:
+    """Return how often each client preempted, over the whole run."""
+    clients = len(run.manifest.clients)
+    jobs = run.stage_jobs
+    if jobs.rows:
+        number = np.minimum(jobs["client"], clients)
+        counted = np.bincount(number, jobs["preemptions"], minlength=clients + 1)[:clients]
+        return counted.astype(np.float64)
+    totals = [t.preemptions for t in run.trailer.clients[:clients]] if run.trailer is not None else []
+    return np.array(totals + [0] * (clients - len(totals)), dtype=np.float64)
+
+
+def _pue(manifest: rr.RunManifest) -> float:
+    """Return the facility's power over that of the devices; 1 when the record says nothing."""
+    return manifest.pue if manifest.pue > 0 else 1.0
+
+
+def _electricity(manifest: rr.RunManifest, energy_j: float) -> float:
+    """Return the price of the facility's energy in USD."""
+    return energy_j * _pue(manifest) / J_PER_KWH * manifest.electricity_usd_per_kwh
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else float("nan")

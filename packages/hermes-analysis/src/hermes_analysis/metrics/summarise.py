@@ -1,0 +1,114 @@
+"""From a run record to its summary."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from hermes_proto.common.v1 import price_source_pb2
+from numpy.typing import NDArray
+
+from hermes_analysis.load import RunRecord
+from hermes_analysis.metrics.clients import summarise_clients, summarise_energy
+from hermes_analysis.metrics.distribution import Distribution
+from hermes_analysis.metrics.requests import (
+    MOST_TENANTS_WITH_ITL,
+    Group,
+    RequestMetrics,
+    groups_of,
+    job_requests,
+    request_metrics,
+    summarise_group,
+    summarise_levels,
+    window_of,
+)
+from hermes_analysis.metrics.steps import StepIndex
+from hermes_analysis.metrics.tokens import TokenGaps, token_gaps
+from hermes_analysis.metrics.verdict import verdict
+from hermes_analysis.summary import Counts, RunSummary
+
+_UNSERVED_WARNING = 0.01
+_EXTRAPOLATED_WARNING = 0.1
+
+
+def summarise(run: RunRecord) -> RunSummary:
+    """Compute the summary of a run: exact, from columns, nothing sampled.
+
+    Requests that arrived before the manifest's warm_up_ns are left out of counts, latencies and service levels; rates,
+    utilisation, energy and cost are over the time from there to the end.
+    """
+    window = window_of(run)
+    metrics = request_metrics(run, window)
+    index = StepIndex.of(run.steps)
+    gaps = token_gaps(run, index) if index.rows and run.stage_jobs.rows else None
+    of_job = job_requests(run) if gaps is not None else np.empty(0, np.int64)
+    groups = groups_of(run)
+    with_itl = len(groups) <= MOST_TENANTS_WITH_ITL
+    summaries = []
+    for group in groups:
+        itl = None
+        if gaps is not None and (group.kind != "tenant" or with_itl):
+            itl = gaps.distribution(_jobs_of(group, metrics, of_job))
+        summaries.append(summarise_group(group, metrics, itl))
+    clients = summarise_clients(run, index, window)
+    tokens = float(metrics.tokens_inside.sum())
+    estimated = gaps.estimated_share(_jobs_of(groups[0], metrics, of_job)) if gaps is not None else 0.0
+    return RunSummary(
+        name=run.manifest.name,
+        seed=run.manifest.seed,
+        simulated_s=run.end_ns * 1e-9,
+        warm_up_s=run.manifest.warm_up_ns * 1e-9,
+        window_s=window.span_s,
+        partial=run.partial,
+        missing=run.missing,
+        groups=tuple(summaries),
+        levels=summarise_levels(run, metrics),
+        clients=clients,
+        energy=summarise_energy(run, clients, tokens, window),
+        verdict=verdict(run, metrics, clients, window),
+        warnings=tuple(_warnings(run, summaries[0].counts, summaries[0].itl_s, gaps, estimated)),
+        itl_estimated_share=estimated,
+    )
+
+
+def _jobs_of(group: Group, metrics: RequestMetrics, of_job: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Mark the stage jobs of a group's measured requests."""
+    chosen = np.zeros(len(metrics.measured) + 1, dtype=bool)  # the last stands for "of no request"
+    chosen[group.rows] = metrics.measured[group.rows]
+    marked: NDArray[np.bool_] = chosen[of_job]
+    return marked
+
+
+def _warnings(
+    run: RunRecord, counts: Counts, itl: Distribution | None, gaps: TokenGaps | None, estimated: float
+) -> Iterator[str]:
+    """Say what a reader of the numbers has to know."""
+    if run.partial:
+        yield f"partial record: {'; '.join(run.missing) or 'the run was interrupted'}"
+    unserved = counts.arrived - counts.finished
+    if counts.arrived and unserved / counts.arrived > _UNSERVED_WARNING:
+        yield (
+            f"end-to-end percentiles are over the {counts.finished} requests that finished; "
+            f"{unserved} of {counts.arrived} ({unserved / counts.arrived:.1%}) did not"
+        )
+    if not counts.arrived:
+        yield "no request arrived after the warm-up: there is nothing to measure"
+    if gaps is None and counts.finished:
+        yield "the record has no steps or stage jobs, so times between tokens cannot be told (record: {steps: true})"
+    if gaps is not None and gaps.jobs_without_steps:
+        yield f"{gaps.jobs_without_steps} stage jobs are left out of ITL: the record lacks their steps"
+    if itl is not None and estimated > 0:
+        yield f"{estimated:.1%} of the gaps between tokens are of preempted requests: exact in number and sum only"
+    if not any(info.price_usd_per_h > 0 for info in run.manifest.clients):
+        yield "no client has a price per hour: cost is electricity alone"
+    yield from _price_warnings(run)
+    for finding in run.diagnostics:
+        if finding.severity != "info":
+            yield f"{finding.summary}{': ' + finding.detail if finding.detail else ''}"
+
+
+def _price_warnings(run: RunRecord) -> Iterator[str]:
+    """Name the clients whose prices rest on extrapolation to a good part."""
+    for info in run.manifest.clients:
+        shares = list(info.source_share)
+        place = price_source_pb2.PRICE_SOURCE_EXTRAPOLATED
+        if len(shares) > place and shares[place] > _EXTRAPOLATED_WARNING:
+            yield f"{info.name}: {shares[place]:.0%} of the price of a step is extrapolated beyond measured points"

@@ -1,0 +1,108 @@
+"""Did the cluster keep up? The verdict rests on how the number of requests in the system moves while requests arrive.
+
+A stable queue fluctuates about a level; an overloaded one grows for as long as more arrives than is served. So a line
+is fitted to the number in the system between a fifth of the arrivals' time (the fill-up) and their end, and its rise
+compared with the mean. Beside it stand what was refused, and whether clients had requests waiting or too little KV
+memory.
+"""
+
+from typing import Final
+
+import numpy as np
+from hermes_proto.core.v1 import run_record_pb2 as rr
+
+from hermes_analysis.load import RunRecord
+from hermes_analysis.metrics.distribution import Floats
+from hermes_analysis.metrics.requests import RequestMetrics, Window
+from hermes_analysis.summary import ClientSummary, Verdict
+
+NS: Final = 1e-9
+FILL_UP: Final = 0.2
+"""Share of the arrivals' time that is left to the fill-up."""
+GROWTH_OVERLOADED: Final = 0.5
+"""Rise of the fitted line over its time, relative to the mean, from which a queue counts as growing. An always
+growing queue rises by 4/3 of its mean after the fill-up; a stable one by nothing but chance."""
+GROWTH_NEAR: Final = 0.25
+REFUSED_OVERLOADED: Final = 0.01
+"""Share of arrivals refused or given up for want of capacity."""
+WAITING_NEAR: Final = 0.25
+"""Share of its busy time during which a client had requests waiting."""
+PREEMPTED_NEAR: Final = 0.01
+"""Preemptions per request."""
+_SAMPLES: Final = 200
+_FEWEST: Final = 50
+_LEAST_RISE: Final = 4.0
+"""A rise below this many standard deviations of a Poisson count may be chance."""
+_LEAST_TIMES_E2E: Final = 3.0
+"""Arrivals have to last so many median end-to-end times for a level to show."""
+
+
+def in_system(run: RunRecord, times_s: Floats) -> Floats:
+    """Return how many requests had arrived and not ended at each time, shape like `times_s`."""
+    arrivals = np.sort(run.requests["arrival_ns"]) * NS
+    ends = run.requests["end_ns"]
+    ended = np.sort(ends[ends >= 0]) * NS
+    here: Floats = (
+        np.searchsorted(arrivals, times_s, side="right") - np.searchsorted(ended, times_s, side="right")
+    ).astype(np.float64)
+    return here
+
+
+def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummary, ...], window: Window) -> Verdict:
+    """Say whether the cluster was stable, near saturation or overloaded, with the evidence."""
+    measured = metrics.measured
+    number = int(np.count_nonzero(measured))
+    if number < _FEWEST:
+        return Verdict("undetermined", (f"only {number} requests arrived in the window; {_FEWEST} are needed",))
+    arrivals = run.requests["arrival_ns"][measured]
+    begin, last = max(window.begin_ns, int(arrivals.min())) * NS, int(arrivals.max()) * NS
+    statuses = np.bincount(metrics.status[measured], minlength=256)
+    refused = int(statuses[rr.REQUEST_STATUS_SHED] + statuses[rr.REQUEST_STATUS_TIMED_OUT])
+    preempted = sum(client.preemptions for client in clients)
+    evidence = []
+    states = []
+
+    growth, rise, mean = _growth(run, begin + FILL_UP * (last - begin), last)
+    finished = metrics.e2e_s[measured]
+    finished = finished[~np.isnan(finished)]
+    typical = float(np.median(finished)) if len(finished) else float("inf")
+    long_enough = last - begin >= _LEAST_TIMES_E2E * typical
+    if last <= begin or not (long_enough or refused):
+        reason = f"requests arrived for {last - begin:.3g} s, the median request takes {typical:.3g} s end to end"
+        return Verdict("undetermined", (f"{reason}: too short to tell a level from a rise",))
+    evidence.append(f"{mean:.3g} requests in the system on average; fitted rise {rise:+.3g} while requests arrive")
+    significant = rise > _LEAST_RISE * max(mean, 1.0) ** 0.5
+    if growth > GROWTH_OVERLOADED and significant:
+        states.append("overloaded")
+        evidence.append(f"the number in the system grew by {growth:.0%} of its mean: more arrives than is served")
+    elif growth > GROWTH_NEAR and significant:
+        states.append("near saturation")
+        evidence.append(f"the number in the system grew by {growth:.0%} of its mean")
+    if refused:
+        evidence.append(f"{refused} of {number} requests ({refused / number:.2%}) were shed or timed out")
+        states.append("overloaded" if refused / number > REFUSED_OVERLOADED else "near saturation")
+    waiting = [client for client in clients if client.waiting_share > WAITING_NEAR]
+    if waiting:
+        worst = max(waiting, key=lambda client: client.waiting_share)
+        states.append("near saturation")
+        evidence.append(f"{worst.name} had requests waiting {worst.waiting_share:.0%} of its busy time")
+    if preempted / number > PREEMPTED_NEAR:
+        states.append("near saturation")
+        evidence.append(f"{preempted} preemptions for want of KV memory ({preempted / number:.2f} per request)")
+    for state in ("overloaded", "near saturation"):
+        if state in states:
+            return Verdict(state, tuple(evidence))
+    return Verdict("stable", (*evidence, "nobody was refused, and queues did not grow"))
+
+
+def _growth(run: RunRecord, begin_s: float, end_s: float) -> tuple[float, float, float]:
+    """Fit a line to the number in the system: its rise over the mean, its rise, and the mean."""
+    times = np.linspace(begin_s, end_s, _SAMPLES)
+    number = in_system(run, times)
+    mean = float(number.mean())
+    if end_s <= begin_s or mean == 0:
+        return 0.0, 0.0, mean
+    centred = times - times.mean()
+    slope = float((centred * number).sum() / (centred**2).sum())
+    rise = slope * (end_s - begin_s)
+    return rise / mean, rise, mean

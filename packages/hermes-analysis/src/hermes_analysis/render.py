@@ -1,0 +1,50 @@
+"""Numbers as people read them."""
+
+import math
+from typing import Final
+
+ABSENT: Final = "-"
+"""What stands where there is no number."""
+_DIGITS: Final = 3
+_UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+_LARGE: Final = ((1e9, "G"), (1e6, "M"), (1e4, "k"))
+
+
+def number(value: float | None) -> str:
+    """Return about three significant digits: 0.0123, 4.56, 1,234, 12.3k, 4.56M."""
+    if value is None or not math.isfinite(value):
+        return ABSENT
+    size = abs(value)
+    for unit, suffix in _LARGE:
+        if size >= unit:
+            scale = 1e3 if suffix == "k" else unit
+            return f"{_significant(value / scale)}{suffix}"
+    return _significant(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a span of time in the unit that suits it, "12.3 ms"."""
+    if seconds is None or not math.isfinite(seconds):
+        return ABSENT
+    if seconds == 0:
+        return "0 s"
+    for unit, name in _UNITS:
+        if abs(seconds) >= unit:
+            return f"{_significant(seconds / unit)} {name}"
+    return f"{_significant(seconds / 1e-9)} ns"
+
+
+def percent(share: float | None) -> str:
+    """Return a share as per cent, "98.7 %"; never rounded up to 100."""
+    if share is None or not math.isfinite(share):
+        return ABSENT
+    if 0.9995 <= share < 1:  # noqa: PLR2004 - would read 100.0 %
+        return f"{math.floor(share * 1e4) / 1e2:.2f} %"
+    return f"{share:.1%}".replace("%", " %")
+
+
+def _significant(value: float) -> str:
+    if value == 0:
+        return "0"
+    before = math.floor(math.log10(abs(value))) + 1
+    return f"{value:,.{max(_DIGITS - before, 0)}f}"

@@ -1,0 +1,265 @@
+"""The answer to "how did it go": typed, as JSON, and as the message hermes.analysis.v1.RunSummary."""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from hermes_proto.analysis.v1 import report_pb2 as rp
+
+from hermes_analysis.metrics.distribution import Distribution
+
+SCHEMA_VERSION: Final = "1.0"
+PERCENTILES: Final = "rank (N - 1) * q of the sorted values, linear between neighbours (Hyndman-Fan 7); nothing sampled"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How the requests of a group ended. They add up to `arrived`."""
+
+    arrived: int = 0
+    finished: int = 0
+    dropped: int = 0
+    shed: int = 0
+    timed_out: int = 0
+    failed: int = 0
+    unfinished: int = 0
+    cancelled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """Requests of one group: `kind` is "all", "pipeline", "class" or "tenant".
+
+    TTFT is over all requests that got a first token, end to end (E2E) and the time per output token (TPOT, requests
+    with more than one) over those that finished, ITL over all gaps between tokens; `itl_s` is None where the record has
+    no steps, and for tenants when there are many. Throughput counts what ended in the measured window; rates are NaN
+    when the window is empty.
+    """
+
+    kind: str
+    name: str
+    counts: Counts
+    ttft_s: Distribution
+    tpot_s: Distribution
+    e2e_s: Distribution
+    itl_s: Distribution | None
+    normalised_latency_s: Distribution
+    """End to end per output token."""
+    request_throughput_per_s: float
+    output_token_throughput_per_s: float
+    prompt_tokens: int
+    output_tokens: int
+    goodput_per_s: float | None
+    """Requests per second that met their service level; None without one."""
+    slo_attainment: float | None
+    """Share of arrivals that met it: whatever did not finish is a miss."""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelSummary:
+    """One service level, and the share of the requests under it that met it and each bound; None for no such bound."""
+
+    name: str
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+    requests: int
+    required: float
+    attained: float
+    ttft_attained: float | None
+    tpot_attained: float | None
+    e2e_attained: float | None
+
+    @property
+    def met(self) -> bool:
+        """Whether enough requests met the bounds."""
+        return self.requests == 0 or self.attained >= self.required
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSummary:
+    """How busy one client was in the measured window, and what it cost."""
+
+    name: str
+    pool: str
+    device: str
+    devices: int
+    model: str
+    steps: int
+    utilisation: float
+    """Share of the window in which it worked on a step."""
+    mean_decode_seqs: float
+    """Sequences in a step that decodes, mean over such steps."""
+    mean_waiting: float
+    """Requests waiting, mean over the time it was busy."""
+    waiting_share: float
+    """Share of its busy time with requests waiting."""
+    kv_peak_share: float
+    preemptions: int
+    energy_j: float
+    """Dynamic and idle energy of its devices."""
+    idle_energy_j: float
+    cost_usd: float
+    """Rent and electricity."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnergySummary:
+    """Energy, money and carbon of the measured window, all clients together."""
+
+    energy_j: float
+    idle_energy_j: float
+    facility_energy_j: float
+    rent_usd: float
+    electricity_usd: float
+    carbon_g: float
+    output_tokens: float
+    joules_per_output_token: float
+    usd_per_million_output_tokens: float
+
+    @property
+    def cost_usd(self) -> float:
+        """Rent and electricity together."""
+        return self.rent_usd + self.electricity_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the cluster kept up: "stable", "near saturation", "overloaded" or "undetermined", and why."""
+
+    state: str
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """Everything the summary screen shows. Times in seconds, energy in joules, money in US dollars."""
+
+    name: str
+    seed: int
+    simulated_s: float
+    warm_up_s: float
+    window_s: float
+    """From the end of the warm-up to the end of the run: what rates, energy and cost are over."""
+    partial: bool
+    missing: tuple[str, ...]
+    groups: tuple[GroupSummary, ...]
+    levels: tuple[LevelSummary, ...]
+    clients: tuple[ClientSummary, ...]
+    energy: EnergySummary
+    verdict: Verdict
+    warnings: tuple[str, ...]
+    percentiles: str = PERCENTILES
+    schema_version: str = SCHEMA_VERSION
+    itl_estimated_share: float = field(default=0.0)
+    """Share of the gaps between tokens that belong to preempted requests, where only sum and number are exact."""
+
+    @property
+    def total(self) -> GroupSummary:
+        """All measured requests."""
+        return self.groups[0]
+
+    def group(self, kind: str, name: str) -> GroupSummary:
+        """Return the group of that kind and name. Raises KeyError."""
+        for group in self.groups:
+            if (group.kind, group.name) == (kind, name):
+                return group
+        raise KeyError(f"no {kind} group {name!r}; there are {', '.join(f'{g.kind} {g.name}' for g in self.groups)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dicts, lists, numbers and strings; a number that does not exist is None."""
+        answer: dict[str, Any] = _plain(dataclasses.asdict(self))
+        return answer
+
+    def to_proto(self) -> rp.RunSummary:
+        """Return the message hermes.analysis.v1.RunSummary."""
+        return rp.RunSummary(
+            schema_version=self.schema_version,
+            name=self.name,
+            seed=self.seed,
+            simulated_s=self.simulated_s,
+            partial=self.partial,
+            groups=[_latency_proto(group) for group in self.groups],
+            clients=[
+                rp.ClientSummary(
+                    name=client.name,
+                    utilisation=client.utilisation,
+                    energy_j=client.energy_j,
+                    cost_usd=client.cost_usd,
+                    mean_decode_seqs=client.mean_decode_seqs,
+                    kv_peak_share=client.kv_peak_share,
+                    preemptions=client.preemptions,
+                )
+                for client in self.clients
+            ],
+            joules_per_output_token=self.energy.joules_per_output_token,
+            usd_per_million_output_tokens=self.energy.usd_per_million_output_tokens,
+            warm_up_s=self.warm_up_s,
+            window_s=self.window_s,
+            missing=self.missing,
+            verdict=self.verdict.state,
+            evidence=self.verdict.evidence,
+            warnings=self.warnings,
+            levels=[
+                rp.ServiceLevelSummary(
+                    name=level.name,
+                    requests=level.requests,
+                    required=level.required,
+                    attained=level.attained,
+                    met=level.met,
+                )
+                for level in self.levels
+            ],
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the summary in a notebook."""
+        from hermes_analysis.notebook import summary_html  # noqa: PLC0415 - notebook needs this module
+
+        return summary_html(self)
+
+
+def summary_json(summary: RunSummary) -> dict[str, Any]:
+    """Return the summary as plain JSON values."""
+    return summary.to_json()
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON values: tuples as lists, NaN and infinity as None."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _latency_proto(group: GroupSummary) -> rp.LatencySummary:
+    counts = group.counts
+    return rp.LatencySummary(
+        group=group.name,
+        group_kind=group.kind,
+        arrived=counts.arrived,
+        finished=counts.finished,
+        dropped=counts.dropped,
+        shed=counts.shed,
+        unfinished=counts.unfinished,
+        timed_out=counts.timed_out,
+        failed=counts.failed,
+        cancelled=counts.cancelled,
+        other=counts.timed_out + counts.failed + counts.cancelled,
+        ttft_s=_distribution_proto(group.ttft_s),
+        tpot_s=_distribution_proto(group.tpot_s),
+        e2e_s=_distribution_proto(group.e2e_s),
+        itl_s=_distribution_proto(group.itl_s) if group.itl_s is not None else None,
+        request_throughput_per_s=group.request_throughput_per_s,
+        output_token_throughput_per_s=group.output_token_throughput_per_s,
+        goodput_per_s=group.goodput_per_s if group.goodput_per_s is not None else math.nan,
+        slo_attainment=group.slo_attainment if group.slo_attainment is not None else math.nan,
+    )
+
+
+def _distribution_proto(distribution: Distribution) -> rp.Distribution:
+    return rp.Distribution(**dataclasses.asdict(distribution))
