@@ -1,0 +1,349 @@
+"""When requests arrive: point processes as streams of integer nanoseconds.
+
+Every process yields its times in chunks of up to `BATCH_ROWS`, non-decreasing, from its own random stream. Gaps are
+drawn and summed as floats within a chunk and rounded down to whole nanoseconds, with the fraction carried over, so
+that no precision is lost however long the stream.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes_workload.batch import BATCH_ROWS, Ints
+from hermes_workload.fields import Section, choose
+from hermes_workload.intensity import INTENSITIES, Intensity, Piece
+
+NS_PER_S: Final = 1_000_000_000
+
+Floats: TypeAlias = NDArray[np.float64]
+Gaps: TypeAlias = Callable[[np.random.Generator, int], Floats]
+"""Draws that many gaps of mean 1."""
+
+
+class Arrivals(Protocol):
+    """An arrival process: finite where `requests` is known, else endless."""
+
+    @property
+    def requests(self) -> int | None:
+        """Requests in all, where the process itself ends."""
+        ...
+
+    def times(self, rng: np.random.Generator) -> Iterator[Ints]:
+        """Yield arrival times in ns in chunks; they do not decrease."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """Independent gaps with one distribution: Poisson, gamma, Weibull. The first request comes after one gap."""
+
+    gaps: Gaps
+    mean_gap_ns: float
+    requests: int | None = None
+
+    def times(self, rng: np.random.Generator) -> Iterator[Ints]:
+        """Yield arrival times without end."""
+        start, carry = 0, 0.0
+        while True:
+            offsets = np.cumsum(self.gaps(rng, BATCH_ROWS))
+            offsets *= self.mean_gap_ns
+            offsets += carry
+            whole = np.floor(offsets)
+            carry = float(offsets[-1] - whole[-1])
+            yield whole.astype(np.int64) + start
+            start += int(whole[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Evenly spaced arrivals, the first at 0."""
+
+    rate_per_s: float
+    requests: int | None = None
+
+    def times(self, rng: np.random.Generator) -> Iterator[Ints]:  # noqa: ARG002 - nothing is drawn
+        """Yield arrival times without end; chunk starts are exact, whatever the rate."""
+        gap = Fraction(NS_PER_S) / Fraction(self.rate_per_s)
+        within = np.floor(np.arange(BATCH_ROWS) * float(gap)).astype(np.int64)
+        chunk = 0
+        while True:
+            yield within + math.floor(chunk * BATCH_ROWS * gap)
+            chunk += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """Everything at 0."""
+
+    requests: int | None = None
+
+    def times(self, rng: np.random.Generator) -> Iterator[Ints]:  # noqa: ARG002 - nothing is drawn
+        """Yield zeros without end."""
+        while True:
+            yield np.zeros(BATCH_ROWS, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedLoop:
+    """A fixed number of users, each asking again `think_ns` after the last answer.
+
+    Request i waits for request i - concurrency; the first ones come at 0. With sessions, session i waits for the
+    last turn of session i - concurrency.
+    """
+
+    concurrency: int
+    think_ns: int
+    requests: int | None = None
+
+    def times(self, rng: np.random.Generator) -> Iterator[Ints]:
+        """Yield zeros without end: the requests wait for one another."""
+        return Burst().times(rng)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stretch of constant rate that holds exactly `requests` requests."""
+
+    rate_per_s: float
+    duration_ns: int
+
+    @property
+    def requests(self) -> int:
+        """Requests in the stage."""
+        return round(self.rate_per_s * self.duration_ns / NS_PER_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Stages back to back, each with exactly rate times duration requests.
+
+    `poisson` draws exponential gaps and rescales them to the stage, as the load generator inference-perf does under
+    the name `constant`: the last request of a stage falls on its end. `constant` spaces them evenly.
+    """
+
+    stages: tuple[Stage, ...]
+    poisson: bool
+
+    @property
+    def requests(self) -> int:
+        """Requests in all stages."""
+        return sum(stage.requests for stage in self.stages)
+
+    def times(self, rng: np.random.Generator) -> Iterator[Ints]:
+        """Yield the arrival times of every stage."""
+        start = 0
+        for stage in self.stages:
+            if self.poisson:
+                yield from _rescaled(rng, stage, start)
+            else:
+                yield from _spaced(stage, start)
+            start += stage.duration_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Modulated:
+    """A renewal process whose clock runs at a changing rate.
+
+    Unit-mean gaps are summed to operational time, which is mapped to real time by inverting the integral of the rate
+    (the time-change construction; for unit exponential gaps it gives the inhomogeneous Poisson process exactly. D. J.
+    Daley, D. Vere-Jones, An Introduction to the Theory of Point Processes, vol. I, 2003, section 7.4).
+    """
+
+    gaps: Gaps
+    intensity: Intensity
+    requests: int | None = None
+
+    def times(self, rng: np.random.Generator) -> Iterator[Ints]:
+        """Yield arrival times; ends where the intensity ends."""
+        pieces = self.intensity.pieces(rng.spawn(1)[0])
+        window = _Window()
+        passed = 0.0
+        while True:
+            target = passed + np.cumsum(self.gaps(rng, BATCH_ROWS))
+            while window.end_mass <= target[-1] and (piece := next(pieces, None)) is not None:
+                window.append(piece)
+            inside = target[: np.searchsorted(target, window.end_mass)]
+            if len(inside):
+                yield window.times_at(inside)
+            if len(inside) < len(target):
+                return
+            passed = window.trim(float(target[-1]))
+
+
+class _Window:
+    """The pieces of the rate that arrivals still fall into, with the integral of the rate up to each."""
+
+    __slots__ = ("end_mass", "end_ns", "mass", "rates_per_ns", "starts_ns")
+
+    def __init__(self) -> None:
+        self.starts_ns: list[int] = []
+        self.rates_per_ns: list[float] = []
+        self.mass: list[float] = []
+        self.end_ns = 0
+        self.end_mass = 0.0
+
+    def append(self, piece: Piece) -> None:
+        """Add the next piece."""
+        rate = piece.rate_per_s / NS_PER_S
+        self.starts_ns.append(self.end_ns)
+        self.rates_per_ns.append(rate)
+        self.mass.append(self.end_mass)
+        self.end_ns += piece.duration_ns
+        self.end_mass += rate * piece.duration_ns
+
+    def times_at(self, target: Floats) -> Ints:
+        """Return when the integral reaches each of `target` (sorted, below `end_mass`)."""
+        starts = np.array([*self.starts_ns, self.end_ns])
+        at = np.searchsorted(np.array(self.mass), target, side="right") - 1
+        offsets = (target - np.array(self.mass)[at]) / np.array(self.rates_per_ns)[at]
+        times: Ints = np.minimum(starts[at] + np.floor(offsets).astype(np.int64), starts[at + 1])
+        return times
+
+    def trim(self, target: float) -> float:
+        """Forget the pieces before the one that holds `target`; return `target` measured from that one's start."""
+        first = int(np.searchsorted(np.array(self.mass), target, side="right")) - 1
+        origin = self.mass[first]
+        del self.starts_ns[:first], self.rates_per_ns[:first], self.mass[:first]
+        self.mass = [mass - origin for mass in self.mass]
+        self.end_mass -= origin
+        return target - origin
+
+
+def _rescaled(rng: np.random.Generator, stage: Stage, start: int) -> Iterator[Ints]:
+    # The sum of all gaps is needed before the first can be placed: draw them twice from equal states.
+    again = copy.deepcopy(rng)
+    counts = _chunks(stage.requests)
+    total = math.fsum(float(rng.standard_exponential(count).sum()) for count in counts)
+    passed = 0.0
+    for count in counts:
+        sums = passed + np.cumsum(again.standard_exponential(count))
+        passed = float(sums[-1])
+        offsets = np.minimum(sums * (stage.duration_ns / total), stage.duration_ns)
+        yield np.floor(offsets).astype(np.int64) + start
+
+
+def _spaced(stage: Stage, start: int) -> Iterator[Ints]:
+    gap = stage.duration_ns / max(stage.requests, 1)
+    done = 0
+    for count in _chunks(stage.requests):
+        yield np.floor(np.arange(done, done + count) * gap).astype(np.int64) + start
+        done += count
+
+
+def _chunks(requests: int) -> list[int]:
+    full, rest = divmod(requests, BATCH_ROWS)
+    return [BATCH_ROWS] * full + ([rest] if rest else [])
+
+
+def exponential_gaps(rng: np.random.Generator, count: int) -> Floats:
+    """Draw gaps of a Poisson process."""
+    return rng.standard_exponential(count)
+
+
+@dataclass(frozen=True, slots=True)
+class GammaGaps:
+    """Gamma gaps with coefficient of variation `cv`: bursty above 1, regular below."""
+
+    cv: float
+
+    def __call__(self, rng: np.random.Generator, count: int) -> Floats:
+        """Draw gaps of mean 1."""
+        shape = 1 / self.cv**2
+        gaps = rng.standard_gamma(shape, count)
+        gaps /= shape
+        return gaps
+
+
+@dataclass(frozen=True, slots=True)
+class WeibullGaps:
+    """Weibull gaps: bursty for a shape below 1, exponential at 1, regular above."""
+
+    shape: float
+
+    def __call__(self, rng: np.random.Generator, count: int) -> Floats:
+        """Draw gaps of mean 1."""
+        gaps = rng.weibull(self.shape, count)
+        gaps /= math.gamma(1 + 1 / self.shape)
+        return gaps
+
+
+def gaps_of(section: Section) -> Gaps:
+    """Return the gaps that an optional `cv` asks for: exponential where it is 1 or absent."""
+    if not section.has("cv"):
+        return exponential_gaps
+    cv = section.number("cv", above=0)
+    return exponential_gaps if cv == 1 else GammaGaps(cv)
+
+
+def _rate(section: Section) -> float:
+    return section.number("rate_per_s", above=0)
+
+
+def _poisson(section: Section) -> Arrivals:
+    return Renewal(exponential_gaps, NS_PER_S / _rate(section))
+
+
+def _constant(section: Section) -> Arrivals:
+    return Constant(_rate(section))
+
+
+def _gamma(section: Section) -> Arrivals:
+    return Renewal(GammaGaps(section.number("cv", above=0)), NS_PER_S / _rate(section))
+
+
+def _weibull(section: Section) -> Arrivals:
+    return Renewal(WeibullGaps(section.number("shape", above=0)), NS_PER_S / _rate(section))
+
+
+def _burst(section: Section) -> Arrivals:  # noqa: ARG001 - nothing to set
+    return Burst()
+
+
+def _closed_loop(section: Section) -> Arrivals:
+    think_ns = section.integer("think_ns") if section.has("think_ns") else 0
+    return ClosedLoop(section.integer("concurrency", least=1), think_ns)
+
+
+def _stages(section: Section) -> Arrivals:
+    poisson = {"poisson": True, "constant": False}.get(section.text("of", "poisson"))
+    if poisson is None:
+        raise section.wrong("of", "poisson or constant")
+    stages = []
+    for entry in section.sections("stages"):
+        stages.append(Stage(entry.number("rate_per_s", least=0), entry.integer("duration_ns", least=1)))
+        entry.finish()
+    if not any(stage.requests for stage in stages):
+        raise section.wrong("stages", "stages that hold at least one request")
+    return Stages(tuple(stages), poisson)
+
+
+_KINDS: Final[dict[str, Callable[[Section], Arrivals]]] = {
+    "poisson": _poisson,
+    "constant": _constant,
+    "gamma": _gamma,
+    "weibull": _weibull,
+    "burst": _burst,
+    "closed_loop": _closed_loop,
+    "stages": _stages,
+}
+
+
+def build_arrivals(section: Section) -> Arrivals:
+    """Return the process that an `arrivals` section describes.
+
+    Raises:
+        WorkloadError: A key is unknown, missing or has an unusable value.
+    """
+    kind = choose(section, {**_KINDS, **INTENSITIES}, "arrival process")
+    if section.text("kind") in INTENSITIES:
+        arrivals: Arrivals = Modulated(gaps_of(section), kind(section))
+    else:
+        arrivals = kind(section)
+    section.finish()
+    return arrivals

@@ -1,0 +1,191 @@
+"""How the rate of arrivals changes over time: piecewise constant rates, drawn or given."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from hermes_workload.fields import Section
+
+STEPS_PER_PERIOD = 1440
+"""Pieces a diurnal period is cut into: one a minute for a day. Each piece has the exact mean of the curve."""
+
+
+class Piece(NamedTuple):
+    """A stretch of constant rate."""
+
+    duration_ns: int
+    rate_per_s: float
+
+
+class Intensity(Protocol):
+    """A rate over time, as consecutive pieces from time 0. Endless unless the process ends."""
+
+    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:
+        """Yield the pieces; some piece within any finite stretch has a positive rate."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Diurnal:
+    """A sine around `rate_per_s` that starts at the mean and rises; `phase` shifts it by that part of a period.
+
+    The ratio of the highest to the lowest rate is `peak_to_trough`.
+    """
+
+    rate_per_s: float
+    peak_to_trough: float
+    period_ns: int
+    phase: float = 0.0
+
+    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:  # noqa: ARG002 - nothing is drawn
+        """Yield the mean rate of each 1/1440 of the period."""
+        swing = (self.peak_to_trough - 1) / (self.peak_to_trough + 1)
+        angles = 2 * math.pi * (np.arange(STEPS_PER_PERIOD + 1) / STEPS_PER_PERIOD + self.phase)
+        means = 1 - swing * np.diff(np.cos(angles)) * STEPS_PER_PERIOD / (2 * math.pi)
+        edges = [self.period_ns * step // STEPS_PER_PERIOD for step in range(STEPS_PER_PERIOD + 1)]
+        period = [
+            Piece(edges[step + 1] - edges[step], self.rate_per_s * float(means[step]))
+            for step in range(STEPS_PER_PERIOD)
+        ]
+        while True:
+            yield from period
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Rates of `step_ns` each, one after another, then from the start again: a measured day or week."""
+
+    rates_per_s: tuple[float, ...]
+    step_ns: int
+
+    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:  # noqa: ARG002 - nothing is drawn
+        """Yield the rates, cyclically."""
+        while True:
+            for rate in self.rates_per_s:
+                yield Piece(self.step_ns, rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Spike:
+    """`rate_per_s`, but `factor` times that for `for_ns` from `at_ns` on."""
+
+    rate_per_s: float
+    at_ns: int
+    for_ns: int
+    factor: float
+
+    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:  # noqa: ARG002 - nothing is drawn
+        """Yield before, during, and after in pieces of the spike's length."""
+        if self.at_ns:
+            yield Piece(self.at_ns, self.rate_per_s)
+        yield Piece(self.for_ns, self.rate_per_s * self.factor)
+        while True:
+            yield Piece(self.for_ns, self.rate_per_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Mmpp:
+    """A Markov-modulated process: exponential dwell in a state, then another state, each as likely.
+
+    W. Fischer, K. Meier-Hellstern, The Markov-modulated Poisson process cookbook, 1993. Starts in a state drawn by the
+    share of time that the chain spends in each, so that the process is stationary.
+    """
+
+    rates_per_s: tuple[float, ...]
+    mean_dwell_ns: tuple[int, ...]
+
+    @property
+    def mean_rate_per_s(self) -> float:
+        """Mean rate in the long run: states are visited equally often, so weighted by dwell."""
+        pairs = zip(self.rates_per_s, self.mean_dwell_ns, strict=True)
+        return sum(rate * dwell for rate, dwell in pairs) / sum(self.mean_dwell_ns)
+
+    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:
+        """Yield the states as they are visited."""
+        states = len(self.rates_per_s)
+        shares = np.cumsum(np.array(self.mean_dwell_ns, dtype=np.float64))
+        state = min(int(np.searchsorted(shares, rng.random() * shares[-1], side="right")), states - 1)
+        while True:
+            dwell = 1 + int(rng.standard_exponential() * self.mean_dwell_ns[state])
+            yield Piece(dwell, self.rates_per_s[state])
+            if states > 1:
+                state = (state + 1 + int(rng.integers(states - 1))) % states
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A rate that wanders: its logarithm is a stationary first-order autoregressive process.
+
+    `sigma` is the standard deviation of the logarithm, `memory_ns` the time over which its autocorrelation falls to
+    1/e, `step_ns` how long a rate holds. The mean of the rate is `rate_per_s`. This is a log-Gaussian Cox process (J.
+    Moller, A. R. Syversveen, R. P. Waagepetersen, Log Gaussian Cox Processes, 1998) with piecewise constant rate.
+    """
+
+    rate_per_s: float
+    sigma: float
+    memory_ns: int
+    step_ns: int
+
+    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:
+        """Yield one rate a step."""
+        keep = math.exp(-self.step_ns / self.memory_ns)
+        fresh = math.sqrt(1 - keep * keep)
+        level = float(rng.standard_normal())
+        while True:
+            yield Piece(self.step_ns, self.rate_per_s * math.exp(self.sigma * level - self.sigma**2 / 2))
+            level = keep * level + fresh * float(rng.standard_normal())
+
+
+def diurnal(section: Section) -> Intensity:
+    """Read a diurnal rate."""
+    return Diurnal(
+        section.number("rate_per_s", above=0),
+        section.number("peak_to_trough", least=1),
+        section.integer("period_ns", least=STEPS_PER_PERIOD),
+        section.number("phase") if section.has("phase") else 0.0,
+    )
+
+
+def curve(section: Section) -> Intensity:
+    """Read a curve of rates."""
+    rates = section.numbers("rates_per_s")
+    if not any(rates):
+        raise section.wrong("rates_per_s", "at least one rate above 0")
+    return Curve(tuple(rates), section.integer("step_ns", least=1))
+
+
+def spike(section: Section) -> Intensity:
+    """Read a spike."""
+    return Spike(
+        section.number("rate_per_s", above=0),
+        section.integer("at_ns"),
+        section.integer("for_ns", least=1),
+        section.number("factor", least=0),
+    )
+
+
+def mmpp(section: Section) -> Intensity:
+    """Read a Markov-modulated rate."""
+    rates = section.numbers("rates_per_s")
+    dwell = section.numbers("mean_dwell_ns", least=1)
+    if len(rates) != len(dwell):
+        raise section.wrong("mean_dwell_ns", f"as many dwell times as rates ({len(rates)})")
+    if not any(rates):
+        raise section.wrong("rates_per_s", "at least one rate above 0")
+    return Mmpp(tuple(rates), tuple(int(item) for item in dwell))
+
+
+def drift(section: Section) -> Intensity:
+    """Read a wandering rate."""
+    return Drift(
+        section.number("rate_per_s", above=0),
+        section.number("sigma", least=0),
+        section.integer("memory_ns", least=1),
+        section.integer("step_ns", least=1),
+    )
+
+
+INTENSITIES = {"diurnal": diurnal, "curve": curve, "spike": spike, "mmpp": mmpp, "drift": drift}

@@ -1,0 +1,102 @@
+"""What a reader gives: rows as they stand in a file, and what is wrong with the others."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from hermes_workload.batch import Ints, RequestBatch, concatenate
+from hermes_workload.errors import WorkloadError
+from hermes_workload.files import TraceFile
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows in the order of the file.
+
+    `requests.arrival_ns` holds the file's times in ns from any origin; `line` where each row stands;
+    `prompt_name` and `output_name` what the file calls its sizes.
+    """
+
+    line: Ints
+    requests: RequestBatch
+    prompt_name: str = "prompt"
+    output_name: str = "output"
+
+    def take(self, rows: Ints) -> "Rows":
+        """Return some of the rows."""
+        return Rows(self.line[rows], self.requests.take(rows), self.prompt_name, self.output_name)
+
+
+def joined_rows(parts: list[Rows]) -> Rows:
+    """Return the rows of `parts`, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    line = np.concatenate([part.line for part in parts])
+    requests = concatenate([part.requests for part in parts])
+    return Rows(line, requests, parts[0].prompt_name, parts[0].output_name)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a reader has to say beside its rows: bad rows (refused, or counted where `skip_bad`), and notes."""
+
+    file: str
+    skip_bad: bool = False
+    skipped: int = 0
+    first_skipped: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def bad(self, line: int, column: str | None, problem: str, remedy: str | None = None) -> None:
+        """Report a row that cannot be used.
+
+        Raises:
+            WorkloadError: Unless bad rows are to be skipped.
+        """
+        if not self.skip_bad:
+            keep_going = "or skip such rows with skip_bad: true (--skip-bad)"
+            raise WorkloadError(
+                problem,
+                file=self.file,
+                line=line,
+                column=column,
+                remedy=f"{remedy}, {keep_going}" if remedy else f"mend the row, {keep_going}",
+            )
+        if not self.skipped:
+            place = f"line {line}" + (f", column {column}" if column else "")
+            self.first_skipped = f"{place}: {problem}"
+        self.skipped += 1
+
+    def note(self, text: str) -> None:
+        """Tell the user something, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def closing_notes(self) -> list[str]:
+        """Return all notes, with the count of skipped rows."""
+        if not self.skipped:
+            return list(self.notes)
+        return [*self.notes, f"{self.file}: {self.skipped} bad rows skipped (first: {self.first_skipped})"]
+
+
+class TraceReader(Protocol):
+    """A format of traces: an entry point of the group `hermes.readers` is one of these, or makes one when called."""
+
+    name: str
+    description: str
+
+    def accepts(self, head: bytes, file_name: str) -> bool:
+        """Whether a file with this name that begins with `head` is of this format. At most one reader accepts."""
+        ...
+
+    def read(self, file: TraceFile, findings: Findings) -> Iterator[Rows]:
+        """Yield the rows of `file` in its order, in blocks; bad rows go to `findings`."""
+        ...
+
+
+def without(rows: Rows, bad: Ints) -> Rows:
+    """Return `rows` without those at the indices `bad`."""
+    keep = np.ones(len(rows.line), dtype=bool)
+    keep[bad] = False
+    return rows.take(np.flatnonzero(keep))
