@@ -79,7 +79,7 @@ def contents(draw: st.DrawFn, descriptor: Descriptor, depth: int = 2) -> Message
                     getattr(message, field.name)[key] = draw(single(parts["value"], depth))
                 else:
                     getattr(message, field.name)[key].CopyFrom(draw(single(parts["value"], depth)))
-        elif field.is_repeated:
+        elif hasattr(getattr(message, field.name), "extend"):  # protobuf 5 and 7 have no common name for "repeated"
             getattr(message, field.name).extend(draw(st.lists(single(field, depth), max_size=2)))
         elif field.message_type is not None:
             getattr(message, field.name).CopyFrom(draw(single(field, depth)))
