@@ -1,0 +1,178 @@
+"""Devices: what a datasheet says of an accelerator or a processor."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Final
+
+from hermes_core.api.errors import InputError
+
+from hermes_hw.dtypes import DType
+from hermes_hw.lookup import find_name, load_json, normalised
+
+
+@dataclass(frozen=True, slots=True)
+class Interconnect:
+    """What joins the devices of one tensor-parallel group."""
+
+    kind: str
+    bandwidth_bytes_per_s: float
+    """Of one device, in one direction."""
+    latency_s: float
+    """Start of a collective between peers."""
+    domain_devices: int
+    """Devices that it joins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator. `flops` are dense FLOP/s for each format of multiplication (int8: operations/s)."""
+
+    name: str
+    vendor: str
+    family: str
+    """Kernel family: which efficiency constants apply."""
+    compute_units: int
+    """Streaming multiprocessors, compute units, cores: what tiles of a matrix product are spread over."""
+    memory_bytes: int
+    memory_bandwidth_bytes_per_s: float
+    flops: Mapping[str, float]
+    tdp_w: float
+    idle_w: float
+    interconnect: Interconnect
+    price_usd_per_h: float
+    price_date: str
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def compute_dtype(self, dtype: DType) -> str:
+        """Return the format in which this device multiplies weights stored as `dtype`.
+
+        Its own where there are units for it, else bf16 (weights are widened on the way), else fp32. Raises InputError
+        when the device has none of them.
+        """
+        for name in (dtype.compute, "bf16", "fp32"):
+            if name in self.flops:
+                return name
+        raise InputError(
+            f"device {self.name!r} can multiply neither {dtype.compute} nor bf16 nor fp32",
+            remedy=f"Give flops for one of them; it has {', '.join(self.flops)}.",
+        )
+
+
+_NUMBERS: Final = ("memory_bytes", "memory_bandwidth_bytes_per_s", "tdp_w", "idle_w", "price_usd_per_h", "compute_units")
+_TEXTS: Final = ("vendor", "family", "price_date")
+_SPELLINGS: Final = {
+    "memory": "memory_bytes",
+    "memory_bandwidth": "memory_bandwidth_bytes_per_s",
+    "bandwidth": "memory_bandwidth_bytes_per_s",
+    "tdp": "tdp_w",
+    "idle_power": "idle_w",
+    "idle": "idle_w",
+    "price": "price_usd_per_h",
+}
+"""Short keys that a scenario may use for a device of its own."""
+_NEEDED: Final = ("memory_bytes", "memory_bandwidth_bytes_per_s", "flops")
+_DEFAULTS: Final[Mapping[str, Any]] = {
+    "vendor": "custom",
+    "family": "generic",
+    "compute_units": 128,
+    "tdp_w": 0.0,
+    "idle_w": 0.0,
+    "price_usd_per_h": 0.0,
+    "price_date": "",
+    "interconnect": {"kind": "PCIe 5 x16", "bandwidth_bytes_per_s": 64e9, "latency_s": 1.5e-5, "domain_devices": 8},
+}
+
+
+def device_names() -> list[str]:
+    """Return the names of all devices of the catalogue, in alphabetical order."""
+    return sorted(load_json("devices.json")["devices"])
+
+
+def find_device(name: str, spec: Mapping[str, Any] | None = None) -> Device:
+    """Return the device called `name`, in any case and with any separators.
+
+    `spec` overrides figures of the catalogue's entry, or describes a device that the catalogue does not have (then
+    memory_bytes, memory_bandwidth_bytes_per_s and flops are needed). Raises InputError with the nearest names, or
+    naming the figure that is absent, unknown or not a positive number.
+    """
+    devices = load_json("devices.json")["devices"]
+    if spec is None or normalised(name) in _spellings():
+        key = find_name(name, _spellings(), "device", devices)
+        return _device(key, {**devices[key], **_canonical(name, spec or {}, devices[key])})
+    fields = {**_DEFAULTS, **_canonical(name, spec, _DEFAULTS)}
+    for needed in _NEEDED:
+        if needed not in fields:
+            raise InputError(f"device {name!r}: {needed} is needed for a device that the catalogue does not have")
+    return _device(name, fields)
+
+
+@cache
+def _spellings() -> dict[str, str]:
+    spellings: dict[str, str] = {}
+    for key, entry in load_json("devices.json")["devices"].items():
+        for name in (key, *entry["aliases"]):
+            spellings[normalised(name)] = key
+    return spellings
+
+
+def _canonical(name: str, spec: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `spec` with canonical keys; mappings in it are laid over those of `base`."""
+    known = (*_NUMBERS, *_TEXTS, "flops", "interconnect", "sources", "aliases")
+    fields: dict[str, Any] = {}
+    for written, value in spec.items():
+        key = _SPELLINGS.get(written, written)
+        if key not in known:
+            find_name(written, {normalised(item): item for item in known}, f"key of device {name!r}:", known)
+        below = base.get(key)
+        if isinstance(value, Mapping):
+            fields[key] = {**below, **value} if isinstance(below, Mapping) else dict(value)
+        else:
+            fields[key] = value
+    if spec:
+        fields["sources"] = {**base.get("sources", {}), **dict.fromkeys(fields, "the user"), **fields.get("sources", {})}
+    return fields
+
+
+def _number(name: str, key: str, value: Any, *, least: float = 0.0) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+        raise InputError(f"device {name!r}: {key} must be a number of at least {least:g}, found {value!r}")
+    return float(value)
+
+
+def _device(name: str, fields: Mapping[str, Any]) -> Device:
+    flops, links = fields["flops"], fields["interconnect"]
+    if not isinstance(flops, Mapping) or not flops:
+        raise InputError(f"device {name!r}: flops must map number formats to FLOP/s, found {flops!r}")
+    if not isinstance(links, Mapping):
+        raise InputError(f"device {name!r}: interconnect must be a mapping, found {links!r}")
+    links = {**_DEFAULTS["interconnect"], **links}
+    tdp_w = _number(name, "tdp_w", fields["tdp_w"])
+    idle_w = _number(name, "idle_w", fields["idle_w"])
+    if idle_w > tdp_w:
+        raise InputError(f"device {name!r}: idle_w {idle_w:g} is above tdp_w {tdp_w:g}")
+    return Device(
+        name=name,
+        vendor=str(fields["vendor"]),
+        family=str(fields["family"]),
+        compute_units=int(_number(name, "compute_units", fields["compute_units"], least=1)),
+        memory_bytes=int(_number(name, "memory_bytes", fields["memory_bytes"], least=1)),
+        memory_bandwidth_bytes_per_s=_number(
+            name, "memory_bandwidth_bytes_per_s", fields["memory_bandwidth_bytes_per_s"], least=1
+        ),
+        flops={str(key): _number(name, f"flops.{key}", value, least=1) for key, value in flops.items()},
+        tdp_w=tdp_w,
+        idle_w=idle_w,
+        interconnect=Interconnect(
+            kind=str(links["kind"]),
+            bandwidth_bytes_per_s=_number(
+                name, "interconnect.bandwidth_bytes_per_s", links["bandwidth_bytes_per_s"], least=1
+            ),
+            latency_s=_number(name, "interconnect.latency_s", links["latency_s"]),
+            domain_devices=int(_number(name, "interconnect.domain_devices", links["domain_devices"], least=1)),
+        ),
+        price_usd_per_h=_number(name, "price_usd_per_h", fields["price_usd_per_h"]),
+        price_date=str(fields["price_date"]),
+        sources=dict(fields.get("sources", {})),
+    )

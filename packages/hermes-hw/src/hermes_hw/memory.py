@@ -1,0 +1,157 @@
+"""Where the memory of a device goes: weights, working memory, KV cache."""
+
+from hermes_core.api.errors import DoesNotFitError, InputError
+from hermes_core.api.hardware import MemoryPlan
+
+from hermes_hw.devices import Device
+from hermes_hw.dtypes import DType
+from hermes_hw.models.architecture import Architecture, Attention
+
+_RUNTIME_BYTES = 1_200_000_000
+"""Context of the driver, libraries, communication buffers and captured graphs of one device."""
+_LOGIT_COPIES = 2
+"""Float32 copies of the logits that sampling keeps."""
+_DEGREES = (1, 2, 4, 8, 16, 32, 64)
+_GB = 1e9
+
+
+def kv_heads_per_device(attention: Attention, tensor_parallel: int) -> int:
+    """Return the key-value heads that one device holds: a share, or a copy of one when there are too few."""
+    return max(1, attention.kv_heads // tensor_parallel)
+
+
+def kv_bytes_per_token(model: Architecture, kv: DType, tensor_parallel: int = 1) -> float:
+    """Return the bytes of KV cache that one token takes on one device, over all layers.
+
+    Keys and values of the device's heads: `layers * heads * (key + value width) * bytes`. With latent attention one
+    latent and one rotary key for each layer, on every device (DeepSeek-V2, arXiv:2405.04434). Windowed layers count
+    in full.
+    """
+    a = model.attention
+    if a.latent:
+        return model.layers * (a.kv_lora_rank + a.rope_dim) * kv.bytes
+    return model.layers * kv_heads_per_device(a, tensor_parallel) * (a.head_dim + a.v_head_dim) * kv.bytes
+
+
+def kv_transfer_bytes_per_token(model: Architecture, kv: DType) -> int:
+    """Return the bytes of KV cache of one token over all devices, copies left out: what must move."""
+    return round(kv_bytes_per_token(model, kv))
+
+
+def weights_bytes_per_device(model: Architecture, tensor_parallel: int = 1) -> int:
+    """Return the bytes of weights on one device when matrices are split over `tensor_parallel` devices.
+
+    Key-value heads are copied when there are fewer than devices; the down projections of latent attention and the
+    routers are on every device; embeddings are split by vocabulary.
+    """
+    tp, a, q = tensor_parallel, model.attention, model.quantization
+    attention = model.attention_parameters / tp
+    if a.latent:
+        shared = model.hidden * (a.q_lora_rank + a.kv_lora_rank + a.rope_dim)
+        attention += shared * (1 - 1 / tp)
+    else:
+        copies = kv_heads_per_device(a, tp) - a.kv_heads / tp
+        attention += model.hidden * copies * (a.head_dim + a.v_head_dim)
+    total = model.layers * attention * q.attention.bytes
+    total += model.dense.layers * model.dense_parameters / tp * q.dense.bytes
+    experts = model.moe.experts * model.expert_parameters / tp * q.experts.bytes
+    experts += model.shared_expert_parameters / tp * q.shared_experts.bytes
+    total += model.moe.layers * (experts + model.hidden * model.moe.experts * model.activation.bytes)
+    embedding = model.embedding_parameters / tp
+    total += embedding * model.activation.bytes
+    if not model.tied_embeddings:
+        total += embedding * q.lm_head.bytes
+    return round(total)
+
+
+def activation_bytes_per_device(model: Architecture, tensor_parallel: int, max_tokens: int, max_seqs: int) -> int:
+    """Return the peak working memory of a step, with the runtime's own.
+
+    The residual stream twice, the widest layer's inputs and outputs, and the float32 logits of all sequences.
+    """
+    a, tp = model.attention, tensor_parallel
+    attention = (a.heads // tp) * (a.head_dim + a.rope_dim + a.v_head_dim) + 2 * kv_heads_per_device(a, tp) * a.head_dim
+    dense = model.dense.matrices_in * model.dense.intermediate // tp + model.dense.intermediate // tp
+    expert = model.moe.top_k * (model.moe.matrices_in * model.moe.intermediate // tp + model.hidden)
+    widest = max(attention, dense if model.dense.layers else 0, expert if model.moe.layers else 0)
+    step = max_tokens * (2 * model.hidden + widest) * model.activation.bytes
+    logits = _LOGIT_COPIES * max_seqs * model.vocab * 4
+    return round(_RUNTIME_BYTES + max(step, logits))
+
+
+def check_tensor_parallel(model: Architecture, device: Device, tensor_parallel: int) -> None:
+    """Raise InputError unless `tensor_parallel` devices can share the heads, and one interconnect joins them."""
+    problem = _split_problem(model, tensor_parallel)
+    fitting = ", ".join(str(n) for n in _DEGREES if _split_problem(model, n) is None)
+    if problem:
+        raise InputError(f"tensor_parallel {tensor_parallel}: {problem} of {model.name}", remedy=f"Possible: {fitting}.")
+    domain = device.interconnect.domain_devices
+    if tensor_parallel > domain:
+        raise InputError(
+            f"tensor_parallel {tensor_parallel} is more than the {domain} devices that {device.interconnect.kind} "
+            f"joins on {device.name}",
+            remedy=f"Use at most {domain}.",
+        )
+
+
+def _split_problem(model: Architecture, tensor_parallel: int) -> str | None:
+    a = model.attention
+    if tensor_parallel < 1:
+        return "is not a number of devices for the heads"
+    if a.heads % tensor_parallel:
+        return f"does not divide the {a.heads} attention heads"
+    if not a.latent and a.kv_heads % tensor_parallel and tensor_parallel % a.kv_heads:
+        return f"neither divides nor is a multiple of the {a.kv_heads} key-value heads"
+    return None
+
+
+def plan_memory(
+    model: Architecture,
+    device: Device,
+    kv: DType,
+    *,
+    tensor_parallel: int,
+    max_tokens: int,
+    max_seqs: int,
+    utilization: float,
+    block_size_tokens: int,
+) -> MemoryPlan:
+    """Return where the memory of one device goes.
+
+    Raises DoesNotFitError when weights and working memory leave no room for the KV cache of one block.
+    """
+    plan = MemoryPlan(
+        device_bytes=device.memory_bytes,
+        weights_bytes=weights_bytes_per_device(model, tensor_parallel),
+        activation_bytes=activation_bytes_per_device(model, tensor_parallel, max_tokens, max_seqs),
+        kv_bytes_per_token=kv_bytes_per_token(model, kv, tensor_parallel),
+    )
+    short = _short_bytes(plan, utilization, block_size_tokens)
+    if short <= 0:
+        return plan
+    for degree in _DEGREES:
+        if degree <= tensor_parallel or degree > device.interconnect.domain_devices or _split_problem(model, degree):
+            continue
+        wider = MemoryPlan(
+            device_bytes=device.memory_bytes,
+            weights_bytes=weights_bytes_per_device(model, degree),
+            activation_bytes=activation_bytes_per_device(model, degree, max_tokens, max_seqs),
+            kv_bytes_per_token=kv_bytes_per_token(model, kv, degree),
+        )
+        if _short_bytes(wider, utilization, block_size_tokens) <= 0:
+            remedy = f"tensor_parallel {degree} fits."
+            break
+    else:
+        remedy = "No tensor_parallel degree of one node fits: take narrower weights or a device with more memory."
+    raise DoesNotFitError(
+        f"{model.name} does not fit {device.name} with tensor_parallel {tensor_parallel}: {short / _GB:.1f} GB short "
+        f"(weights {plan.weights_bytes / _GB:.1f} GB, working memory {plan.activation_bytes / _GB:.1f} GB, "
+        f"of {device.memory_bytes / _GB:.1f} GB x {utilization:g})",
+        remedy=remedy,
+    )
+
+
+def _short_bytes(plan: MemoryPlan, utilization: float, block_size_tokens: int) -> float:
+    """Return the bytes that are lacking for one block of KV cache; at most 0 when it fits."""
+    needed = plan.weights_bytes + plan.activation_bytes + block_size_tokens * plan.kv_bytes_per_token
+    return needed - plan.device_bytes * utilization

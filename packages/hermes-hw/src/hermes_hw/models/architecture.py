@@ -1,0 +1,143 @@
+"""What a decoder-only transformer is made of, as far as it decides the price of a step."""
+
+from dataclasses import dataclass
+
+from hermes_hw.dtypes import DType
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """The attention of every layer (all layers share their projections' shapes).
+
+    `kv_lora_rank` > 0 means multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): the cache holds one latent
+    of `kv_lora_rank + rope_dim` values for each token and layer, whatever the number of heads.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    v_head_dim: int
+    q_lora_rank: int = 0
+    kv_lora_rank: int = 0
+    rope_dim: int = 0
+    """Rotary part of a head, MLA only; `head_dim` is then the part without rotation."""
+    window: int = 0
+    """Tokens that a windowed layer sees (sliding window, or the chunk of chunked attention); 0 for none."""
+    full_layers: int = 0
+    windowed_layers: int = 0
+
+    @property
+    def latent(self) -> bool:
+        """Whether this is multi-head latent attention."""
+        return self.kv_lora_rank > 0
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """The dense feed-forward layers. `gated` ones have a gate beside the up projection (SwiGLU, GeGLU)."""
+
+    layers: int
+    intermediate: int
+    gated: bool = True
+
+    @property
+    def matrices_in(self) -> int:
+        """Input projections: 2 when gated, else 1."""
+        return 2 if self.gated else 1
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureOfExperts:
+    """The mixture-of-experts layers: `top_k` of `experts` for each token, beside shared ones that all tokens take."""
+
+    layers: int
+    experts: int
+    top_k: int
+    intermediate: int
+    shared_intermediate: int = 0
+    gated: bool = True
+
+    @property
+    def matrices_in(self) -> int:
+        """Input projections of an expert: 2 when gated, else 1."""
+        return 2 if self.gated else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """Storage format of each group of weights. Embeddings and the router keep the activation format."""
+
+    attention: DType
+    dense: DType
+    experts: DType
+    lm_head: DType
+    shared_experts: DType
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A decoder-only transformer. Counts are of the whole model, before any parallel split."""
+
+    name: str
+    model_type: str
+    layers: int
+    hidden: int
+    vocab: int
+    attention: Attention
+    dense: FeedForward
+    moe: MixtureOfExperts
+    tied_embeddings: bool
+    max_model_len: int
+    activation: DType
+    quantization: Quantization
+    assumptions: tuple[str, ...] = ()
+    """What the configuration did not say and was assumed, one sentence each."""
+
+    @property
+    def attention_parameters(self) -> int:
+        """Weights of one layer's attention projections."""
+        a = self.attention
+        if a.latent:
+            query_dim = a.heads * (a.head_dim + a.rope_dim)
+            query = self.hidden * a.q_lora_rank + a.q_lora_rank * query_dim if a.q_lora_rank else self.hidden * query_dim
+            key_value = self.hidden * (a.kv_lora_rank + a.rope_dim)
+            key_value += a.kv_lora_rank * a.heads * (a.head_dim + a.v_head_dim)
+            return query + key_value + a.heads * a.v_head_dim * self.hidden
+        qkv = a.heads * a.head_dim + a.kv_heads * (a.head_dim + a.v_head_dim)
+        return self.hidden * qkv + a.heads * a.v_head_dim * self.hidden
+
+    @property
+    def dense_parameters(self) -> int:
+        """Weights of one dense feed-forward layer."""
+        return self.hidden * self.dense.intermediate * (self.dense.matrices_in + 1)
+
+    @property
+    def expert_parameters(self) -> int:
+        """Weights of one routed expert."""
+        return self.hidden * self.moe.intermediate * (self.moe.matrices_in + 1)
+
+    @property
+    def shared_expert_parameters(self) -> int:
+        """Weights of the shared experts of one layer."""
+        return self.hidden * self.moe.shared_intermediate * (self.moe.matrices_in + 1)
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Weights of the token embedding (and of the output head, when not tied)."""
+        return self.vocab * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """Weights in all (matrices only: norms and biases are below 0.1%)."""
+        return self._parameters(self.moe.experts)
+
+    @property
+    def active_parameters(self) -> int:
+        """Weights that one token meets."""
+        return self._parameters(self.moe.top_k)
+
+    def _parameters(self, experts: int) -> int:
+        moe = experts * self.expert_parameters + self.shared_expert_parameters + self.hidden * self.moe.experts
+        body = self.layers * self.attention_parameters + self.dense.layers * self.dense_parameters
+        heads = self.embedding_parameters * (1 if self.tied_embeddings else 2)
+        return body + self.moe.layers * moe + heads

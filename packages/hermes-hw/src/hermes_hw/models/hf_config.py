@@ -1,0 +1,263 @@
+"""Reads the architecture of a model from the content of its Hugging Face `config.json`."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hermes_core.api.errors import InputError, UnsupportedError
+
+from hermes_hw.dtypes import dtype_named
+from hermes_hw.models.architecture import Architecture, Attention, FeedForward, MixtureOfExperts
+from hermes_hw.models.quantization import quantization_from_config
+
+_REFUSED_FIELDS: Final = {
+    "state_size": "state-space layers",
+    "ssm_state_size": "state-space layers",
+    "mamba_d_state": "state-space layers",
+    "linear_num_value_heads": "linear-attention layers",
+    "num_memory_blocks": "recurrent memory layers",
+}
+
+_KNOWN_TYPES: Final = frozenset(
+    "llama llama4 llama4_text mistral mistral3 mixtral qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2 gemma3 gemma3_text "
+    "deepseek_v2 deepseek_v3 kimi_k2 gpt_oss phi phi3 phimoe gpt_neox falcon stablelm olmo olmo2 granite granitemoe "
+    "cohere cohere2 glm4 glm4_moe starcoder2 internlm2 internlm3 yi baichuan ernie4_5 ernie4_5_moe exaone seed_oss "
+    "smollm3 nemotron minimax gpt_bigcode opt bloom gpt2".split()
+)
+"""Model types whose fields mean what this module takes them to mean."""
+
+_UNGATED_TYPES: Final = frozenset("phi gpt_neox falcon starcoder2 nemotron gpt_bigcode opt bloom gpt2".split())
+_TIED_TYPES: Final = frozenset("gemma gemma2 gemma3 gemma3_text cohere cohere2 gpt2 bloom falcon opt".split())
+
+
+class _Fields:
+    """Reads fields of a configuration, remembering what was assumed."""
+
+    def __init__(self, name: str, config: Mapping[str, Any]) -> None:
+        self.name = name
+        self.config = config
+        self.assumptions: list[str] = []
+
+    def count(self, *keys: str, default: int | None = None, least: int = 1) -> int:
+        """Return the first present of `keys` as a whole number; `default` when all are absent or null."""
+        for key in keys:
+            value = self.config.get(key)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"config.json of {self.name}: {key} must be a whole number of at least {least}, found {value!r}")
+            return value
+        if default is None:
+            raise InputError(
+                f"config.json of {self.name}: cannot read {' or '.join(keys)}",
+                remedy="Give the field; without it the architecture is unknown.",
+            )
+        return default
+
+    def assume(self, sentence: str) -> None:
+        """Remember an assumption for the user."""
+        self.assumptions.append(sentence)
+
+
+def architecture_from_config(name: str, config: Mapping[str, Any]) -> Architecture:
+    """Read an architecture from a `config.json` mapping; `name` is for messages.
+
+    A multimodal configuration is read by its `text_config`. Raises InputError when a needed field is absent or
+    strange and UnsupportedError for encoders and for layers that are neither attention nor feed-forward; what is
+    merely unusual is assumed, and said in `assumptions`.
+    """
+    if not isinstance(config, Mapping):
+        raise InputError(f"config.json of {name}: expected a JSON object, found {type(config).__name__}")
+    text = _text_part(name, config)
+    fields = _Fields(name, text)
+    if text is not config:
+        fields.assume("Only the language model is priced, not its vision or audio tower.")
+    model_type = str(text.get("model_type") or config.get("model_type") or "")
+    _refuse_unknown_layers(name, text)
+    if model_type not in _KNOWN_TYPES:
+        fields.assume(
+            f"model_type {model_type or 'absent'!r} is unknown: read as a decoder of the Llama kind "
+            "(attention with key-value heads, gated feed-forward)."
+        )
+    layers = fields.count("num_hidden_layers", "n_layer", "num_layers")
+    hidden = fields.count("hidden_size", "n_embd", "d_model")
+    attention = _attention(fields, model_type, layers, hidden)
+    dense, moe = _feed_forward(fields, model_type, layers, hidden)
+    stated = text.get("torch_dtype") or text.get("dtype") or config.get("torch_dtype") or config.get("dtype")
+    if stated is None:
+        fields.assume("No torch_dtype: activations taken as bf16.")
+    activation = dtype_named(str(stated or "bf16"), f"config.json of {name}: torch_dtype")
+    if activation.name == "fp32":
+        fields.assume("torch_dtype is float32: served as fp16, as engines do.")
+        activation = dtype_named("fp16")
+    tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    return Architecture(
+        name=name,
+        model_type=model_type,
+        layers=layers,
+        hidden=hidden,
+        vocab=fields.count("vocab_size"),
+        attention=attention,
+        dense=dense,
+        moe=moe,
+        tied_embeddings=bool(model_type in _TIED_TYPES if tied is None else tied),
+        max_model_len=_max_model_len(fields),
+        activation=activation,
+        quantization=quantization_from_config({**text, **_quantization_part(config)}, activation, layers),
+        assumptions=tuple(fields.assumptions),
+    )
+
+
+def _quantization_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in ("quantization_config", "compression_config") if config.get(key)}
+
+
+def _text_part(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    if config.get("is_encoder_decoder"):
+        raise UnsupportedError(f"config.json of {name}: is_encoder_decoder models are not supported yet")
+    for key in ("text_config", "language_config", "llm_config"):
+        part = config.get(key)
+        if isinstance(part, Mapping):
+            return part
+    return config
+
+
+def _refuse_unknown_layers(name: str, config: Mapping[str, Any]) -> None:
+    for key, kind in _REFUSED_FIELDS.items():
+        if config.get(key):
+            raise UnsupportedError(f"config.json of {name}: {key} announces {kind}, which are not priced yet")
+    architectures = [str(item) for item in config.get("architectures") or []]
+    for item in architectures:
+        if item.endswith(("ForMaskedLM", "ForSequenceClassification")) or item in {"BertModel", "XLMRobertaModel"}:
+            raise UnsupportedError(f"config.json of {name}: architectures names the encoder {item}, not supported yet")
+
+
+def _max_model_len(fields: _Fields) -> int:
+    length = fields.count("max_position_embeddings", "n_positions", "max_seq_len", default=0, least=0)
+    scaling = fields.config.get("rope_scaling")
+    # YaRN extends by a factor what the configuration states as the original length (arXiv:2309.00071).
+    if isinstance(scaling, Mapping) and (scaling.get("rope_type") or scaling.get("type")) == "yarn":
+        original = scaling.get("original_max_position_embeddings")
+        factor = scaling.get("factor")
+        if isinstance(original, int) and isinstance(factor, int | float):
+            length = max(length, int(original * factor))
+    if length == 0:
+        fields.assume("No max_position_embeddings: longest context taken as 4,096 tokens.")
+        return 4096
+    return length
+
+
+def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> Attention:
+    heads = fields.count("num_attention_heads", "n_head")
+    latent = fields.count("kv_lora_rank", default=0, least=0)
+    if latent:
+        return Attention(
+            heads=heads,
+            kv_heads=1,
+            head_dim=fields.count("qk_nope_head_dim"),
+            v_head_dim=fields.count("v_head_dim"),
+            q_lora_rank=fields.count("q_lora_rank", default=0, least=0),
+            kv_lora_rank=latent,
+            rope_dim=fields.count("qk_rope_head_dim"),
+            full_layers=layers,
+        )
+    multi_query = 1 if fields.config.get("multi_query") else heads
+    kv_heads = fields.count("num_key_value_heads", "num_kv_heads", default=multi_query)
+    if heads % kv_heads:
+        raise InputError(
+            f"config.json of {fields.name}: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}"
+        )
+    head_dim = fields.count("head_dim", default=0, least=0) or hidden // heads
+    windowed, window = _windowed_layers(fields, model_type, layers)
+    return Attention(
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        v_head_dim=head_dim,
+        window=window if windowed else 0,
+        full_layers=layers - windowed,
+        windowed_layers=windowed,
+    )
+
+
+def _windowed_layers(fields: _Fields, model_type: str, layers: int) -> tuple[int, int]:
+    """Return how many layers see a window only, and the window in tokens."""
+    config = fields.config
+    window = fields.count("sliding_window", "attention_chunk_size", default=0, least=0)
+    kinds = config.get("layer_types")
+    if isinstance(kinds, list):
+        known = {"full_attention", "sliding_attention", "chunked_attention"}
+        for kind in kinds:
+            if kind not in known:
+                raise UnsupportedError(f"config.json of {fields.name}: layer_types names {kind!r}, which is not priced yet")
+        return sum(kind != "full_attention" for kind in kinds), window
+    if not window or config.get("use_sliding_window") is False:
+        return 0, 0
+    if model_type.startswith("llama4"):
+        # Every fourth layer has no positions and sees everything (Llama 4 model card and code, 2025-04).
+        no_rope = config.get("no_rope_layers") or []
+        return (sum(bool(item) for item in no_rope) if no_rope else layers - layers // 4), window
+    if model_type == "gemma2":
+        return layers // 2 + layers % 2, window
+    pattern = fields.count("sliding_window_pattern", default=0, least=0)
+    if pattern:
+        return layers - layers // pattern, window
+    if model_type.startswith("gemma3"):
+        return layers - layers // 6, window
+    if config.get("max_window_layers") is not None:
+        # Qwen2: the first max_window_layers layers see everything.
+        return max(0, layers - fields.count("max_window_layers", least=0)), window
+    return layers, window
+
+
+def _feed_forward(fields: _Fields, model_type: str, layers: int, hidden: int) -> tuple[FeedForward, MixtureOfExperts]:
+    config = fields.config
+    gated = model_type not in _UNGATED_TYPES
+    experts = fields.count("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", default=0, least=0)
+    if model_type.startswith("llama4"):
+        width = fields.count("intermediate_size_mlp", default=fields.count("intermediate_size"))
+    else:
+        width = fields.count("intermediate_size", "ffn_dim", "n_inner", default=0, least=0)
+    if experts <= 1:
+        if width == 0:
+            width = 4 * hidden
+            fields.assume(f"No intermediate_size: taken as 4 x hidden_size = {width}.")
+        return FeedForward(layers, width, gated=gated), MixtureOfExperts(0, 0, 0, 0)
+    expert_width = fields.count("moe_intermediate_size", default=fields.count("intermediate_size"))
+    moe_layers = _moe_layers(fields, layers)
+    moe = MixtureOfExperts(
+        layers=moe_layers,
+        experts=experts,
+        top_k=fields.count("num_experts_per_tok", "num_experts_per_token", "moe_k", "experts_per_token"),
+        intermediate=expert_width,
+        shared_intermediate=_shared_width(fields, model_type, expert_width),
+    )
+    if moe.top_k > experts:
+        raise InputError(f"config.json of {fields.name}: {moe.top_k} experts for each token, but only {experts} exist")
+    if width == 0 and moe_layers < layers:
+        raise InputError(f"config.json of {fields.name}: cannot read intermediate_size of the dense layers")
+    if config.get("n_group") and fields.count("n_group") > 1:
+        fields.assume("Expert groups are ignored: experts taken as chosen evenly.")
+    return FeedForward(layers - moe_layers, width, gated=gated), moe
+
+
+def _moe_layers(fields: _Fields, layers: int) -> int:
+    """Count the layers with experts: all but the leading dense ones and those between the interleave steps."""
+    config = fields.config
+    listed = config.get("moe_layers")
+    if isinstance(listed, list):
+        return len(listed)
+    first = fields.count("first_k_dense_replace", default=0, least=0)
+    step = fields.count("moe_layer_freq", "interleave_moe_layer_step", "decoder_sparse_step", default=1)
+    dense_only = {int(item) for item in config.get("mlp_only_layers") or []}
+    # Llama 4 and Qwen put the experts at the end of each group of `step`, DeepSeek counts from layer 0.
+    offset = 0 if "moe_layer_freq" in config else step - 1
+    return sum(1 for i in range(layers) if i >= first and i % step == offset % step and i not in dense_only)
+
+
+def _shared_width(fields: _Fields, model_type: str, expert_width: int) -> int:
+    stated = fields.count("shared_expert_intermediate_size", "shared_intermediate_size", default=0, least=0)
+    if stated:
+        return stated
+    if model_type.startswith("llama4"):
+        return expert_width
+    return expert_width * fields.count("n_shared_experts", "num_shared_experts", default=0, least=0)

@@ -1,0 +1,74 @@
+"""The efficiency constants of the roofline: few, physical, one set for each kernel family.
+
+Each is a fraction of a datasheet's peak (at most 1) or a fixed time of a kernel. The figures, how they were
+found and their errors are in the data file `efficiency.json` and in the documentation of the hardware models.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hermes_core.api.errors import InputError
+
+from hermes_hw.lookup import find_name, load_json, normalised
+
+
+@dataclass(frozen=True, slots=True)
+class Efficiency:
+    """How close the kernels of one family of devices come to its peaks."""
+
+    memory: float
+    """Share of memory bandwidth that streaming weights and activations reaches."""
+    compute: float
+    """Share of peak FLOP/s that a large matrix product reaches."""
+    decode_attention: float
+    """Share of memory bandwidth at which decode attention reads the KV cache."""
+    prefill_attention: float
+    """Share of peak FLOP/s that prefill attention reaches."""
+    experts_memory: float
+    """Share of memory bandwidth at which grouped products read experts of 16-bit weights."""
+    quantized_experts_memory: float
+    """The same for experts of narrower weights."""
+    gemm_s: float
+    """Fixed time of a matrix product: launch, filling and draining the pipeline."""
+    elementwise_s: float
+    """Fixed time of an element-wise kernel (norm, rotary embedding with cache write, activation)."""
+    attention_s: float
+    """Fixed time of an attention call, with the merge of its splits."""
+    experts_s: float
+    """Fixed time of a mixture-of-experts layer: routing, sorting tokens, grouped products, weighted sum."""
+    step_s: float
+    """Fixed time of a step: inputs, sampling, the gap between graphs."""
+    seq_s: float
+    """Time of a step for each sequence: block tables, sampling parameters."""
+    launch_s: float
+    """Time that the host needs to launch a kernel when no graph is replayed."""
+
+    @property
+    def shares(self) -> tuple[str, ...]:
+        """Names of the fields that are shares of a peak."""
+        return tuple(item.name for item in dataclasses.fields(self) if not item.name.endswith("_s"))
+
+
+def efficiency_of(family: str, overrides: Mapping[str, Any] | None = None) -> Efficiency:
+    """Return the constants of a kernel family ("generic" for one that is not known), with `overrides` laid over.
+
+    Raises InputError for an unknown constant, a share outside (0, 1] or a negative or infinite time.
+    """
+    families = load_json("efficiency.json")["families"]
+    values = {key: value for key, value in families.get(family, families["generic"]).items() if key != "source"}
+    names = [item.name for item in dataclasses.fields(Efficiency)]
+    for written, value in (overrides or {}).items():
+        key = find_name(str(written), {normalised(name): name for name in names}, "efficiency constant", names)
+        values[key] = value
+    result = Efficiency(**values)
+    for name in names:
+        value = getattr(result, name)
+        share = name in result.shares
+        numeric = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not numeric or value < 0 or (share and not 0 < value <= 1):
+            bound = "a share of the peak, above 0 and at most 1" if share else "a time in seconds, not negative"
+            raise InputError(f"efficiency.{name} must be {bound}; found {value!r}")
+    return result
