@@ -1,0 +1,55 @@
+"""Loads a scenario: reads and layers files, checks every value, resolves it into the plan of a simulation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from hermes_core.config.document import Document, from_mapping, read_text
+from hermes_core.config.findings import Findings
+from hermes_core.config.layers import apply_set, load_layers, overlay_seed, with_bases
+from hermes_core.config.resolve import resolve
+from hermes_core.config.sections import Scenario
+from hermes_core.serving.plan import SimulationPlan
+
+
+def load_scenario(
+    path: Path | str | None = None,
+    *,
+    text: str | None = None,
+    data: Mapping[str, Any] | None = None,
+    sets: Sequence[str] = (),
+    seed: int | None = None,
+) -> SimulationPlan:
+    """Load a scenario from a file, from YAML text or from Python values (one of the three).
+
+    `sets` are `path=value` overrides as on the command line, `seed` replaces the scenario's. File names in `text` and
+    `data` are relative to the working folder. Raises `InputError` (or its subclass `UnsupportedError`) naming file,
+    line, column and path of everything that is wrong.
+    """
+    given = [source for source in (path, text, data) if source is not None]
+    if len(given) != 1:
+        raise TypeError("give one of path, text and data")
+    if path is not None:
+        document = load_layers(Path(path))
+    elif text is not None:
+        document = with_bases(read_text(text, source="scenario", base=Path()))
+    else:
+        document = with_bases(from_mapping(data or {}, source="scenario", base=Path()))
+    for assignment in sets:
+        document = apply_set(document, assignment)
+    if seed is not None:
+        document = overlay_seed(document, seed, "--seed")
+    return resolve(validated(document), document, default_name=Path(path).stem if path is not None else "scenario")
+
+
+def validated(document: Document) -> Scenario:
+    """Check every value of a document. Raises `InputError` with all that is wrong."""
+    findings = Findings(document)
+    try:
+        return Scenario.model_validate(document.data)
+    except ValidationError as error:
+        findings.add_validation(error)
+        findings.raise_any()
+        raise

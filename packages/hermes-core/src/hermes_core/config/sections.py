@@ -1,0 +1,313 @@
+"""The sections of a scenario beside its workload, and the scenario itself."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
+
+from pydantic import BeforeValidator, Field
+
+from hermes_core.api.time import NS_PER_S
+from hermes_core.config.document import suggest
+from hermes_core.config.engine_section import Engine
+from hermes_core.config.fields import (
+    UNSUPPORTED,
+    BytesPerS,
+    Count,
+    DurationNs,
+    Flag,
+    FlopPerS,
+    GramsPerKwh,
+    Name,
+    Number,
+    Section,
+    Seed,
+    Share,
+    SizeBytes,
+    SpanNs,
+    UsdPerH,
+    UsdPerKwh,
+    Watts,
+    mistake,
+    shown,
+    single_entry,
+)
+from hermes_core.config.traffic import Workload
+
+STAGES: Final = ("prefill", "decode")
+"""Stage kinds that this version simulates."""
+LATER_STAGES: Final = (
+    "preprocess",
+    "route",
+    "embed",
+    "retrieve",
+    "rerank",
+    "kv_retrieve",
+    "reason",
+    "tool",
+    "guard",
+    "encode",
+    "postprocess",
+    "loop",
+    "branch",
+    "parallel",
+)
+"""Stage kinds and graph nodes of the language that it does not."""
+
+
+class ModelSection(Section):
+    """A model by its name in the catalogue, or with its own `config.json`."""
+
+    ref: Name
+    config: Name | None = None
+    quantization: Name | None = None
+    kv_dtype: Name | None = None
+
+
+class HardwareSection(Section):
+    """The devices of one client, and how the model is spread over them."""
+
+    device: Name
+    tensor_parallel: Count = Field(1, alias="tp")
+    pipeline_parallel: Count = Field(1, alias="pp")
+    data_parallel: Count = Field(1, alias="dp")
+    expert_parallel: Count = Field(1, alias="ep")
+    kind: Name = "roofline"
+    """Name of the hardware model that prices it."""
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+def _one_rate(value: Any) -> Any:
+    return value if isinstance(value, dict) else {"bf16": value}
+
+
+class InterconnectSection(Section):
+    """What joins the devices of one tensor-parallel group."""
+
+    kind: Name | None = None
+    bandwidth_bytes_per_s: BytesPerS | None = Field(None, alias="bandwidth")
+    latency_ns: SpanNs | None = Field(None, alias="latency")
+    domain_devices: Count | None = None
+
+
+class DeviceSection(Section):
+    """A device beside the catalogue, or figures that replace those of the catalogue's device of that name."""
+
+    unsupported_keys: ClassVar[Mapping[str, str]] = {"remote": "remote hardware services"}
+
+    memory_bytes: SizeBytes | None = Field(None, alias="memory")
+    memory_bandwidth_bytes_per_s: BytesPerS | None = Field(None, alias="bandwidth")
+    flops: (
+        Annotated[
+            dict[str, FlopPerS], BeforeValidator(_one_rate, json_schema_input_type=FlopPerS | dict[str, FlopPerS])
+        ]
+        | None
+    ) = None
+    compute_units: Count | None = None
+    interconnect: InterconnectSection | None = None
+    tdp_w: Watts | None = Field(None, alias="tdp")
+    idle_w: Watts | None = Field(None, alias="idle_power")
+    price_usd_per_h: UsdPerH | None = Field(None, alias="price")
+    vendor: Name | None = None
+    family: Name | None = None
+
+    def spec(self) -> dict[str, Any]:
+        """Return what was given, as hardware models take it (`Deployment.device_spec`)."""
+        given = self.model_dump(exclude_none=True)
+        link = given.get("interconnect", {})
+        if "latency_ns" in link:
+            link["latency_s"] = link.pop("latency_ns") / NS_PER_S
+        return given
+
+
+def _named(key: str, what: str) -> Any:
+    def rewrite(value: Any) -> Any:
+        if isinstance(value, str):
+            return {key: value}
+        if isinstance(value, dict | Section):
+            return value
+        raise mistake(f"{shown(value)} is not a {what}", f"write its name, or {{{key}: name, ...}}")
+
+    return rewrite
+
+
+Model: TypeAlias = Annotated[
+    ModelSection, BeforeValidator(_named("ref", "model"), json_schema_input_type=ModelSection | str)
+]
+Hardware: TypeAlias = Annotated[
+    HardwareSection, BeforeValidator(_named("device", "device"), json_schema_input_type=HardwareSection | str)
+]
+
+
+def _stage(value: Any) -> str:
+    if value in STAGES:
+        return str(value)
+    if isinstance(value, str) and value in LATER_STAGES:
+        raise mistake(
+            f"the stage {value!r} is not supported yet",
+            f"stages of this version: {', '.join(STAGES)}",
+            kind=UNSUPPORTED,
+        )
+    raise mistake(f"{shown(value)} is not a stage", suggest(value, [*STAGES, *LATER_STAGES], what="stages"))
+
+
+Stage: TypeAlias = Annotated[str, BeforeValidator(_stage, json_schema_input_type=Any)]
+
+
+class PoolSection(Section):
+    """Clients that can replace one another. What it leaves out is taken from the top of the scenario."""
+
+    unsupported_keys: ClassVar[Mapping[str, str]] = {
+        "autoscale": "autoscaling",
+        "place": "nodes to place pools on",
+        "index": "retrieval",
+    }
+
+    stages: Annotated[list[Stage], Field(min_length=1)] | None = None
+    model: Model | None = None
+    hardware: Hardware | None = None
+    clients: Count = 1
+    engine: Engine | None = None
+
+
+class PipelineStage(Section):
+    """One stage of a pipeline."""
+
+    stage: Stage
+    pool: Name | None = None
+
+
+def _pipeline_stage(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"stage": value}
+    if (entry := single_entry(value)) is not None and entry[0] != "stage":
+        stage, options = entry
+        _stage(stage)
+        if options is None:
+            return {"stage": stage}
+        if isinstance(options, dict):
+            return {"stage": stage, **options}
+        raise mistake(f"{shown(options)} does not describe a stage", f"write `{stage}: {{pool: name}}`")
+    return value
+
+
+StageEntry: TypeAlias = Annotated[
+    PipelineStage, BeforeValidator(_pipeline_stage, json_schema_input_type=PipelineStage | str | dict[str, Any])
+]
+
+
+class RouterSection(Section):
+    """How a pool picks a client: a router's name and its options."""
+
+    kind: Name
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+def _router(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"kind": value}
+    if isinstance(value, dict):
+        if "kind" not in value and (entry := single_entry(value)) is not None:
+            name, options = entry
+            value = {"kind": name, **(options if isinstance(options, dict) else {})}
+        return {"kind": value.get("kind"), "options": {key: item for key, item in value.items() if key != "kind"}}
+    raise mistake(f"{shown(value)} is not a router", "write its name, or {kind: name, ...}")
+
+
+Router: TypeAlias = Annotated[RouterSection, BeforeValidator(_router, json_schema_input_type=str | dict[str, Any])]
+
+
+def _routing(value: Any) -> Any:
+    # One router for every pool, or one by the name of each pool.
+    if isinstance(value, dict) and "kind" not in value:
+        return value
+    return {"*": value}
+
+
+class LevelSection(Section):
+    """Bounds that requests should meet."""
+
+    ttft_ns: DurationNs | None = Field(None, alias="ttft")
+    tpot_ns: DurationNs | None = Field(None, alias="tpot")
+    e2e_ns: DurationNs | None = Field(None, alias="e2e")
+    attainment: Share = 0.99
+
+
+def _levels(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise mistake(f"{shown(value)} is not a service level", "write it like {ttft: 500 ms, tpot: 50 ms}")
+    if any(not isinstance(item, dict) for item in value.values()) or not value:
+        return {"*": value}
+    return value
+
+
+def _currency(value: Any) -> str:
+    if value != "USD":
+        raise mistake(f"the currency {shown(value)} is not supported yet", "write USD", kind=UNSUPPORTED)
+    return "USD"
+
+
+class CostSection(Section):
+    """What energy costs."""
+
+    currency: Annotated[str, BeforeValidator(_currency)] = "USD"
+    electricity_usd_per_kwh: UsdPerKwh = Field(0.0, alias="electricity")
+    pue: Annotated[float, Number(1.0, what="PUE")] = 1.0
+    carbon_g_per_kwh: GramsPerKwh = Field(0.0, alias="carbon")
+
+
+def _steps(value: Any) -> bool:
+    if value == "summary" or value is True:
+        return True
+    if value == "none" or value is False:
+        return False
+    raise mistake(
+        f"{shown(value)} is not a way to record steps", "write summary (a row per stretch of like steps) or none"
+    )
+
+
+class RecordSection(Section):
+    """What the record keeps."""
+
+    steps: Annotated[bool, BeforeValidator(_steps, json_schema_input_type=bool | str)] = True
+    stage_jobs: Flag = True
+    transfers: Flag = True
+
+
+def _warm_up(value: Any) -> Any:
+    if value == "auto":
+        raise mistake("warm_up: auto is not supported yet", "write a duration, as in `warm_up: 30 s`", kind=UNSUPPORTED)
+    return value
+
+
+class Scenario(Section):
+    """A simulation of LLM serving: what is asked, of what, on what."""
+
+    unsupported_keys: ClassVar[Mapping[str, str]] = {
+        "topology": "network",
+        "kv_store": "KV store beyond a client's own memory",
+        "faults": "faults of the infrastructure",
+        "search": "search",
+        "autoscale": "autoscaling",
+    }
+
+    name: Name = "scenario"
+    seed: Seed = 0
+    duration_ns: DurationNs | None = Field(None, alias="duration")
+    warm_up_ns: Annotated[SpanNs, BeforeValidator(_warm_up)] = Field(0, alias="warm_up")
+    model: Model | None = None
+    models: dict[str, Model] = Field(default_factory=dict)
+    hardware: Hardware | None = None
+    devices: dict[str, DeviceSection] = Field(default_factory=dict)
+    replicas: Count | None = None
+    pools: dict[str, PoolSection] = Field(default_factory=dict)
+    engine: Engine | None = None
+    routing: Annotated[dict[str, Router], BeforeValidator(_routing, json_schema_input_type=str | dict[str, Any])] = (
+        Field(default_factory=dict)
+    )
+    pipelines: dict[str, Annotated[list[StageEntry], Field(min_length=1)]] = Field(default_factory=dict)
+    workload: Workload
+    slo: Annotated[
+        dict[str, LevelSection],
+        BeforeValidator(_levels, json_schema_input_type=LevelSection | dict[str, LevelSection]),
+    ] = Field(default_factory=dict)
+    cost: CostSection = Field(default_factory=lambda: CostSection.model_validate({}))
+    record: RecordSection = Field(default_factory=lambda: RecordSection.model_validate({}))
