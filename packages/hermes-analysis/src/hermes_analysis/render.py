@@ -7,6 +7,7 @@ ABSENT: Final = "-"
 """What stands where there is no number."""
 _DIGITS: Final = 3
 _UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+_ENERGY_UNITS: Final = ((3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e4, "Wh"))
 _LARGE: Final = ((1e9, "G"), (1e6, "M"), (1e4, "k"))
 
 
@@ -34,6 +35,16 @@ def duration(seconds: float | None) -> str:
     return f"{_significant(seconds / 1e-9)} ns"
 
 
+def energy(joules: float | None) -> str:
+    """Return an energy in the unit that suits it, "4.2 J" to "1.3 MWh"."""
+    if joules is None or not math.isfinite(joules):
+        return ABSENT
+    for unit, name in _ENERGY_UNITS:
+        if abs(joules) >= unit:
+            return f"{_significant(joules / unit)} {name}"
+    return f"{_significant(joules)} J"
+
+
 def percent(share: float | None) -> str:
     """Return a share as per cent, "98.7 %"; never rounded up to 100."""
     if share is None or not math.isfinite(share):
@@ -46,5 +57,6 @@ def percent(share: float | None) -> str:
 def _significant(value: float) -> str:
     if value == 0:
         return "0"
-    before = math.floor(math.log10(abs(value))) + 1
+    rounded = float(f"{value:.{_DIGITS - 1}e}")  # 9.999 counts as 10.0, with one digit less behind the point
+    before = math.floor(math.log10(abs(rounded))) + 1
     return f"{value:,.{max(_DIGITS - before, 0)}f}"

@@ -12,7 +12,7 @@ import numpy as np
 from hermes_proto.core.v1 import run_record_pb2 as rr
 
 from hermes_analysis.load import RunRecord
-from hermes_analysis.metrics.distribution import Floats
+from hermes_analysis.metrics.distribution import Floats, Ints
 from hermes_analysis.metrics.requests import RequestMetrics, Window
 from hermes_analysis.summary import ClientSummary, Verdict
 
@@ -34,7 +34,7 @@ _FEWEST: Final = 50
 _LEAST_RISE: Final = 4.0
 """A rise below this many standard deviations of a Poisson count may be chance."""
 _LEAST_TIMES_E2E: Final = 3.0
-"""Arrivals have to last so many median end-to-end times for a level to show."""
+"""Arrivals have to last so many end-to-end times for a level to show."""
 
 
 def in_system(run: RunRecord, times_s: Floats) -> Floats:
@@ -63,12 +63,10 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
     states = []
 
     growth, rise, mean = _growth(run, begin + FILL_UP * (last - begin), last)
-    finished = metrics.e2e_s[measured]
-    finished = finished[~np.isnan(finished)]
-    typical = float(np.median(finished)) if len(finished) else float("inf")
+    typical = _early_e2e(metrics.e2e_s[measured], arrivals)
     long_enough = last - begin >= _LEAST_TIMES_E2E * typical
     if last <= begin or not (long_enough or refused):
-        reason = f"requests arrived for {last - begin:.3g} s, the median request takes {typical:.3g} s end to end"
+        reason = f"requests arrived for {last - begin:.3g} s, early ones take {typical:.3g} s end to end"
         return Verdict("undetermined", (f"{reason}: too short to tell a level from a rise",))
     evidence.append(f"{mean:.3g} requests in the system on average; fitted rise {rise:+.3g} while requests arrive")
     significant = rise > _LEAST_RISE * max(mean, 1.0) ** 0.5
@@ -93,6 +91,13 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
         if state in states:
             return Verdict(state, tuple(evidence))
     return Verdict("stable", (*evidence, "nobody was refused, and queues did not grow"))
+
+
+def _early_e2e(e2e_s: Floats, arrival_ns: Ints) -> float:
+    """Return the median end-to-end time of the first tenth to arrive, before a growing queue can lengthen it."""
+    early = e2e_s[np.argsort(arrival_ns, kind="stable")[: max(len(e2e_s) // 10, _FEWEST // 5)]]
+    early = early[~np.isnan(early)]
+    return float(np.median(early)) if len(early) else float("inf")
 
 
 def _growth(run: RunRecord, begin_s: float, end_s: float) -> tuple[float, float, float]:

@@ -1,0 +1,55 @@
+"""Results go to files that nobody loses by it: nothing is overwritten unasked."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from hermes_analysis.errors import OutputError
+from hermes_analysis.summary import RunSummary
+
+
+def check_free(path: Path, *, force: bool) -> None:
+    """Raise OutputError when `path` exists and `force` is false, or when its directory does not exist."""
+    if path.is_dir():
+        raise OutputError(f"{path}: is a directory; name a file")
+    if path.exists() and not force:
+        raise OutputError(f"{path}: exists already; choose another --out or give --force to overwrite it")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: the directory {path.parent} does not exist; create it first")
+
+
+def write_text(path: Path, text: str, *, force: bool = False) -> None:
+    """Write a text file. Raises OutputError when it exists (without `force`) or cannot be written."""
+    check_free(path, force=force)
+    with replacing(path) as stream:
+        stream.write(text.encode())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a stream to write `path` by: the file appears when all is written, and not at all after an error.
+
+    Raises OutputError when it cannot be written.
+    """
+    part = path.with_name(f"{path.name}.part")
+    try:
+        try:
+            with part.open("wb") as stream:
+                yield stream
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def summary_text(summary: RunSummary) -> str:
+    """Return the summary as JSON text, keys in the order of the schema."""
+    return json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n"
+
+
+def write_summary(summary: RunSummary, path: str | Path, *, force: bool = True) -> None:
+    """Write the summary as JSON, as DIR/summary.json of a run directory. Raises OutputError."""
+    write_text(Path(path), summary_text(summary), force=force)

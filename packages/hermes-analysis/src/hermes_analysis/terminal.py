@@ -1,0 +1,189 @@
+"""The summary as one screen of a terminal. Needs rich (extra "cli")."""
+
+from collections.abc import Iterable
+from typing import Any, Final, TextIO
+
+from hermes_analysis.metrics.distribution import Distribution
+from hermes_analysis.optional import optional
+from hermes_analysis.render import duration, energy, number, percent
+from hermes_analysis.summary import ClientSummary, GroupSummary, RunSummary, summary_json
+
+__all__ = ["print_summary", "summary_json"]
+
+_COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
+_MOST_CLIENTS: Final = 12
+"""More are shown by pool."""
+_PIPED_WIDTH: Final = 110
+_STYLES: Final = {"stable": "green", "near saturation": "yellow", "overloaded": "red", "undetermined": "dim"}
+
+
+def print_summary(summary: RunSummary, *, file: TextIO | None = None, width: int | None = None) -> None:
+    """Print the summary to `file` (standard output): coloured on a terminal, plain in a pipe or a file."""
+    console = optional("rich.console", "The summary screen", "cli").Console(file=file, width=width, highlight=False)
+    if width is None and not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    _headline(console, summary)
+    tables = [_latencies(summary.total)]
+    if len(summary.groups) > 1:
+        tables.append(_groups(summary.groups[1:]))
+    if summary.levels:
+        tables.append(_levels(summary))
+    if summary.clients:
+        tables.append(_clients(summary.clients))
+    for table in tables:
+        console.print()
+        console.print(table)
+    console.print()
+    _money(console, summary)
+    for warning in summary.warnings:
+        console.print(_text(f"warning: {warning}", "yellow"))
+
+
+def _headline(console: Any, summary: RunSummary) -> None:
+    total, counts = summary.total, summary.total.counts
+    style = _STYLES.get(summary.verdict.state, "")
+    title = _text(summary.name or "run", "bold")
+    title.append(f"  seed {summary.seed}, {duration(summary.simulated_s)} simulated")
+    if summary.warm_up_s:
+        title.append(f", first {duration(summary.warm_up_s)} left out as warm-up")
+    title.append("  ")
+    title.append(summary.verdict.state.upper(), style)
+    if summary.partial:
+        title.append("  PARTIAL", "red")
+    console.print(title)
+    console.print(_text(f"  {'; '.join(summary.verdict.evidence)}", "dim"))
+    fates = [f"{value:,} {name.replace('_', ' ')}" for name, value in _fates(total) if value]
+    text = f"{counts.arrived:,} requests: {counts.finished:,} finished"
+    console.print(_text(", ".join([text, *fates])))
+    rates = [
+        f"{number(total.request_throughput_per_s)} requests/s",
+        f"{number(total.output_token_throughput_per_s)} output tokens/s",
+    ]
+    if total.goodput_per_s is not None:
+        met = percent(total.slo_attainment)
+        rates.append(f"goodput {number(total.goodput_per_s)} requests/s ({met} of arrivals met their SLO)")
+    console.print(_text(", ".join(rates)))
+
+
+def _fates(group: GroupSummary) -> Iterable[tuple[str, int]]:
+    """Yield what became of the requests that did not finish."""
+    counts = group.counts
+    for name in ("dropped", "shed", "timed_out", "failed", "unfinished", "cancelled"):
+        yield name, getattr(counts, name)
+
+
+def _latencies(group: GroupSummary) -> Any:
+    table = _table("latency", "of", *_COLUMNS)
+    for name, distribution in (
+        ("time to first token", group.ttft_s),
+        ("between tokens (ITL)", group.itl_s),
+        ("per output token (TPOT)", group.tpot_s),
+        ("end to end", group.e2e_s),
+    ):
+        if distribution is not None:
+            table.add_row(name, f"{distribution.count:,}", *_cells(distribution))
+    return table
+
+
+def _cells(d: Distribution) -> list[str]:
+    return [duration(value) for value in (d.mean, d.p50, d.p90, d.p95, d.p99, d.maximum)]
+
+
+def _groups(groups: Iterable[GroupSummary]) -> Any:
+    table = _table("group", "arrived", "finished", "TTFT p50", "p99", "ITL p50", "p99", "E2E p50", "p99", "SLO met")
+    for group in groups:
+        itl = group.itl_s or Distribution.empty()
+        table.add_row(
+            _text(f"{group.kind} {group.name}"),
+            f"{group.counts.arrived:,}",
+            f"{group.counts.finished:,}",
+            *(duration(v) for d in (group.ttft_s, itl, group.e2e_s) for v in (d.p50, d.p99)),
+            percent(group.slo_attainment),
+        )
+    return table
+
+
+def _levels(summary: RunSummary) -> Any:
+    table = _table("service level", "requests", "TTFT met", "TPOT met", "E2E met", "all met", "required", "")
+    for level in summary.levels:
+        bounds = (
+            (level.ttft_s, level.ttft_attained),
+            (level.tpot_s, level.tpot_attained),
+            (level.e2e_s, level.e2e_attained),
+        )
+        cells = [f"≤ {duration(bound)}: {percent(met)}" if bound else "" for bound, met in bounds]
+        fate = _text("met", "green") if level.met else _text("BROKEN", "red")
+        table.add_row(
+            _text("all" if level.name == "*" else level.name),
+            f"{level.requests:,}",
+            *cells,
+            percent(level.attained),
+            percent(level.required),
+            fate,
+        )
+    return table
+
+
+def _clients(clients: tuple[ClientSummary, ...]) -> Any:
+    table = _table("client", "device", "busy", "decode batch", "waiting", "KV peak", "preemptions", "energy", "cost")
+    for name, several in _by_pool(clients):
+        first = several[0]
+        table.add_row(
+            _text(name),
+            _text(first.device if first.devices <= 1 else f"{first.devices} x {first.device}"),
+            percent(_mean([c.utilisation for c in several])),
+            number(_mean([c.mean_decode_seqs for c in several])),
+            number(_mean([c.mean_waiting for c in several])),
+            percent(max(c.kv_peak_share for c in several)),
+            f"{sum(c.preemptions for c in several):,}",
+            energy(sum(c.energy_j for c in several)),
+            f"{number(sum(c.cost_usd for c in several))} USD",
+        )
+    return table
+
+
+def _by_pool(clients: tuple[ClientSummary, ...]) -> list[tuple[str, list[ClientSummary]]]:
+    """Return clients one by one when they are few, otherwise gathered by pool."""
+    if len(clients) <= _MOST_CLIENTS:
+        return [(client.name, [client]) for client in clients]
+    pools: dict[str, list[ClientSummary]] = {}
+    for client in clients:
+        pools.setdefault(client.pool, []).append(client)
+    return [(f"{pool} (x {len(several)})", several) for pool, several in pools.items()]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _money(console: Any, summary: RunSummary) -> None:
+    answer = summary.energy
+    idle = percent(answer.idle_energy_j / answer.energy_j) if answer.energy_j > 0 else percent(None)
+    text = (
+        f"energy {energy(answer.energy_j)} ({idle} idle), {number(answer.joules_per_output_token)} J per output token"
+    )
+    if answer.cost_usd:
+        text += f"; cost {number(answer.cost_usd)} USD, "
+        text += f"{number(answer.usd_per_million_output_tokens)} USD per million output tokens"
+    if answer.carbon_g:
+        text += f"; {number(answer.carbon_g / 1e3)} kg CO2e"
+    console.print(_text(text))
+
+
+def _table(first: str, *others: str) -> Any:
+    table = optional("rich.table", "The summary screen", "cli").Table(
+        box=_box(), show_edge=False, pad_edge=False, header_style="bold"
+    )
+    table.add_column(first, no_wrap=True)
+    for other in others:
+        table.add_column(other, justify="right", no_wrap=True)
+    return table
+
+
+def _box() -> Any:
+    return optional("rich.box", "The summary screen", "cli").SIMPLE_HEAD
+
+
+def _text(text: str, style: str = "") -> Any:
+    """Return text that is printed as it is: names may hold square brackets."""
+    return optional("rich.text", "The summary screen", "cli").Text(text, style)
