@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Final, Protocol, TypeAlias
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from hermes_workload.batch import BATCH_ROWS, Ints
 from hermes_workload.fields import Section, choose
 from hermes_workload.intensity import INTENSITIES, Intensity, Piece
+from hermes_workload.sizes import read_probabilities
 
 NS_PER_S: Final = 1_000_000_000
 
@@ -273,8 +275,34 @@ class WeibullGaps:
         return gaps
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantileGaps:
+    """Gaps with measured quantiles, linear in between, in units of their mean."""
+
+    probabilities: Floats
+    values: Floats
+
+    @classmethod
+    def of(cls, probabilities: Floats, values: Floats) -> "QuantileGaps":
+        """Return the gaps, scaled to a mean of 1."""
+        mean = float(np.trapezoid(values, probabilities))
+        return cls(probabilities, values / mean)
+
+    def __call__(self, rng: np.random.Generator, count: int) -> Floats:
+        """Draw gaps of mean 1."""
+        return np.interp(rng.random(count), self.probabilities, self.values)
+
+
 def gaps_of(section: Section) -> Gaps:
-    """Return the gaps that an optional `cv` asks for: exponential where it is 1 or absent."""
+    """Return the gaps that an optional `cv` or `gaps` asks for: exponential where both are absent."""
+    if section.has("gaps"):
+        part = section.section("gaps")
+        values = part.numbers("values")
+        if len(values) == 1 or any(right < left for left, right in pairwise(values)) or not values[-1]:
+            raise part.wrong("values", "at least two quantiles that do not decrease, the last above 0")
+        probabilities = read_probabilities(part, len(values))
+        part.finish()
+        return QuantileGaps.of(probabilities, np.array(values))
     if not section.has("cv"):
         return exponential_gaps
     cv = section.number("cv", above=0)
@@ -295,6 +323,10 @@ def _constant(section: Section) -> Arrivals:
 
 def _gamma(section: Section) -> Arrivals:
     return Renewal(GammaGaps(section.number("cv", above=0)), NS_PER_S / _rate(section))
+
+
+def _renewal(section: Section) -> Arrivals:
+    return Renewal(gaps_of(section), NS_PER_S / _rate(section))
 
 
 def _weibull(section: Section) -> Arrivals:
@@ -327,6 +359,7 @@ _KINDS: Final[dict[str, Callable[[Section], Arrivals]]] = {
     "poisson": _poisson,
     "constant": _constant,
     "gamma": _gamma,
+    "renewal": _renewal,
     "weibull": _weibull,
     "burst": _burst,
     "closed_loop": _closed_loop,
@@ -334,8 +367,26 @@ _KINDS: Final[dict[str, Callable[[Section], Arrivals]]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Ticking:
+    """Another process whose times are rounded down to multiples of `tick_ns`, as a coarse clock records them."""
+
+    of: Arrivals
+    tick_ns: int
+
+    @property
+    def requests(self) -> int | None:
+        """Requests in all, where the process itself ends."""
+        return self.of.requests
+
+    def times(self, rng: np.random.Generator) -> Iterator[Ints]:
+        """Yield the rounded times."""
+        for times in self.of.times(rng):
+            yield times - times % self.tick_ns
+
+
 def build_arrivals(section: Section) -> Arrivals:
-    """Return the process that an `arrivals` section describes.
+    """Return the process that an `arrivals` section describes; `tick_ns` rounds the times of any kind.
 
     Raises:
         WorkloadError: A key is unknown, missing or has an unusable value.
@@ -345,5 +396,10 @@ def build_arrivals(section: Section) -> Arrivals:
         arrivals: Arrivals = Modulated(gaps_of(section), kind(section))
     else:
         arrivals = kind(section)
+    tick_ns = section.optional_integer("tick_ns", least=1)
     section.finish()
-    return arrivals
+    if tick_ns is None:
+        return arrivals
+    if isinstance(arrivals, ClosedLoop):
+        raise section.wrong("tick_ns", "no tick: a closed loop has no clock of its own")
+    return Ticking(arrivals, tick_ns)

@@ -2,14 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from hermes_workload.batch import Ints
 from hermes_workload.fields import Section, choose
-from hermes_workload.sizes import Floats, Quantiles, Size, build_size, rounded
+from hermes_workload.sizes import (
+    Floats,
+    Quantiles,
+    Size,
+    build_size,
+    read_probabilities,
+    read_quantiles,
+    rounded,
+)
 from hermes_workload.streams import stream
 
 SizeMaker: TypeAlias = Callable[[int], tuple[Ints, Ints]]
@@ -42,46 +49,46 @@ class Conditional:
     """The output's distribution depends on how long the prompt is.
 
     The prompt has given quantiles. Its range of probabilities is cut into as many equal bins as `outputs` has rows;
-    row b holds the quantiles of the output for prompts of bin b. Any dependence can be said this way, however odd.
+    row b holds the quantiles of the output, at `probabilities`, for prompts of bin b. Any dependence can be said this
+    way, however odd.
     """
 
     prompt: Quantiles
+    probabilities: Floats
     outputs: Floats
 
     def start(self, seed: int) -> SizeMaker:
         """Start a draw."""
         prompts, outputs = stream(seed, "workload.prompt"), stream(seed, "workload.output")
-        bins, knots = self.outputs.shape
+        bins = len(self.outputs)
+        widths = np.diff(self.probabilities)
 
         def make(count: int) -> tuple[Ints, Ints]:
-            probability = prompts.random(count)
+            probability, chance = prompts.random(count), outputs.random(count)
             row = (probability * bins).astype(np.int64)
-            at = outputs.random(count) * (knots - 1)
-            knot = at.astype(np.int64)
+            knot = np.searchsorted(self.probabilities, chance, side="right") - 1
             low, high = self.outputs[row, knot], self.outputs[row, knot + 1]
-            return self.prompt.at(probability), rounded(low + (at - knot) * (high - low))
+            part = (chance - self.probabilities[knot]) / widths[knot]
+            return self.prompt.at(probability), rounded(low + part * (high - low))
 
         return make
 
 
 def _conditional(section: Section) -> JointSize:
-    prompt = _ascending(section, "prompt")
-    rows = section.value("output")
-    if not isinstance(rows, list | tuple) or not rows:
-        raise section.wrong("output", "a list of lists of quantiles")
-    rows = [
-        _ascending(Section({"output": row}, f"{section.path}.output[{at}]"), "output") for at, row in enumerate(rows)
-    ]
+    part = section.section("prompt")
+    prompt = read_quantiles(part)
+    marginal = Quantiles(read_probabilities(part, len(prompt)), np.array(prompt))
+    part.finish()
+    part = section.section("output")
+    bins = part.value("values")
+    if not isinstance(bins, list | tuple) or not bins:
+        raise part.wrong("values", "a list of lists of quantiles, one for each bin of prompts")
+    rows = [read_quantiles(Section({f"[{at}]": row}, f"{part.path}.values"), f"[{at}]") for at, row in enumerate(bins)]
     if len({len(row) for row in rows}) > 1:
-        raise section.wrong("output", "lists of equal length")
-    return Conditional(Quantiles(np.array(prompt)), np.array(rows))
-
-
-def _ascending(section: Section, key: str) -> list[float]:
-    values = section.numbers(key, least=1)
-    if len(values) == 1 or any(right < left for left, right in pairwise(values)):
-        raise section.wrong(key, "at least two quantiles that do not decrease")
-    return values
+        raise part.wrong("values", "lists of equal length")
+    probabilities = read_probabilities(part, len(rows[0]))
+    part.finish()
+    return Conditional(marginal, probabilities, np.array(rows))
 
 
 def build_joint(section: Section) -> JointSize:

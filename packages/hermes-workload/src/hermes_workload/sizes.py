@@ -115,8 +115,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Quantiles:
-    """A distribution given by values at evenly spaced probabilities from 0 to 1, linear in between."""
+    """A distribution given by its values at some probabilities (the first 0, the last 1), linear in between."""
 
+    probabilities: Floats
     values: Floats
 
     def draw(self, rng: np.random.Generator, count: int) -> Ints:
@@ -125,7 +126,7 @@ class Quantiles:
 
     def at(self, probability: Floats) -> Ints:
         """Return the rounded quantile at each of `probability`."""
-        return rounded(np.interp(probability * (len(self.values) - 1), np.arange(len(self.values)), self.values))
+        return rounded(np.interp(probability, self.probabilities, self.values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +213,28 @@ def _empirical(section: Section) -> Size:
     return Table.of([round(value) for value in values], weights)
 
 
-def _quantiles(section: Section) -> Size:
-    values = section.numbers("values", least=1)
+def read_quantiles(section: Section, key: str = "values") -> list[float]:
+    """Return the list at `key`: at least two values that do not decrease, each at least 1."""
+    values = section.numbers(key, least=1)
     if len(values) == 1 or any(right < left for left, right in pairwise(values)):
-        raise section.wrong("values", "at least two values that do not decrease")
-    return Quantiles(np.array(values))
+        raise section.wrong(key, "at least two quantiles that do not decrease")
+    return values
+
+
+def read_probabilities(section: Section, count: int) -> Floats:
+    """Return the list at `probabilities`, `count` rising values from 0 to 1; evenly spaced where it is absent."""
+    if not section.has("probabilities"):
+        return np.linspace(0, 1, count)
+    found = section.numbers("probabilities")
+    rising = all(left < right for left, right in pairwise(found))
+    if len(found) != count or found[0] != 0 or found[-1] != 1 or not rising:
+        raise section.wrong("probabilities", f"{count} rising numbers from 0 to 1, one for each value")
+    return np.array(found)
+
+
+def _quantiles(section: Section) -> Size:
+    values = read_quantiles(section)
+    return Quantiles(read_probabilities(section, len(values)), np.array(values))
 
 
 def _mixture(section: Section) -> Size:

@@ -1,0 +1,272 @@
+"""From a trace to a compact generator: sizes as quantiles, arrivals as a changing rate with bursts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from hermes_workload.batch import Ints
+from hermes_workload.distance import ks_distance, rank_correlation
+from hermes_workload.errors import WorkloadError
+from hermes_workload.registry import open_workload
+from hermes_workload.sizes import Floats
+from hermes_workload.survey import NS_PER_S, RESOLUTION_NS, Survey, survey
+
+PROMPT_KNOTS: Final = 64
+OUTPUT_PROBABILITIES: Final = (
+    0, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7,
+    0.75, 0.8, 0.85, 0.9, 0.95, 0.975, 0.99, 0.995, 1,
+)  # fmt: skip
+ROWS_PER_BIN: Final = 400
+MOST_BINS: Final = 16
+COARSE_CLOCK: Final = 0.5
+"""Share of gaps of zero from which on a trace's clock is taken to be coarse."""
+TICKS: Final = 5
+REQUESTS_PER_STEP: Final = 10
+REQUESTS_PER_LAG: Final = 5
+MOST_STEPS: Final = 720
+FEWEST_STEPS: Final = 8
+CLEAR_DISPERSION: Final = 10.0
+FEWEST_REQUESTS: Final = 100
+WINDOWS_S: Final = (1, 10, 60)
+LAGS: Final = 60
+SHAPES: Final = ("curve", "drift", "poisson")
+GAP_PROBABILITIES: Final = (
+    0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95,
+    0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 1,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Goodness:
+    """How close a regenerated stream is to the trace: distances between 0 and 1, and pairs (trace, generated)."""
+
+    prompt_ks: float
+    output_ks: float
+    gap_ks: float
+    rank_correlation: tuple[float, float]
+    gap_cv: tuple[float, float]
+    dispersion: tuple[tuple[int, float, float], ...]
+    mean_prompt: tuple[float, float]
+    mean_output: tuple[float, float]
+    rate_per_s: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A section of kind `synthetic` that behaves like a trace, its mean rate, and how well it does."""
+
+    spec: dict[str, Any]
+    rate_per_s: float
+    requests: int
+    goodness: Goodness
+
+
+def fit(found: Survey, shape: str = "curve", seed: int = 0) -> Fit:
+    """Fit a generator to a surveyed trace and measure it on a regenerated stream of the same length.
+
+    Args:
+        found: The survey of the trace.
+        shape: `curve` keeps the rate over the trace's own time, `drift` a stationary rate that wanders as much,
+            `poisson` neither.
+        seed: Seed of the regenerated stream.
+
+    Raises:
+        WorkloadError: There are too few requests to fit.
+    """
+    if found.requests < FEWEST_REQUESTS or found.span_s <= 0:
+        raise WorkloadError(
+            f"{found.requests} requests over {found.span_s:g} s are too few to fit",
+            remedy=f"give at least {FEWEST_REQUESTS} requests that do not all come at once",
+        )
+    arrivals = fit_arrivals(found, shape)
+    spec = {"kind": "synthetic", "arrivals": arrivals, "joint": fit_sizes(*found.pairs)}
+    again = survey(open_workload({**spec, "requests": found.requests}, seed))
+    return Fit(spec, found.rate_per_s, found.requests, compare(found, again))
+
+
+def compare(trace: Survey, other: Survey) -> Goodness:
+    """Return how close two streams are."""
+    gaps = [np.diff(one.times) / NS_PER_S for one in (trace, other)]
+    return Goodness(
+        ks_distance(trace.pairs[0], other.pairs[0]),
+        ks_distance(trace.pairs[1], other.pairs[1]),
+        ks_distance(*gaps),
+        (rank_correlation(*trace.pairs), rank_correlation(*other.pairs)),
+        (trace.gaps.cv, other.gaps.cv),
+        tuple((s, trace.dispersion(s * NS_PER_S), other.dispersion(s * NS_PER_S)) for s in WINDOWS_S),
+        (trace.prompt_tokens / trace.requests, other.prompt_tokens / other.requests),
+        (trace.output_tokens / trace.requests, other.output_tokens / other.requests),
+        (trace.rate_per_s, other.rate_per_s),
+    )
+
+
+def fit_sizes(prompt: Ints, output: Ints) -> dict[str, Any]:
+    """Return a joint section: quantiles of the prompt, and of the output in bins of prompts of equal weight.
+
+    The prompt's knots are set where a straight line would be furthest off, on a logarithmic scale.
+    """
+    order = np.argsort(prompt, kind="stable")
+    probabilities, values = _knots(np.sort(prompt), PROMPT_KNOTS)
+    bins = int(np.clip(len(prompt) // ROWS_PER_BIN, 1, MOST_BINS))
+    rows = [np.quantile(part, OUTPUT_PROBABILITIES) for part in np.array_split(output[order], bins)]
+    return {
+        "kind": "conditional",
+        "prompt": {"probabilities": probabilities, "values": values},
+        "output": {
+            "probabilities": list(OUTPUT_PROBABILITIES),
+            "values": [[max(round(float(value), 1), 1) for value in row] for row in rows],
+        },
+    }
+
+
+def _knots(ordered: Ints, count: int) -> tuple[list[float], list[int]]:
+    """Return knots of the quantile function: probabilities and values.
+
+    A third stand at even probabilities. The others are chosen greedily: every second one where the logarithm of the
+    value is furthest off (the tails), the rest where the probability is (values that many prompts have).
+    """
+    places = np.linspace(0, 1, len(ordered))
+    logs = np.log(np.maximum(ordered, 1).astype(np.float64))
+    even = np.linspace(0, len(ordered) - 1, min(count // 3, len(ordered)))
+    chosen = sorted(set(even.astype(np.int64).tolist()))
+    while len(chosen) < min(count, len(ordered)):
+        line = np.interp(places, places[chosen], logs[chosen])
+        if len(chosen) % 2:
+            off = np.abs(line - logs)
+        else:
+            off = np.abs(np.searchsorted(logs, line) / len(logs) - np.searchsorted(logs, logs) / len(logs))
+        off[chosen] = 0
+        worst = int(np.argmax(off))
+        if off[worst] == 0:
+            break
+        chosen = sorted([*chosen, worst])
+    inner = zip(chosen, chosen[1:], chosen[2:], strict=False)
+    needless = [here for left, here, right in inner if ordered[left] == ordered[right]]
+    chosen = [at for at in chosen if at not in needless]
+    rounded = [round(float(place), 6) for place in places[chosen]]
+    knots = {place: int(ordered[at]) for place, at in zip(rounded, chosen, strict=True)}
+    return list(knots), list(knots.values())
+
+
+def fit_arrivals(found: Survey, shape: str) -> dict[str, Any]:
+    """Return an arrivals section with the trace's rate, its change over time, and its burstiness beyond that."""
+    if shape not in SHAPES:
+        raise WorkloadError(f"{shape!r} is no shape of arrivals", remedy=f"write one of {', '.join(SHAPES)}")
+    rate = float(f"{found.rate_per_s:.6g}")
+    tick_ns = _coarse_tick(found)
+    tick = {"tick_ns": tick_ns} if tick_ns else {}
+    if shape == "poisson":
+        return {"kind": "poisson", "rate_per_s": rate, **tick}
+    step_ns = _step(found)
+    curve = _resampled(found, step_ns) if step_ns else np.array([found.rate_per_s])
+    bursts = _bursts(found, curve, step_ns or len(found.counts) * RESOLUTION_NS, tick_ns)
+    if not step_ns:
+        return {"kind": "renewal", "rate_per_s": rate, **bursts, **tick}
+    if shape == "curve":
+        rates = [float(f"{value:.4g}") for value in curve]
+        return {"kind": "curve", "rates_per_s": rates, "step_ns": step_ns, **bursts, **tick}
+    sigma, memory_ns = _wander(found)
+    hold_ns = max(min(step_ns, memory_ns // 10), RESOLUTION_NS)
+    wander = {"sigma": sigma, "memory_ns": memory_ns, "step_ns": hold_ns}
+    return {"kind": "drift", "rate_per_s": rate, **wander, **bursts, **tick}
+
+
+def _coarse_tick(found: Survey) -> int:
+    """Return the tick of a clock so coarse that most gaps are 0; else 0."""
+    if found.zero_gaps <= COARSE_CLOCK * max(found.gaps.count, 1):
+        return 0
+    gaps = np.diff(found.times)
+    return int(np.median(gaps[gaps > 0]))
+
+
+def _step(found: Survey) -> int:
+    """Return the shortest step whose counts vary ten times as much as chance alone makes them; 0 where none does.
+
+    Then the noise of the counts adds little to the rate that is read from them.
+    """
+    least = max(found.span_s / MOST_STEPS, REQUESTS_PER_STEP / found.rate_per_s) * NS_PER_S
+    longest = len(found.counts) * RESOLUTION_NS // FEWEST_STEPS
+    step = math.ceil(least / RESOLUTION_NS) * RESOLUTION_NS
+    while step <= longest:
+        if found.dispersion(step) >= CLEAR_DISPERSION:
+            return step
+        step = math.ceil(1.25 * step / RESOLUTION_NS) * RESOLUTION_NS
+    return 0
+
+
+def _resampled(found: Survey, step_ns: int) -> Floats:
+    """Return the rate in each step; the last, cut short by the end of the trace, has that of what there is of it."""
+    width = step_ns // RESOLUTION_NS
+    starts = np.arange(0, len(found.counts), width)
+    counts = np.add.reduceat(found.counts, starts)
+    durations = np.full(len(starts), float(step_ns))
+    last_ns = found.last_ns - found.first_ns - int(starts[-1]) * RESOLUTION_NS
+    if len(starts) > 1 and last_ns < step_ns / 2:
+        return counts[:-1] / (durations[:-1] / NS_PER_S)
+    durations[-1] = max(last_ns, RESOLUTION_NS)
+    rates: Floats = counts / (durations / NS_PER_S)
+    return rates
+
+
+def _bursts(found: Survey, curve: Floats, step_ns: int, tick_ns: int) -> dict[str, Any]:
+    """Return how gaps vary once the changing rate is taken out.
+
+    Times are mapped to operational time by the integral of the rate, where gaps have mean 1; their quantiles are kept.
+    With a coarse clock gaps say nothing, so a coefficient of variation comes from the dispersion of counts over some
+    ticks: for a renewal process it tends to the square of the coefficient.
+    """
+    if tick_ns:
+        dispersion = found.dispersion(TICKS * tick_ns)
+        return {"cv": float(f"{math.sqrt(max(dispersion, 0.04)):.3g}")}
+    edges = np.arange(len(curve) + 1) * step_ns
+    mass = np.concatenate([np.zeros(1), np.cumsum(curve * (step_ns / NS_PER_S))])
+    since = found.times - found.first_ns
+    gaps = np.diff(np.interp(since[since <= edges[-1]], edges, mass))
+    values = np.quantile(gaps, GAP_PROBABILITIES)
+    return {"gaps": {"probabilities": list(GAP_PROBABILITIES), "values": [float(f"{value:.4g}") for value in values]}}
+
+
+def _wander(found: Survey) -> tuple[float, int]:
+    """Return standard deviation and memory of the logarithm of the rate, by the moments of the counts.
+
+    For a log-Gaussian Cox process with mean count m, the covariance of counts k steps apart is
+    m**2 * (exp(sigma**2 * rho(k)) - 1) (Moller, Syversveen, Waagepetersen 1998); rho is fitted as exp(-k step / memory)
+    to lags, evenly spaced on a logarithmic scale, before it first falls under a third. Lag 0 holds the counts' own
+    noise and is left out.
+    """
+    width = max(math.ceil(REQUESTS_PER_LAG / found.rate_per_s * NS_PER_S / RESOLUTION_NS), 1)
+    counts = found.counts[: len(found.counts) // width * width].reshape(-1, width).sum(axis=1)
+    mean = counts.mean()
+    off = counts - mean
+    lags = np.unique(np.geomspace(1, len(counts) // 4, LAGS).astype(np.int64))
+    covariance = np.array([float((off[lag:] * off[:-lag]).mean()) for lag in lags])
+    logs = np.log1p(np.maximum(covariance, 1e-9) / mean**2)
+    below = np.flatnonzero(logs < logs[: max(len(logs) // 8, 1)].mean() / 3)
+    last = max(int(below[0]) if len(below) else len(lags), 2)
+    slope, level = np.polyfit(lags[:last], np.log(logs[:last]), 1)
+    step_ns = width * RESOLUTION_NS
+    memory = -step_ns / slope if slope < 0 else float(step_ns * lags[-1])
+    return float(f"{math.exp(level / 2):.3g}"), int(float(f"{max(memory, RESOLUTION_NS):.3g}"))
+
+
+def describe(goodness: Goodness) -> Sequence[tuple[str, str, str, str]]:
+    """Return rows for a table: what, in the trace, generated, distance."""
+    rows = [
+        ("prompt, mean tokens", *_pair(goodness.mean_prompt, ".1f"), f"KS {goodness.prompt_ks:.3f}"),
+        ("output, mean tokens", *_pair(goodness.mean_output, ".1f"), f"KS {goodness.output_ks:.3f}"),
+        ("rank correlation of both", *_pair(goodness.rank_correlation, ".3f"), ""),
+        ("rate per second", *_pair(goodness.rate_per_s, ".3f"), ""),
+        ("gaps, coefficient of variation", *_pair(goodness.gap_cv, ".2f"), f"KS {goodness.gap_ks:.3f}"),
+    ]
+    rows += [
+        (f"index of dispersion, {window} s", f"{left:.2f}", f"{right:.2f}", "")
+        for window, left, right in goodness.dispersion
+    ]
+    return rows
+
+
+def _pair(values: tuple[float, float], form: str) -> tuple[str, str]:
+    return format(values[0], form), format(values[1], form)
