@@ -136,7 +136,9 @@ one
 ... three
 ```
 
-- ```console exit=3 skip=takes an hour
+- in a list:
+
+  ```console exit=3 skip=takes an hour
   $ exit 3
   ```
 
@@ -149,7 +151,7 @@ $ never
 def test_reading_blocks():
     first, second = read_blocks(DOCUMENT)
     assert first == Block(2, [("echo one; echo two \\\nthree", "one\n... three\n")], compare=True, exit_code=0, skip="")
-    assert second == Block(9, [("exit 3", "")], compare=False, exit_code=3, skip="takes an hour")
+    assert second == Block(11, [("exit 3", "")], compare=False, exit_code=3, skip="takes an hour")
 
 
 def test_a_wrong_command_is_seen(tmp_path):
