@@ -1,10 +1,10 @@
-"""Every command that the documentation shows is run.
+"""Every command and every piece of Python that the documentation shows is run.
 
-A fenced block marked `console` is a session: lines that begin with `$ ` are commands (a trailing backslash continues
-one), the others what they print. The commands of one document run in order, in one temporary folder with a copy of
-examples/, docs/ and benchmarks/. Words after `console`:
+A fenced block marked `python` is a script that stands alone. One marked `console` is a session: lines that begin with
+`$ ` are commands (a trailing backslash continues one), the others what they print. The blocks of one document run in
+order, in one temporary folder with a copy of examples/, docs/ and benchmarks/. Words after `console` or `python`:
 
-* `compare`: what is printed to stdout must be what the block shows; `...` stands for any text.
+* `compare` (console): what is printed to stdout must be what the block shows; `...` stands for any text.
 * `exit=N`: the block's last command must exit with N (otherwise every command must exit with 0).
 * `skip=REASON` (last): the block is not run; the reason is for the reader of the test report.
 """
@@ -20,16 +20,21 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-DOCUMENTS = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/**/*.md"))]
+DOCUMENTS = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
+    *sorted(REPOSITORY.glob("packages/*/README.md")),
+    *sorted(REPOSITORY.glob("docs/**/*.md")),
+]
 BLOCK = re.compile(
-    r"^(?P<indent> *)```console *(?P<words>[^\n]*)\n(?P<body>.*?)^(?P=indent)```", re.MULTILINE | re.DOTALL
+    r"^(?P<indent> *)```(?P<language>console|python)\b *(?P<words>[^\n]*)\n(?P<body>.*?)^(?P=indent)```",
+    re.MULTILINE | re.DOTALL,
 )
 TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
 class Block:
-    """One console block of a document."""
+    """One block of a document that can be run."""
 
     line: int
     commands: list[tuple[str, str]]  # with what the block shows of its output
@@ -61,11 +66,12 @@ def read_blocks(text: str) -> list[Block]:
         rest = set(words.split())
         exits = {word for word in rest if re.fullmatch(r"exit=\d+", word)}
         line = text.count("\n", 0, match.start()) + 1
-        assert rest <= exits | {"compare"}, f"line {line}: unknown words after console: {sorted(rest)}"
+        assert rest <= exits | {"compare"}, f"line {line}: unknown words after the language: {sorted(rest)}"
         indent = len(match["indent"])
         body = "".join(f"{each[indent:]}\n" for each in match["body"].splitlines())
         code = int(exits.pop().removeprefix("exit=")) if exits else 0
-        blocks.append(Block(line, read_session(body), "compare" in rest, code, skip.strip()))
+        commands = [(f"python - <<'END'\n{body}END", "")] if match["language"] == "python" else read_session(body)
+        blocks.append(Block(line, commands, "compare" in rest, code, skip.strip()))
     return blocks
 
 
@@ -145,13 +151,18 @@ one
 ```sh
 $ never
 ```
+
+```python
+print(5)
+```
 """
 
 
 def test_reading_blocks():
-    first, second = read_blocks(DOCUMENT)
+    first, second, third = read_blocks(DOCUMENT)
     assert first == Block(2, [("echo one; echo two \\\nthree", "one\n... three\n")], compare=True, exit_code=0, skip="")
     assert second == Block(11, [("exit 3", "")], compare=False, exit_code=3, skip="takes an hour")
+    assert third.commands == [("python - <<'END'\nprint(5)\nEND", "")]
 
 
 def test_a_wrong_command_is_seen(tmp_path):
