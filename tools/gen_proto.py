@@ -67,7 +67,7 @@ def main() -> int:
         if check:
             wrong = differences(fresh, TARGET)
             for name in wrong:
-                print(f"differs from proto/: {name} (run: python tools/gen_proto.py)", file=sys.stderr)
+                print(f"differs from proto/: {name} (run: tox -e proto)", file=sys.stderr)
             return 1 if wrong else 0
         shutil.rmtree(TARGET, ignore_errors=True)
         shutil.copytree(fresh, TARGET)
