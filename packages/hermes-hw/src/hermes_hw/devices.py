@@ -60,7 +60,14 @@ class Device:
         )
 
 
-_NUMBERS: Final = ("memory_bytes", "memory_bandwidth_bytes_per_s", "tdp_w", "idle_w", "price_usd_per_h", "compute_units")
+_NUMBERS: Final = (
+    "memory_bytes",
+    "memory_bandwidth_bytes_per_s",
+    "tdp_w",
+    "idle_w",
+    "price_usd_per_h",
+    "compute_units",
+)
 _TEXTS: Final = ("vendor", "family", "price_date")
 _SPELLINGS: Final = {
     "memory": "memory_bytes",
@@ -131,7 +138,11 @@ def _canonical(name: str, spec: Mapping[str, Any], base: Mapping[str, Any]) -> d
         else:
             fields[key] = value
     if spec:
-        fields["sources"] = {**base.get("sources", {}), **dict.fromkeys(fields, "the user"), **fields.get("sources", {})}
+        fields["sources"] = {
+            **base.get("sources", {}),
+            **dict.fromkeys(fields, "the user"),
+            **fields.get("sources", {}),
+        }
     return fields
 
 

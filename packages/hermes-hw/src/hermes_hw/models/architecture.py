@@ -99,7 +99,9 @@ class Architecture:
         a = self.attention
         if a.latent:
             query_dim = a.heads * (a.head_dim + a.rope_dim)
-            query = self.hidden * a.q_lora_rank + a.q_lora_rank * query_dim if a.q_lora_rank else self.hidden * query_dim
+            query = (
+                self.hidden * a.q_lora_rank + a.q_lora_rank * query_dim if a.q_lora_rank else self.hidden * query_dim
+            )
             key_value = self.hidden * (a.kv_lora_rank + a.rope_dim)
             key_value += a.kv_lora_rank * a.heads * (a.head_dim + a.v_head_dim)
             return query + key_value + a.heads * a.v_head_dim * self.hidden

@@ -18,15 +18,19 @@ _REFUSED_FIELDS: Final = {
 }
 
 _KNOWN_TYPES: Final = frozenset(
-    "llama llama4 llama4_text mistral mistral3 mixtral qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2 gemma3 gemma3_text "
-    "deepseek_v2 deepseek_v3 kimi_k2 gpt_oss phi phi3 phimoe gpt_neox falcon stablelm olmo olmo2 granite granitemoe "
-    "cohere cohere2 glm4 glm4_moe starcoder2 internlm2 internlm3 yi baichuan ernie4_5 ernie4_5_moe exaone seed_oss "
-    "smollm3 nemotron minimax gpt_bigcode opt bloom gpt2".split()
+    """llama llama4 llama4_text mistral mistral3 mixtral qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2 gemma3 gemma3_text
+    deepseek_v2 deepseek_v3 kimi_k2 gpt_oss phi phi3 phimoe gpt_neox falcon stablelm olmo olmo2 granite granitemoe
+    cohere cohere2 glm4 glm4_moe starcoder2 internlm2 internlm3 yi baichuan ernie4_5 ernie4_5_moe exaone seed_oss
+    smollm3 nemotron minimax gpt_bigcode opt bloom gpt2""".split()  # noqa: SIM905 - a list of fifty words
 )
 """Model types whose fields mean what this module takes them to mean."""
 
-_UNGATED_TYPES: Final = frozenset("phi gpt_neox falcon starcoder2 nemotron gpt_bigcode opt bloom gpt2".split())
-_TIED_TYPES: Final = frozenset("gemma gemma2 gemma3 gemma3_text cohere cohere2 gpt2 bloom falcon opt".split())
+_UNGATED_TYPES: Final = frozenset(
+    ("phi", "gpt_neox", "falcon", "starcoder2", "nemotron", "gpt_bigcode", "opt", "bloom", "gpt2")
+)
+_TIED_TYPES: Final = frozenset(
+    ("gemma", "gemma2", "gemma3", "gemma3_text", "cohere", "cohere2", "gpt2", "bloom", "falcon", "opt")
+)
 
 
 class _Fields:
@@ -44,7 +48,9 @@ class _Fields:
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"config.json of {self.name}: {key} must be a whole number of at least {least}, found {value!r}")
+                raise InputError(
+                    f"config.json of {self.name}: {key} must be a whole number of at least {least}, found {value!r}"
+                )
             return value
         if default is None:
             raise InputError(
@@ -188,31 +194,39 @@ def _windowed_layers(fields: _Fields, model_type: str, layers: int) -> tuple[int
         known = {"full_attention", "sliding_attention", "chunked_attention"}
         for kind in kinds:
             if kind not in known:
-                raise UnsupportedError(f"config.json of {fields.name}: layer_types names {kind!r}, which is not priced yet")
+                raise UnsupportedError(
+                    f"config.json of {fields.name}: layer_types names {kind!r}, which is not priced yet"
+                )
         return sum(kind != "full_attention" for kind in kinds), window
     if not window or config.get("use_sliding_window") is False:
         return 0, 0
+    return _windowed_by_rule(fields, model_type, layers), window
+
+
+def _windowed_by_rule(fields: _Fields, model_type: str, layers: int) -> int:
+    """Count the windowed layers of a model that does not list the kinds of its layers."""
+    config = fields.config
     if model_type.startswith("llama4"):
         # Every fourth layer has no positions and sees everything (Llama 4 model card and code, 2025-04).
         no_rope = config.get("no_rope_layers") or []
-        return (sum(bool(item) for item in no_rope) if no_rope else layers - layers // 4), window
+        return sum(bool(item) for item in no_rope) if no_rope else layers - layers // 4
     if model_type == "gemma2":
-        return layers // 2 + layers % 2, window
-    pattern = fields.count("sliding_window_pattern", default=0, least=0)
+        return layers // 2 + layers % 2
+    pattern = fields.count("sliding_window_pattern", default=6 if model_type.startswith("gemma3") else 0, least=0)
     if pattern:
-        return layers - layers // pattern, window
-    if model_type.startswith("gemma3"):
-        return layers - layers // 6, window
+        return layers - layers // pattern
     if config.get("max_window_layers") is not None:
         # Qwen2: the first max_window_layers layers see everything.
-        return max(0, layers - fields.count("max_window_layers", least=0)), window
-    return layers, window
+        return max(0, layers - fields.count("max_window_layers", least=0))
+    return layers
 
 
 def _feed_forward(fields: _Fields, model_type: str, layers: int, hidden: int) -> tuple[FeedForward, MixtureOfExperts]:
     config = fields.config
     gated = model_type not in _UNGATED_TYPES
-    experts = fields.count("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", default=0, least=0)
+    experts = fields.count(
+        "num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", default=0, least=0
+    )
     if model_type.startswith("llama4"):
         width = fields.count("intermediate_size_mlp", default=fields.count("intermediate_size"))
     else:

@@ -64,7 +64,9 @@ def _weight_dtype(section: Mapping[str, Any]) -> DType:
         algorithm = str(section.get("quant_algo") or section.get("quantization", {}).get("quant_algo", "")).lower()
         if algorithm in {"fp8", "nvfp4"}:
             return dtype_named(algorithm)
-        raise UnsupportedError(f"quantization_config.quant_algo: {algorithm!r} is not supported", remedy="Known: FP8, NVFP4.")
+        raise UnsupportedError(
+            f"quantization_config.quant_algo: {algorithm!r} is not supported", remedy="Known: FP8, NVFP4."
+        )
     name = _METHODS.get(method.replace("-", "_"))
     if name is None:
         known = ", ".join([*_METHODS, "compressed-tensors", "modelopt"])
@@ -84,7 +86,13 @@ def _compressed_tensors_dtype(section: Mapping[str, Any]) -> DType:
     group = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
     weights = (group or {}).get("weights") or {}
     kind, bits = weights.get("type"), weights.get("num_bits")
-    name = {("float", 8): "fp8", ("int", 8): "int8", ("int", 4): "int4", ("float", 4): "nvfp4"}.get((kind, bits))
+    known: dict[tuple[Any, Any], str] = {
+        ("float", 8): "fp8",
+        ("int", 8): "int8",
+        ("int", 4): "int4",
+        ("float", 4): "nvfp4",
+    }
+    name = known.get((kind, bits))
     if name is None:
         raise UnsupportedError(
             f"quantization_config.config_groups: weights of type {kind!r} with {bits!r} bits are not supported",

@@ -92,14 +92,16 @@ def gemm_compute_s(m: int, n: int, k: int, peak_flops: float, units: int) -> flo
 def all_reduce_s(nbytes: float, ranks: int, link: Interconnect) -> float:
     """Return the time of an all-reduce of `nbytes` on each of `ranks` devices: alpha-beta, the better of two.
 
-    One-shot: every device reads all others' data, `alpha + (p-1) s / b`. Ring: `2 (p-1)` messages of `s / p`, each
-    with a fifth of the start (Thakur et al., "Optimization of Collective Communication Operations in MPICH", 2005).
+    One-shot: a barrier of log2(p) rounds, then every device reads all others' data, `alpha log2(p) + (p-1) s / b`.
+    Ring: two barriers and `2 (p-1)` messages of `s / p`, each with a fifth of alpha (Thakur et al., "Optimization of
+    Collective Communication Operations in MPICH", 2005).
     """
     if ranks == 1:
         return 0.0
-    one_shot = link.latency_s + (ranks - 1) * nbytes / link.bandwidth_bytes_per_s
+    start_s = link.latency_s * math.log2(ranks)
+    one_shot = start_s + (ranks - 1) * nbytes / link.bandwidth_bytes_per_s
     hops = 2 * (ranks - 1)
-    ring = 2 * link.latency_s + hops * (0.2 * link.latency_s + nbytes / ranks / link.bandwidth_bytes_per_s)
+    ring = 2 * start_s + hops * (0.2 * link.latency_s + nbytes / ranks / link.bandwidth_bytes_per_s)
     return min(one_shot, ring)
 
 
@@ -110,5 +112,5 @@ def all_reduce_cost(operator: str, nbytes: float, ranks: int, count: int, device
     moved = 2.0 * (ranks - 1) / ranks * nbytes * count
     seconds = each * count
     energy = min(_NETWORK_J_PER_BYTE * moved, (device.tdp_w - device.idle_w) * seconds)
-    bound = "latency" if link.latency_s > 0.5 * each else "network"
+    bound = "latency" if link.latency_s * math.log2(ranks) > 0.5 * each else "network"
     return OperatorCost(operator, "collective.all_reduce", count, seconds, 0.0, moved, bound, energy)

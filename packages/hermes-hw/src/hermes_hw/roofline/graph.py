@@ -99,7 +99,9 @@ class StepGraph:
     def attention_launch(self) -> OperatorCost:
         """Return the fixed time of the attention calls of a step."""
         seconds = self.efficiency.attention_s * self.model.layers
-        return OperatorCost("attention_launch", "attention.decode", self.model.layers, seconds, 0.0, 0.0, "latency", 0.0)
+        return OperatorCost(
+            "attention_launch", "attention.decode", self.model.layers, seconds, 0.0, 0.0, "latency", 0.0
+        )
 
     def prefill_attention(self, shape: StepShape) -> list[OperatorCost]:
         """Return attention of the prompt chunks in `shape`: full and windowed layers."""

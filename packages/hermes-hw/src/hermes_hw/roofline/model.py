@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 from hermes_core.api.errors import InputError, UnsupportedError
@@ -100,7 +101,9 @@ def _resolve(deployment: Deployment) -> _Plan:
         weights = dtype_named(deployment.weight_dtype, "weight_dtype")
         model = dataclasses.replace(model, quantization=uniform_quantization(weights, model.activation))
     check_tensor_parallel(model, device, deployment.tensor_parallel)
-    kv = model.activation if deployment.kv_dtype in {None, "auto"} else dtype_named(str(deployment.kv_dtype), "kv_dtype")
+    kv = (
+        model.activation if deployment.kv_dtype in {None, "auto"} else dtype_named(str(deployment.kv_dtype), "kv_dtype")
+    )
     overrides = deployment.options.get("efficiency", {})
     if not isinstance(overrides, Mapping):
         raise InputError(f"options.efficiency must be a mapping of constants, found {overrides!r}")
@@ -119,7 +122,7 @@ def _check_degrees(deployment: Deployment) -> None:
     if not 0 < deployment.memory_utilization <= 1:
         raise InputError(f"memory_utilization must be above 0 and at most 1, found {deployment.memory_utilization}")
     sizes = deployment.graph_sizes
-    if any(size < 1 for size in sizes) or any(b <= a for a, b in zip(sizes, sizes[1:], strict=False)):
+    if any(size < 1 for size in sizes) or any(b <= a for a, b in pairwise(sizes)):
         raise InputError(f"graph_sizes must be positive and ascending, found {list(sizes)}")
 
 

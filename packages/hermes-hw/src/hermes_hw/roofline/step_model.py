@@ -2,7 +2,7 @@
 
 A step lasts
 
-    add + max(floor, base(tokens, sampled, sequences) + full * context + windowed * sum of min(context, window) + prompts)
+    add + max(floor, base(tokens, sampled, sequences) + prompts + full * context + windowed * min(context, window))
 
 with every term a whole number of femtoseconds, so that a stretch of decode steps is affine exactly, and the only
 change of regime is where the device overtakes the `floor` (the host, when it runs beside the device).
@@ -101,7 +101,7 @@ class RooflineStepModel:
             prompt_fs, prompt_nj = self._price(self._graph.prefill_attention(shape))
             fs += prompt_fs
             nj += prompt_nj
-        return (fs if fs > floor_fs else floor_fs) + add_fs, nj
+        return max(fs, floor_fs) + add_fs, nj
 
     def padded(self, tokens: int) -> int:
         """Return the tokens that a step's matrix products pay for: up to the next captured graph, if there is one."""
