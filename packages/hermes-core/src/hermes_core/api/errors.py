@@ -60,6 +60,10 @@ class OutputError(HermesError):
 
 
 class Interrupted(HermesError):  # noqa: N818 - not a fault: the user pressed Ctrl-C
-    """The run was stopped; what was simulated so far has been kept."""
+    """The run was stopped; what was simulated so far has been kept. `outcome` is what the run came to."""
 
     exit_code = 130
+
+    def __init__(self, message: str, outcome: object = None) -> None:
+        super().__init__(message)
+        self.outcome = outcome

@@ -1,0 +1,112 @@
+"""Turns the columns of a workload into requests, one at a time and only when they are due."""
+
+from collections.abc import Iterator
+from itertools import count, repeat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes_core.api.errors import InputError
+from hermes_core.api.workload import RequestBatch, RequestSource
+from hermes_core.serving.request import Request
+from hermes_core.serving.sequence import Segments
+
+_OPTIONAL = (
+    ("pipeline", 0),
+    ("tenant", 0),
+    ("service_class", 0),
+    ("priority", 0),
+    ("deadline_ns", 0),
+    ("session_id", -1),
+    ("after_request", -1),
+    ("think_ns", 0),
+    ("luck", 0),
+    ("output_segment_id", -1),
+)
+
+
+def requests_of(source: RequestSource) -> Iterator[Request]:
+    """Yield the requests in the order of the source."""
+    last_ns = 0
+    for batch in source.batches():
+        arrivals = batch.arrival_ns
+        if len(arrivals) == 0:
+            continue
+        if int(arrivals[0]) < last_ns:
+            raise InputError(
+                f"request {batch.first_request_id} arrives at {int(arrivals[0])} ns, before the one ahead of it",
+                remedy="A workload has to yield requests in the order of their arrival.",
+            )
+        last_ns = int(arrivals[-1])
+        _check(batch)
+        basic = map(
+            Request,
+            count(batch.first_request_id),
+            arrivals.tolist(),
+            batch.prompt_tokens.tolist(),
+            batch.output_tokens.tolist(),
+        )
+        columns = [getattr(batch, name) for name, _ in _OPTIONAL]
+        if batch.segment_offsets is None and all(column is None for column in columns):
+            yield from basic
+        else:
+            yield from _with_columns(batch, basic, columns)
+
+
+def _with_columns(
+    batch: RequestBatch, requests: Iterator[Request], columns: list[NDArray[np.int64] | None]
+) -> Iterator[Request]:
+    values = zip(
+        *(
+            repeat(default) if column is None else column.tolist()
+            for column, (_, default) in zip(columns, _OPTIONAL, strict=True)
+        ),
+        _segments(batch),
+        strict=False,
+    )
+    for request, row in zip(requests, values, strict=False):
+        (
+            request.pipeline,
+            request.tenant,
+            request.service_class,
+            request.priority,
+            request.deadline_ns,
+            request.session_id,
+            request.after,
+            request.think_ns,
+            request.luck,
+            request.output_segment,
+            request.segments,
+        ) = row
+        yield request
+
+
+def _check(batch: RequestBatch) -> None:
+    for name in ("prompt_tokens", "output_tokens"):
+        column = getattr(batch, name)
+        if int(column.min()) < 1:
+            row = int(column.argmin())
+            raise InputError(
+                f"request {batch.first_request_id + row} has {name} {int(column[row])}",
+                remedy="Prompts and outputs have at least one token.",
+            )
+
+
+def _segments(batch: RequestBatch) -> Iterator[Segments | None]:
+    if batch.segment_offsets is None or batch.segment_id is None or batch.segment_tokens is None:
+        yield from repeat(None)
+        return
+    ids = batch.segment_id.tolist()
+    tokens = batch.segment_tokens.tolist()
+    offsets = batch.segment_offsets.tolist()
+    for prompt, start, end in zip(batch.prompt_tokens.tolist(), offsets, offsets[1:], strict=False):
+        segments = tuple(zip(ids[start:end], tokens[start:end], strict=True))
+        if not segments:
+            yield None
+            continue
+        if sum(size for _, size in segments) != prompt:
+            raise InputError(
+                f"the segments of a prompt of {prompt} tokens have {sum(size for _, size in segments)} tokens",
+                remedy="The segments of a prompt must add up to its length.",
+            )
+        yield segments

@@ -1,0 +1,70 @@
+"""The port between an LLM client and its batching policy.
+
+Before each step that may differ from the last one, the client asks its policy to plan. The policy looks at the batch
+and says which prompts to work on, whom to admit, and whether the decoding sequences take part. It is not asked while
+all that can happen is decoding, unless `every_step` is set.
+"""
+
+from collections.abc import Sequence as SequenceOf
+from typing import Protocol
+
+from hermes_core.serving.sequence import Sequence
+from hermes_core.serving.settings import EngineSettings
+
+BATCH_POLICIES = "hermes.batch_policies"
+"""Entry-point group. Each entry is called with the engine settings and returns a `BatchPolicy`."""
+
+
+class Batch(Protocol):
+    """What a policy sees, and does, while it plans one step."""
+
+    settings: EngineSettings
+    decode: bool
+    """Whether the decoding sequences take part; True unless the policy says otherwise."""
+    preempted: bool
+    """Whether a sequence was preempted while this step was planned."""
+    prefilling: SequenceOf[Sequence]
+    """Admitted sequences whose prompt is not fully scheduled, in the order of admission."""
+
+    @property
+    def decode_seqs(self) -> int:
+        """Sequences that decode."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Number of the step that is planned."""
+        ...
+
+    def waiting(self) -> Sequence | None:
+        """Return who is next in the queue and may enter this step, or None: nobody waits, or no slot is free."""
+        ...
+
+    def admit(self, max_tokens: int) -> int:
+        """Admit the head of the queue with up to `max_tokens` of its prompt. Returns how many tokens that makes.
+
+        0 if its KV does not fit: then nobody else should be admitted in this step.
+        """
+        ...
+
+    def extend(self, seq: Sequence, max_tokens: int) -> int:
+        """Work on up to `max_tokens` more of an admitted prompt; preempts others if memory is short.
+
+        Returns how many tokens that makes; 0 if the sequence itself was preempted.
+        """
+        ...
+
+    def uncached(self, seq: Sequence) -> int:
+        """Return how many tokens of a waiting sequence's prompt the prefix cache does not hold."""
+        ...
+
+
+class BatchPolicy(Protocol):
+    """Decides what the next step works on."""
+
+    every_step: bool
+    """Ask before each single step, even when all that can happen is decoding."""
+
+    def plan(self, batch: Batch) -> None:
+        """Plan the next step by calling `batch`. Cost: should not grow with the decoding sequences."""
+        ...

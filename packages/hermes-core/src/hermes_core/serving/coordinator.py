@@ -1,0 +1,265 @@
+"""The coordinator: sends each request from stage to stage and keeps the books."""
+
+from collections.abc import Iterator, Sequence as SequenceOf
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from hermes_core.api.time import Nanos
+from hermes_core.engine import Kernel, Phase, rank
+from hermes_core.record import Recorder
+from hermes_core.serving.llm_client import LlmClient
+from hermes_core.serving.request import DROPPED, UNFINISHED, Request, Status
+from hermes_core.serving.routers import PoolLoad, Router
+from hermes_core.serving.sequence import Sequence
+
+_ARRIVAL: Final = rank(Phase.ARRIVAL)
+_NO_CLIENT: Final = 65535
+_MAX_LINKED: Final = 1 << 16
+"""Requests that wait for another one before the coordinator stops reading ahead."""
+
+
+@dataclass(slots=True)
+class Pool:
+    """Clients that can replace one another, and their router."""
+
+    name: str
+    clients: SequenceOf[LlmClient]
+    router: Router
+    max_model_len: int
+    load: PoolLoad = field(init=False)
+    entry_ns: int = field(init=False)
+    entry_token_ns: int = field(init=False)
+    stream_ns: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.load = PoolLoad(len(self.clients))
+        front_end = self.clients[0].settings.front_end
+        self.entry_ns = front_end.request_ns
+        self.entry_token_ns = front_end.per_prompt_token_ns
+        self.stream_ns = front_end.per_stream_ns
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """Consecutive stages that one client of a pool does for a request."""
+
+    stage_set: int
+    """Index into the manifest's stage sets."""
+    pool: Pool
+
+
+class Coordinator:
+    """Routes stage jobs to clients and counts what becomes of every request."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        recorder: Recorder,
+        pipelines: SequenceOf[SequenceOf[StageJob]],
+        requests: Iterator[Request],
+    ) -> None:
+        self.arrived = 0
+        self.ended = 0
+        self.counts = [0] * (max(Status) + 1)
+        """Requests by how they ended, indexed by status."""
+        self.too_long = 0
+        """Requests dropped because they are longer than the context window."""
+        self.too_big = 0
+        """Requests dropped because their KV never fits."""
+        self.live: dict[int, Request] = {}
+        """Requests that have arrived and not ended."""
+        self.exhausted = False
+        """Whether the workload has been read to its end."""
+        self._kernel = kernel
+        self._pipelines = pipelines
+        self._requests = requests
+        self._add_request, self._pack_request = recorder.add_request, recorder.pack_request
+        self._add_stage_job, self._pack_stage_job = recorder.add_stage_job, recorder.pack_stage_job
+        self._pools: list[Pool] = []
+        self._linked: dict[int, list[Request]] = {}
+        """Requests that wait for the end of another one, by its id."""
+        self._linked_count = 0
+        self._ends: dict[int, Nanos] | None = None
+        """Ends of requests that others may wait for; None until the first link is seen."""
+        self._held: Request | None = None
+        """Read, but not taken in because too many wait already."""
+        self._next: Request
+        """The one whose arrival is scheduled."""
+
+    def start(self) -> None:
+        """Schedule the first arrivals."""
+        self._read()
+
+    # --- arrivals ---------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Read on until an arrival is scheduled, too many wait for others, or the workload ends."""
+        request = self._held or next(self._requests, None)
+        while request is not None:
+            self._held = None
+            if request.after < 0:
+                now = self._kernel.now
+                time_ns = request.arrival_ns
+                self._next = request
+                self._kernel.schedule(time_ns if time_ns > now else now, _ARRIVAL, self._arrive_and_read)
+                return
+            if not self._link(request):
+                return
+            request = next(self._requests, None)
+        self.exhausted = True
+
+    def _link(self, request: Request) -> bool:
+        """Let a request wait for the one before it. False when too many do: it is held until one has come."""
+        if self._ends is None:
+            self._ends = {}
+        end_ns = self._ends.pop(request.after, None)
+        if end_ns is not None:
+            self._arrive_at(request, max(end_ns + request.think_ns, self._kernel.now))
+        elif self._linked_count >= _MAX_LINKED:
+            self._held = request
+            return False
+        else:
+            self._linked.setdefault(request.after, []).append(request)
+            self._linked_count += 1
+        return True
+
+    def _arrive_and_read(self, now: Nanos) -> None:
+        request = self._next
+        self.arrived += 1
+        self.live[request.request_id] = request
+        self._send(request, now)
+        self._read()
+
+    def _arrive_at(self, request: Request, time_ns: Nanos) -> None:
+        request.arrival_ns = time_ns
+        self._kernel.schedule(time_ns, _ARRIVAL, partial(self._arrive, request))
+
+    def _arrive(self, request: Request, now: Nanos) -> None:
+        self.arrived += 1
+        self.live[request.request_id] = request
+        self._send(request, now)
+
+    # --- stages -----------------------------------------------------------------------------------------------------
+
+    def _send(self, request: Request, now: Nanos) -> None:
+        """Hand the request to a client for the job it has come to."""
+        job = self._pipelines[request.pipeline][request.position]
+        pool = job.pool
+        prompt_tokens = request.prompt_tokens
+        tokens = prompt_tokens + request.output_tokens
+        if tokens > pool.max_model_len:
+            self.too_long += 1
+            self._refuse(request, job, now, DROPPED)
+            return
+        number = pool.router.pick(request, pool.load)
+        client = pool.clients[number]
+        if tokens > client.max_tokens:
+            self.too_big += 1
+            self._refuse(request, job, now, DROPPED)
+            return
+        request.client = number
+        load = pool.load
+        load.jobs[number] += 1
+        load.tokens[number] += prompt_tokens
+        seq = Sequence(request, prompt_tokens, request.output_tokens, now)
+        request.sequence = seq
+        seq.segments = request.segments
+        seq.output_segment = request.output_segment
+        seq.priority = request.priority
+        seq.tenant = request.tenant
+        if request.deadline_ns:
+            seq.deadline_ns = request.arrival_ns + request.deadline_ns
+        delay = pool.entry_ns + pool.entry_token_ns * prompt_tokens
+        if delay:
+            self._kernel.schedule(now + delay, _ARRIVAL, partial(client.submit, seq))
+        else:
+            client.submit(seq, now)
+
+    def job_ended(self, seq: Sequence, now: Nanos, last_step: int, streams: int, status: int) -> None:
+        """Take back a request whose job on a client has ended."""
+        request = seq.request
+        job = self._pipelines[request.pipeline][request.position]
+        pool = job.pool
+        number = request.client
+        client = pool.clients[number]
+        load = pool.load
+        load.jobs[number] -= 1
+        load.tokens[number] -= seq.prompt_tokens
+        self._add_stage_job(
+            self._pack_stage_job(
+                request.request_id, request.position, job.stage_set, client.number, seq.enqueue_ns, seq.start_ns,
+                seq.first_token_ns, now, seq.prompt_tokens, seq.cached_tokens, seq.generated, seq.first_step,
+                last_step, seq.preemptions, status,
+            )
+        )  # fmt: skip
+        self._finish(request, now + pool.stream_ns * streams, status, seq.generated)
+
+    def first_token(self, seq: Sequence, now: Nanos, streams: int) -> None:
+        """Note when the user holds the first token of the answer."""
+        request = seq.request
+        request.first_token_ns = now + self._pipelines[request.pipeline][request.position].pool.stream_ns * streams
+
+    def _refuse(self, request: Request, job: StageJob, now: Nanos, status: int) -> None:
+        self._add_stage_job(
+            self._pack_stage_job(
+                request.request_id, request.position, job.stage_set, _NO_CLIENT, now, -1, -1, now,
+                request.prompt_tokens, 0, 0, -1, -1, 0, status,
+            )
+        )  # fmt: skip
+        self._finish(request, now, status, 0)
+
+    def _finish(self, request: Request, end_ns: Nanos, status: int, output_tokens: int) -> None:
+        """Close the books on a request."""
+        self.ended += 1
+        self.counts[status] += 1
+        request_id = request.request_id
+        del self.live[request_id]
+        request.sequence = None
+        self._add_request(
+            self._pack_request(
+                request_id, request.arrival_ns, request.first_token_ns, end_ns, status, request.pipeline,
+                request.tenant, request.service_class, request.prompt_tokens, output_tokens, request.session_id,
+            )
+        )  # fmt: skip
+        if self._ends is not None:
+            self._release(request_id, end_ns)
+
+    def _release(self, request_id: int, end_ns: Nanos) -> None:
+        """Let those come that waited for this request, and read on if that had stopped."""
+        waiting = self._linked.pop(request_id, None)
+        if waiting is None:
+            self._ends[request_id] = end_ns  # type: ignore[index] - only called once links exist
+            return
+        self._linked_count -= len(waiting)
+        for request in waiting:
+            self._arrive_at(request, max(end_ns + request.think_ns, self._kernel.now))
+        if self._held is not None:
+            self._read()
+
+    # --- the end ----------------------------------------------------------------------------------------------------
+
+    def close(self, status: int = UNFINISHED) -> None:
+        """Write rows for the requests that have arrived and not ended."""
+        for request in list(self.live.values()):
+            seq = request.sequence
+            job = self._pipelines[request.pipeline][request.position]
+            tokens = 0
+            if seq is not None:
+                client = job.pool.clients[request.client]
+                tokens = client.tokens_given(seq)
+                self._add_stage_job(
+                    self._pack_stage_job(
+                        request.request_id, request.position, job.stage_set, client.number, seq.enqueue_ns,
+                        seq.start_ns, seq.first_token_ns, -1, seq.prompt_tokens, seq.cached_tokens, tokens,
+                        seq.first_step, -1, seq.preemptions, status,
+                    )
+                )  # fmt: skip
+            self.counts[status] += 1
+            self._add_request(
+                self._pack_request(
+                    request.request_id, request.arrival_ns, request.first_token_ns, -1, status, request.pipeline,
+                    request.tenant, request.service_class, request.prompt_tokens, tokens, request.session_id,
+                )
+            )  # fmt: skip
+        self.live.clear()

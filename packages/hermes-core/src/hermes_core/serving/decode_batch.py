@@ -1,0 +1,214 @@
+"""The decoding batch: all that matters about its members as sums, so that a step costs nothing for each of them.
+
+Steps are counted by the batch itself (`step` below is the number of the next decoding step; steps without decoding do
+not count). A member's context is `decode_base + step`, so sums over members need no update while it holds.
+`exact_batch.py` has the same port, computed by walking over the members: the slow twin.
+"""
+
+from heapq import heappop, heappush
+from typing import Protocol
+
+from hermes_core.serving.sequence import Sequence
+
+NEVER = 1 << 62
+
+
+class DecodeBatch(Protocol):
+    """Sequences that generate one token a step."""
+
+    count: int
+    step: int
+    """Number of the next decoding step."""
+    next_leave: int
+    """No member's last step lies before this."""
+
+    def add(self, seq: Sequence) -> None:
+        """Let `seq` join before the next step; its `decode_base`, `leave_step` and `order` are set."""
+        ...
+
+    def remove(self, seq: Sequence) -> None:
+        """Take out a member that has not come to its end."""
+        ...
+
+    def advance(self, steps: int) -> int:
+        """Let all members decode for `steps` steps. Returns the KV blocks needed by these steps save the first."""
+        ...
+
+    def pop_finished(self) -> list[Sequence]:
+        """Take out the members whose last step is done, in the order of their admission."""
+        ...
+
+    def sums(self) -> tuple[int, int, int]:
+        """Return the sum of contexts, the sum of min(context, window), and how many are below the window."""
+        ...
+
+    def demand(self) -> int:
+        """Return how many members need a new KV block for the next step."""
+        ...
+
+    def outlook(self) -> tuple[int, int, int, int]:
+        """Return `sums()` and for how many steps no member leaves and none grows past the window."""
+        ...
+
+    def steps_within(self, steps: int, blocks: int) -> int:
+        """Return how many of the `steps` steps after the next one can be served with `blocks` new blocks."""
+        ...
+
+
+class AggregateBatch:
+    """The decoding batch at cost per change."""
+
+    __slots__ = (
+        "_base_sum",
+        "_block_size",
+        "_crossings",
+        "_growing",
+        "_growing_base_sum",
+        "_leaving",
+        "_residues",
+        "_window",
+        "count",
+        "next_leave",
+        "step",
+    )
+
+    def __init__(self, block_size: int, window: int) -> None:
+        self.count = 0
+        self.step = 0
+        self.next_leave = NEVER
+        self._block_size = block_size
+        self._window = window
+        self._base_sum = 0
+        self._leaving: list[tuple[int, int, Sequence]] = []
+        """(last step, order, member); stale when the member has left or come back under another order."""
+        self._residues = [0] * (2 * block_size)
+        """Members that need a block in the steps with this residue modulo the block size; written twice over, so that
+        any run of up to `block_size` steps is one slice."""
+        self._growing = 0
+        self._growing_base_sum = 0
+        self._crossings: list[tuple[int, int, Sequence]] = []
+        """With a window: (step at which the context reaches it, order, member)."""
+
+    def add(self, seq: Sequence) -> None:
+        base = seq.decode_base
+        size = self._block_size
+        self.count += 1
+        self._base_sum += base
+        residue = -base % size
+        self._residues[residue] += 1
+        self._residues[residue + size] += 1
+        leave_step = seq.leave_step
+        if leave_step < self.next_leave:
+            self.next_leave = leave_step
+        heappush(self._leaving, (leave_step, seq.order, seq))
+        if self._window and self._window - base > self.step:
+            self._growing += 1
+            self._growing_base_sum += base
+            heappush(self._crossings, (self._window - base, seq.order, seq))
+
+    def remove(self, seq: Sequence) -> None:
+        if self._window:
+            self._settle()
+        self._take_out(seq)
+
+    def advance(self, steps: int) -> int:
+        step = self.step
+        self.step = step + steps
+        if steps == 1:
+            return 0
+        size = self._block_size
+        start = (step + 1) % size
+        return (steps - 1) // size * self.count + sum(self._residues[start : start + (steps - 1) % size])
+
+    def pop_finished(self) -> list[Sequence]:
+        leaving = self._leaving
+        step = self.step
+        finished: list[Sequence] = []
+        if self._window:
+            self._settle()
+        while leaving and leaving[0][0] < step:
+            leave_step, order, seq = heappop(leaving)
+            if seq.leave_step == leave_step and seq.order == order:
+                self._take_out(seq)
+                finished.append(seq)
+        self.next_leave = leaving[0][0] if leaving else NEVER
+        if len(finished) > 1:
+            finished.sort(key=_order)
+        return finished
+
+    def sums(self) -> tuple[int, int, int]:
+        count = self.count
+        context = self._base_sum + count * self.step
+        if not self._window:
+            return context, context, count
+        self._settle()
+        growing = self._growing
+        return (
+            context,
+            self._growing_base_sum + growing * self.step + (count - growing) * self._window,
+            growing,
+        )
+
+    def demand(self) -> int:
+        return self._residues[self.step % self._block_size]
+
+    def outlook(self) -> tuple[int, int, int, int]:
+        leaving = self._leaving
+        leave_step, order, seq = leaving[0]
+        while seq.leave_step != leave_step or seq.order != order:
+            heappop(leaving)
+            leave_step, order, seq = leaving[0]
+        self.next_leave = leave_step
+        step = self.step
+        count = self.count
+        if self._window:
+            context, windowed, growing = self.sums()
+            alike = leave_step - step + 1
+            if self._crossings and self._crossings[0][0] - step < alike:
+                alike = self._crossings[0][0] - step
+            return context, windowed, growing, alike
+        context = self._base_sum + count * step
+        return context, context, count, leave_step - step + 1
+
+    def steps_within(self, steps: int, blocks: int) -> int:
+        size = self._block_size
+        cycles, left = divmod(blocks, self.count)
+        done = cycles * size
+        start = (self.step + 1) % size
+        for needed in self._residues[start : start + size]:
+            if done >= steps or needed > left:
+                break
+            left -= needed
+            done += 1
+        return min(done, steps)
+
+    def _take_out(self, seq: Sequence) -> None:
+        """Forget a member; its entries in the heaps are recognised as stale by its leave_step."""
+        base = seq.decode_base
+        size = self._block_size
+        self.count -= 1
+        self._base_sum -= base
+        residue = -base % size
+        self._residues[residue] -= 1
+        self._residues[residue + size] -= 1
+        if self._window and self._window - base > self.step:
+            self._growing -= 1
+            self._growing_base_sum -= base
+        seq.leave_step = -1
+
+    def _settle(self) -> None:
+        """Move members whose context has reached the window from growing to full."""
+        crossings = self._crossings
+        while crossings:
+            crossing, order, seq = crossings[0]
+            stale = seq.leave_step < 0 or seq.order != order
+            if crossing > self.step and not stale:
+                break
+            heappop(crossings)
+            if not stale:
+                self._growing -= 1
+                self._growing_base_sum -= seq.decode_base
+
+
+def _order(seq: Sequence) -> int:
+    return seq.order

@@ -1,0 +1,295 @@
+"""The LLM client: an engine on its devices, as time passes for it.
+
+Time passes in stretches. A stretch is a run of like steps, known from its first step on: step k lasts t0 + k * slope.
+It ends where something changes; an arrival in the middle of it cuts it short. What a stretch has done is settled when
+it ends, in one go for all its steps.
+"""
+
+from math import sqrt
+from hermes_core.api.hardware import CompiledDeployment
+from hermes_core.api.time import FS_PER_NS, HALF_NS_FS, Femtos, Nanos, round_fs_to_ns
+from hermes_core.engine import Kernel, Phase, rank
+from hermes_core.record import Recorder
+from hermes_core.record.tables import STEPS
+from hermes_core.serving.batching import BatchPolicy
+from hermes_core.serving.queues import WaitingQueue
+from hermes_core.serving.scheduler import Owner, Scheduler
+from hermes_core.serving.sequence import Sequence
+from hermes_core.serving.settings import EngineSettings
+
+
+class LlmClient:
+    """One engine on its devices."""
+
+    __slots__ = (
+        "_add_step",
+        "_begin_fs",
+        "_blocks",
+        "_context",
+        "_e0_nj",
+        "_e_slope_nj",
+        "_end_fs",
+        "_event",
+        "_block_size",
+        "_kernel",
+        "_lag",
+        "_model",
+        "_pack_step",
+        "_rank",
+        "_seqs",
+        "_single",
+        "_slope_fs",
+        "_steps",
+        "_t0_fs",
+        "_waiting",
+        "busy_fs",
+        "decode_tokens",
+        "energy_nj",
+        "max_tokens",
+        "number",
+        "peak_running",
+        "peak_waiting",
+        "scheduler",
+        "settings",
+        "steps_done",
+    )
+
+    def __init__(
+        self,
+        *,
+        number: int,
+        kernel: Kernel,
+        compiled: CompiledDeployment,
+        settings: EngineSettings,
+        kv_blocks: int,
+        policy: BatchPolicy,
+        queue: WaitingQueue,
+        owner: Owner,
+        recorder: Recorder | None,
+        exact: bool = False,
+    ) -> None:
+        self.number = number
+        self.settings = settings
+        self.scheduler = Scheduler(
+            settings=settings,
+            kv_blocks=kv_blocks,
+            window=compiled.steps.window,
+            policy=policy,
+            queue=queue,
+            owner=owner,
+            exact=exact,
+        )
+        self.max_tokens = self.scheduler.pool.total * settings.block_size_tokens + 1
+        """The longest prompt and answer together that ever fit the KV memory: the last token needs none."""
+        self.steps_done = 0
+        self.busy_fs: Femtos = 0
+        self.energy_nj = 0
+        self.decode_tokens = 0
+        self.peak_running = 0
+        self.peak_waiting = 0
+        self._kernel = kernel
+        self._model = compiled.steps
+        self._add_step = recorder.add_step if recorder is not None else None
+        self._pack_step = STEPS.pack
+        self._single = exact or policy.every_step
+        """Whether each step is planned by itself."""
+        self._block_size = settings.block_size_tokens
+        self._lag = 1 if settings.asynchronous_scheduling else 0
+        self._rank = rank(Phase.STEP, number)
+        self._event = -1
+        """Handle of the event that ends the stretch under way, or that wakes an idle client."""
+        # The stretch under way.
+        self._steps = 0
+        """Its steps; 0 while the client is idle."""
+        self._begin_fs: Femtos = 0
+        self._end_fs: Femtos = 0
+        self._t0_fs: Femtos = 0
+        self._slope_fs: Femtos = 0
+        self._e0_nj = 0
+        self._e_slope_nj = 0
+        self._seqs = 0
+        """Sequences that decode in it."""
+        self._context = 0
+        self._waiting = 0
+        self._blocks = 0
+
+    # --- arrivals ---------------------------------------------------------------------------------------------------
+
+    def submit(self, seq: Sequence, now: Nanos) -> None:
+        """Let `seq` wait for the scheduler."""
+        scheduler = self.scheduler
+        scheduler.incoming.append(seq)
+        waiting = len(scheduler.incoming) + len(scheduler.queue)
+        if waiting > self.peak_waiting:
+            self.peak_waiting = waiting
+        steps = self._steps
+        step = scheduler.step
+        if not steps:
+            seq.visible_step = step
+            if self._event < 0:
+                # The last step may have ended half a nanosecond after the event that said so.
+                self._end_fs = max(self._end_fs, now * FS_PER_NS)
+                self._event = self._kernel.schedule(now, self._rank, self._on_boundary)
+            return
+        wanted = self._lag + (1 if steps == 1 else self._steps_ended_by(now))
+        seq.visible_step = step + wanted
+        if wanted < steps and not (scheduler.blocked and scheduler.queue.ordered_by_arrival):
+            self._cut(wanted)
+
+    def _steps_ended_by(self, now: Nanos) -> int:
+        """Return the number, from 1, of the step of the stretch that ends at or first after `now`."""
+        t0, slope = self._t0_fs, self._slope_fs
+        # A step ends at `now` or later if its end, rounded, does.
+        span = now * FS_PER_NS - HALF_NS_FS - self._begin_fs
+        if span <= t0:
+            return 1
+        if not slope:
+            return min(self._steps, -(-span // t0))
+        half = t0 - slope / 2
+        steps = int((sqrt(half * half + 2.0 * slope * span) - half) / slope)
+        while steps * t0 + slope * (steps * (steps - 1) // 2) >= span:
+            steps -= 1
+        while steps * t0 + slope * (steps * (steps - 1) // 2) < span:
+            steps += 1
+        return min(self._steps, steps)
+
+    def _cut(self, steps: int) -> None:
+        """Let the stretch under way end after `steps` of its steps."""
+        kernel = self._kernel
+        kernel.cancel(self._event)
+        self._steps = steps
+        end = self._end_fs = self._begin_fs + steps * self._t0_fs + self._slope_fs * (steps * (steps - 1) // 2)
+        self._event = kernel.schedule((end + HALF_NS_FS) // FS_PER_NS, self._rank, self._on_boundary)
+
+    # --- what others may ask ----------------------------------------------------------------------------------------
+
+    @property
+    def streams(self) -> int:
+        """Sequences that are admitted, and so hold a stream open."""
+        return len(self.scheduler.running)
+
+    def tokens_given(self, seq: Sequence) -> int:
+        """Return how many tokens a sequence that has not ended has given in the steps that are settled."""
+        if seq.leave_step >= 0:
+            return seq.decode_base + self.scheduler.batch.step - seq.prompt_tokens + 1
+        return seq.generated
+
+    def close(self, now: Nanos) -> None:
+        """Settle the whole steps that have ended by `now`, and stop."""
+        if not self._steps:
+            return
+        ended = self._steps_ended_by(now)
+        if round_fs_to_ns(self._begin_fs + ended * self._t0_fs + self._slope_fs * (ended * (ended - 1) // 2)) > now:
+            ended -= 1
+        if ended:
+            self._cut(ended)
+            self._settle()
+        self._steps = 0
+
+    # --- between stretches ------------------------------------------------------------------------------------------
+
+    def _on_boundary(self, now: Nanos) -> None:
+        self._event = -1
+        if self._steps:
+            self._settle()
+        else:
+            self.scheduler.now_ns = now
+        self._launch()
+
+    def _settle(self) -> None:
+        """Account for the steps of the stretch that has ended."""
+        steps = self._steps
+        scheduler = self.scheduler
+        first = scheduler.step
+        seqs = self._seqs
+        begin, end = self._begin_fs, self._end_fs
+        energy = steps * self._e0_nj + self._e_slope_nj * (steps * (steps - 1) // 2)
+        scheduler.step = first + steps
+        self.steps_done += steps
+        self.energy_nj += energy
+        self.busy_fs += end - begin
+        self.decode_tokens += seqs * steps
+        if self._add_step is not None:
+            prompts = tokens = 0
+            if scheduler.chunks:
+                prompts, tokens = scheduler.shape.prefill_seqs, scheduler.shape.prefill_tokens
+            self._add_step(
+                self._pack_step(
+                    self.number, first, steps, begin // FS_PER_NS, begin % FS_PER_NS, self._t0_fs, self._slope_fs, seqs, self._context,
+                    prompts, tokens, self._waiting, self._blocks, energy,
+                )
+            )  # fmt: skip
+        self._steps = 0
+        scheduler.now_ns = (end + HALF_NS_FS) // FS_PER_NS
+        scheduler.settle(steps)
+
+    def _launch(self) -> None:
+        """Begin the next stretch; without work the client falls idle."""
+        scheduler = self.scheduler
+        begin = self._begin_fs = self._end_fs
+        scheduler.plan()
+        running = len(scheduler.running)
+        if running > self.peak_running:
+            self.peak_running = running
+        count = scheduler.batch.count
+        slope = 0
+        if scheduler.chunks:
+            shape = scheduler.shape
+            if count and scheduler.decode:
+                shape.decode_seqs = count
+                shape.decode_context, shape.decode_windowed, _ = scheduler.batch.sums()
+                shape.sampled_seqs += count
+            else:
+                count = shape.decode_seqs = shape.decode_context = shape.decode_windowed = 0
+            self._context = shape.decode_context
+            t0, self._e0_nj = self._model.step(shape)
+            self._e_slope_nj = 0
+            steps = 1
+        elif count:
+            context, windowed, growing, alike = scheduler.batch.outlook()
+            t0, slope, valid, self._e0_nj, self._e_slope_nj = self._model.decode_run(count, context, windowed, growing)
+            self._context = context
+            steps = self._steps_planned(alike if alike < valid else valid)
+        else:
+            self._fall_idle()
+            return
+        self._seqs = count
+        self._t0_fs = t0
+        self._slope_fs = slope
+        self._waiting = len(scheduler.queue) + len(scheduler.incoming)
+        self._blocks = scheduler.pool.total - scheduler.pool.available
+        self._steps = steps
+        end = self._end_fs = begin + steps * t0 + slope * (steps * (steps - 1) // 2)
+        self._event = self._kernel.schedule((end + HALF_NS_FS) // FS_PER_NS, self._rank, self._on_boundary)
+
+    def _steps_planned(self, steps: int) -> int:
+        """Return for how many of the next `steps` like steps the plan holds."""
+        scheduler = self.scheduler
+        if self._single or scheduler.preempted:
+            return 1
+        incoming = scheduler.incoming
+        if incoming:
+            if scheduler.leaving:
+                return 1
+            seen = incoming[0].visible_step - scheduler.step
+            if seen < steps and not (scheduler.blocked and scheduler.queue.ordered_by_arrival):
+                steps = seen
+        elif scheduler.leaving and scheduler.blocked:
+            return 1
+        available = scheduler.pool.available
+        if scheduler.batch.count * (steps // self._block_size + 1) > available:
+            # The first step has its blocks already.
+            steps = 1 + scheduler.batch.steps_within(steps - 1, available)
+        return steps
+
+    def _fall_idle(self) -> None:
+        """Nothing runs. An idle engine sees newcomers, and what was freed, at once."""
+        scheduler = self.scheduler
+        again = bool(scheduler.incoming) or scheduler.preempted or (bool(scheduler.leaving) and scheduler.blocked)
+        scheduler.free_leaving()
+        for seq in scheduler.incoming:
+            seq.visible_step = scheduler.step
+        if again:
+            self._launch()
+        elif scheduler.queue:
+            raise AssertionError("a request waits for an idle engine: it should have been refused at the door")

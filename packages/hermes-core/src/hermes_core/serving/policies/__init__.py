@@ -1,0 +1,1 @@
+"""Batching policies, one module each (entry-point group hermes.batch_policies)."""

@@ -1,0 +1,361 @@
+"""The scheduler of an LLM engine: who waits, who runs, who holds which memory.
+
+It knows nothing of time but the numbers of steps. Between two stretches the client lets it settle what has been done
+and plan the next step, for which it asks a batching policy.
+"""
+
+from collections import deque
+from typing import Protocol
+
+from hermes_core.api.hardware import StepShape
+from hermes_core.api.time import Nanos
+from hermes_core.serving.batching import BatchPolicy
+from hermes_core.serving.blocks import BlockPool
+from hermes_core.serving.decode_batch import AggregateBatch, DecodeBatch
+from hermes_core.serving.exact_batch import ExactBatch
+from hermes_core.serving.queues import WaitingQueue
+from hermes_core.serving.request import FINISHED
+from hermes_core.serving.sequence import Segments, Sequence
+from hermes_core.serving.settings import EngineSettings
+
+
+class Owner(Protocol):
+    """Whom an engine tells what became of the jobs it was given."""
+
+    def first_token(self, seq: Sequence, now: Nanos, streams: int) -> None:
+        """`seq` has given its first token; `streams` sequences were admitted at that time."""
+        ...
+
+    def job_ended(self, seq: Sequence, now: Nanos, last_step: int, streams: int, status: int) -> None:
+        """`seq` has left the engine."""
+        ...
+
+
+class Scheduler:
+    """Queue, running sequences and KV blocks of one engine. Implements `hermes_core.serving.batching.Batch`."""
+
+    def __init__(
+        self,
+        *,
+        settings: EngineSettings,
+        kv_blocks: int,
+        window: int,
+        policy: BatchPolicy,
+        queue: WaitingQueue,
+        owner: Owner,
+        exact: bool,
+    ) -> None:
+        self.settings = settings
+        self.step = 0
+        """Number of the step that is planned next."""
+        self.now_ns = 0
+        """When it begins, which is when the last one ended."""
+        self.decode = True
+        self.preempted = False
+        self.prefilling: list[Sequence] = []
+        self.chunks: list[Sequence] = []
+        """Prompts in the step under way."""
+        self.shape = StepShape()
+        """What these prompts add to the step; its decode fields are the client's."""
+        self.incoming: deque[Sequence] = deque()
+        """Arrived, not yet seen: their `visible_step` is to come."""
+        self.leaving: list[Sequence] = []
+        """Ended, slots and blocks not free yet: the step after is already planned."""
+        self.blocked = False
+        """The head of the queue cannot enter until something is freed."""
+        self.queue = queue
+        batch_type = ExactBatch if exact else AggregateBatch
+        self.batch: DecodeBatch = batch_type(settings.block_size_tokens, window)
+        # One block is vLLM's null block, which no sequence can use.
+        self.pool = BlockPool(max(0, kv_blocks - 1), settings.block_size_tokens, caching=settings.prefix_caching)
+        self.running: dict[int, Sequence] = {}
+        """Admitted sequences by the number of their admission: the running list in its order."""
+        self.prefill_tokens = 0
+        self.cached_tokens = 0
+        self.preemptions = 0
+        self._policy = policy
+        self._owner = owner
+        self._window = window
+        self._block_size = settings.block_size_tokens
+        self._delayed = settings.asynchronous_scheduling
+        self._max_seqs = settings.max_num_seqs
+        self._reserve_full_output = settings.reservation == "full_output"
+        self._admissions = 0
+        self._demand_taken = False
+        """Whether the blocks that the decoding members need in the step that is planned are allocated."""
+        self._promised = 0
+        """With full-output reservation: blocks that the running sequences will hold at their ends."""
+
+    # --- after a stretch --------------------------------------------------------------------------------------------
+
+    def settle(self, steps: int) -> None:
+        """Account for `steps` steps that have been done: sequences give tokens and come to their ends."""
+        if self.leaving:
+            self.free_leaving()
+        batch = self.batch
+        if batch.count and self.decode:
+            needed = batch.advance(steps)
+            if needed:
+                self.pool.allocate(needed)
+            if batch.next_leave < batch.step:
+                for seq in batch.pop_finished():
+                    self._end(seq)
+        if self.chunks:
+            self._settle_chunks()
+
+    def _settle_chunks(self) -> None:
+        """Move prompts that are complete to the decoding batch."""
+        batch = self.batch
+        for seq in self.chunks:
+            if seq.computed < seq.target or seq.order < 0:
+                continue
+            generated = seq.generated = seq.generated + 1
+            if generated == 1:
+                seq.first_token_ns = self.now_ns
+                seq.first_step = self.step - 1
+                self._owner.first_token(seq, self.now_ns, len(self.running))
+            left = seq.output_tokens - generated
+            if left:
+                seq.decode_base = seq.target - batch.step
+                seq.leave_step = batch.step + left - 1
+                batch.add(seq)
+            else:
+                self._end(seq)
+        self.chunks.clear()
+
+    def _end(self, seq: Sequence) -> None:
+        """Let a sequence go that has given all its tokens."""
+        seq.generated = seq.output_tokens
+        del self.running[seq.order]
+        if self._delayed:
+            self.leaving.append(seq)
+        else:
+            self._free(seq, seq.prompt_tokens + seq.output_tokens - 1)
+        self._owner.job_ended(seq, self.now_ns, self.step - 1, len(self.running), FINISHED)
+
+    def free_leaving(self) -> None:
+        """Free what the sequences hold that ended a step ago."""
+        for seq in self.leaving:
+            self._free(seq, seq.prompt_tokens + seq.generated - 1)
+        self.leaving.clear()
+
+    def _free(self, seq: Sequence, context: int) -> None:
+        """Give back the blocks of a sequence that holds the KV of `context` tokens; they stay findable."""
+        size = self._block_size
+        pool = self.pool
+        held = -(-context // size)
+        path = seq.path
+        if path is not None:
+            if context > seq.prompt_tokens and seq.output_segment != -1 and len(path) == len(seq.segments or ()):
+                pool.append(path, seq.output_segment, seq.prompt_tokens, seq.output_tokens)
+            seq.shared += pool.publish(path, context)
+        pool.free(held - seq.shared, 1 if context % size else 0)
+        if path is not None:
+            pool.release_path(path)
+            seq.path = None
+            seq.shared = 0
+        if self._reserve_full_output:
+            self._promised -= self._final_blocks(seq)
+
+    # --- planning ---------------------------------------------------------------------------------------------------
+
+    def plan(self) -> None:
+        """Decide what the next step works on."""
+        self.decode = True
+        self.preempted = self._demand_taken = False
+        incoming = self.incoming
+        queue = self.queue
+        if incoming:
+            step = self.step
+            while incoming and incoming[0].visible_step <= step:
+                queue.push(incoming.popleft())
+        batch = self.batch
+        if batch.count:
+            needed = batch.demand()
+            if needed:
+                if needed > self.pool.available:
+                    needed = self._make_room(needed)
+                self.pool.allocate(needed)
+            self._demand_taken = True
+        if queue or self.prefilling or self._policy.every_step:
+            self._policy.plan(self)
+            if not self.decode and batch.count:
+                # The decoding members stand still: what was taken for them is given back.
+                self.pool.take_back(batch.demand())
+            self.blocked = bool(queue)
+        else:
+            self.blocked = False
+
+    def _make_room(self, needed: int) -> int:
+        """Preempt from the end of the running list until the decoding members find `needed` blocks.
+
+        Returns how many blocks those that are left need.
+        """
+        size = self._block_size
+        while needed > self.pool.available:
+            victim = self.running[next(reversed(self.running))]
+            if victim.leave_step >= 0 and (victim.decode_base + self.batch.step) % size == 0:
+                needed -= 1
+            self._preempt(victim)
+        return needed
+
+    def _preempt(self, seq: Sequence) -> None:
+        """Take all blocks from a running sequence and put it back to wait; it will compute its tokens again."""
+        self.preempted = True
+        self.preemptions += 1
+        seq.preemptions += 1
+        del self.running[seq.order]
+        batch = self.batch
+        if seq.leave_step >= 0:
+            context = seq.decode_base + batch.step
+            batch.remove(seq)
+            seq.generated = context - seq.prompt_tokens + 1
+            if self._demand_taken and context % self._block_size == 0:
+                self.pool.take_back(1)
+        else:
+            context = seq.computed
+            self.prefilling.remove(seq)
+        if self.pool.caching and seq.path is None:
+            # Nobody else knows this prompt, but it may find its own blocks again.
+            seq.segments = ((-2 - seq.request.request_id, seq.prompt_tokens + seq.output_tokens),)
+            self.pool.acquire(seq, seq.segments, 0)
+        elif seq.output_segment == -1:
+            seq.output_segment = -2 - seq.request.request_id
+        self._free(seq, context)
+        seq.order = -1
+        seq.computed = 0
+        seq.target = seq.prompt_tokens + seq.generated
+        self.queue.put_back(seq)
+
+    # --- what the policy may do: hermes_core.serving.batching.Batch ---------------------------------------------------
+
+    @property
+    def decode_seqs(self) -> int:
+        """Sequences that decode."""
+        return self.batch.count
+
+    def waiting(self) -> Sequence | None:
+        """Return who is next in the queue and may enter this step."""
+        if not self.queue or len(self.running) + len(self.leaving) >= self._max_seqs:
+            return None
+        return self.queue.head()
+
+    def uncached(self, seq: Sequence) -> int:
+        """Return how many tokens of a waiting sequence's prompt the prefix cache does not hold."""
+        return seq.target - self._hit(seq, self._segments_of(seq))[0] * self._block_size
+
+    def admit(self, max_tokens: int) -> int:
+        """Admit the head of the queue with up to `max_tokens` of its prompt; 0 if its KV does not fit."""
+        queue = self.queue
+        seq = queue.head()
+        pool = self.pool
+        size = self._block_size
+        target = seq.target
+        if seq.segments is None:
+            segments, hit, idle = None, 0, 0
+        else:
+            segments = self._segments_of(seq)
+            hit, idle = self._hit(seq, segments)
+        cached = hit * size
+        tokens = target - cached
+        if tokens > max_tokens:
+            tokens = max_tokens
+        blocks = -(-(cached + tokens) // size) - hit
+        if not self._has_room(seq, blocks, hit, idle):
+            return 0
+        queue.pop()
+        if segments is not None:
+            pool.acquire(seq, segments, hit)
+        pool.allocate(blocks)
+        seq.shared = hit
+        seq.order = order = self._admissions
+        self._admissions = order + 1
+        self.running[order] = seq
+        if seq.start_ns < 0:
+            seq.start_ns = self.now_ns
+            seq.cached_tokens = cached
+            self.cached_tokens += cached
+        self._schedule(seq, cached, tokens)
+        if seq.computed < target:
+            self.prefilling.append(seq)
+        return tokens
+
+    def _has_room(self, seq: Sequence, blocks: int, hit: int, idle: int) -> bool:
+        """Return whether the memory policy lets a sequence in that needs `blocks` now and has found `hit`."""
+        settings = self.settings
+        free = self.pool.available - idle
+        if settings.reserve_full_prompt:
+            blocks = -(-seq.target // self._block_size) - hit
+        if settings.watermark and self.running:
+            free -= int(settings.watermark * self.pool.total)
+        if blocks > free:
+            return False
+        if self._reserve_full_output:
+            final = self._final_blocks(seq)
+            if self._promised + final > self.pool.total:
+                return False
+            self._promised += final
+        return True
+
+    def extend(self, seq: Sequence, max_tokens: int) -> int:
+        """Work on up to `max_tokens` more of an admitted prompt, preempting from the end of the running list."""
+        size = self._block_size
+        pool = self.pool
+        computed = seq.computed
+        tokens = min(seq.target - computed, max_tokens)
+        blocks = -(-(computed + tokens) // size) - -(-computed // size)
+        while blocks > pool.available:
+            victim = self.running[next(reversed(self.running))]
+            self._preempt(victim)
+            if victim is seq:
+                return 0
+        pool.allocate(blocks)
+        self._schedule(seq, computed, tokens)
+        if seq.computed >= seq.target:
+            self.prefilling.remove(seq)
+        return tokens
+
+    def _schedule(self, seq: Sequence, computed: int, tokens: int) -> None:
+        """Put `tokens` of a prompt, of which `computed` are done, into the step that is planned."""
+        shape = self.shape
+        if not self.chunks:
+            shape.prefill_seqs = shape.prefill_tokens = shape.prefill_context = 0
+            shape.prefill_pairs2 = shape.prefill_windowed_pairs2 = shape.sampled_seqs = 0
+        self.chunks.append(seq)
+        end = seq.computed = computed + tokens
+        shape.prefill_seqs += 1
+        shape.prefill_tokens += tokens
+        shape.prefill_context += end
+        pairs2 = tokens * (2 * computed + tokens + 1)
+        shape.prefill_pairs2 += pairs2
+        window = self._window
+        if window and end > window:
+            # Queries before position `window` see all keys before them, the others `window` keys.
+            below = max(0, window - computed)
+            pairs2 = below * (2 * computed + below + 1) + 2 * (tokens - below) * window
+        shape.prefill_windowed_pairs2 += pairs2
+        if end >= seq.target:
+            shape.sampled_seqs += 1
+        self.prefill_tokens += tokens
+        if seq.path is not None:
+            seq.shared += self.pool.publish(seq.path, end)
+
+    def _segments_of(self, seq: Sequence) -> Segments | None:
+        segments = seq.segments
+        if segments is None or not self.pool.caching:
+            return None
+        if seq.target > seq.prompt_tokens and seq.output_segment != -1 and segments[0][0] >= 0:
+            return (*segments, (seq.output_segment, seq.output_tokens))
+        return segments
+
+    def _hit(self, seq: Sequence, segments: Segments | None) -> tuple[int, int]:
+        """Return the blocks found in the prefix cache, and how many of them nobody holds.
+
+        The last token is always computed, to get its logits: vLLM looks up the blocks of all tokens but one.
+        """
+        if segments is None:
+            return 0, 0
+        return self.pool.lookup(segments, (seq.target - 1) // self._block_size)
+
+    def _final_blocks(self, seq: Sequence) -> int:
+        return -(-(seq.prompt_tokens + seq.output_tokens - 1) // self._block_size)

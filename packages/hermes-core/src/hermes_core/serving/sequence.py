@@ -1,0 +1,84 @@
+"""A sequence: one prompt and its answer, as an LLM engine sees it."""
+
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from hermes_core.serving.blocks import PrefixNode
+    from hermes_core.serving.request import Request
+
+Segments: TypeAlias = tuple[tuple[int, int], ...]
+"""(segment id, tokens) from the start of the prompt."""
+
+
+class Sequence:
+    """A prompt of `prompt_tokens` of which `output_tokens` are to be generated.
+
+    Tokens are counted as the engine counts them: the step that ends the prompt gives the first token, each further
+    token takes one decoding step, and the KV of the last token is never computed. So a sequence that has given g
+    tokens holds the KV of prompt_tokens + g - 1 tokens.
+    """
+
+    __slots__ = (
+        "blocks",
+        "cached_tokens",
+        "computed",
+        "deadline_ns",
+        "decode_base",
+        "enqueue_ns",
+        "first_step",
+        "first_token_ns",
+        "generated",
+        "leave_step",
+        "order",
+        "output_segment",
+        "output_tokens",
+        "path",
+        "preemptions",
+        "priority",
+        "prompt_tokens",
+        "request",
+        "segments",
+        "shared",
+        "start_ns",
+        "target",
+        "tenant",
+        "visible_step",
+    )
+
+    def __init__(self, request: "Request", prompt_tokens: int, output_tokens: int, enqueue_ns: int) -> None:
+        self.request = request
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.enqueue_ns = enqueue_ns
+        self.start_ns = -1
+        """First scheduled."""
+        self.first_token_ns = -1
+        self.first_step = -1
+        self.target = prompt_tokens
+        """Tokens whose KV must be computed before it decodes: the prompt, after a preemption what it had given too."""
+        self.computed = 0
+        """Tokens of these that are computed, or found in the prefix cache."""
+        self.generated = 0
+        """Tokens given until it was last preempted, or joined the decoding batch."""
+        self.cached_tokens = 0
+        """Found in the prefix cache at first admission."""
+        self.preemptions = 0
+        self.order = -1
+        """Number of its admission: the place in the running list."""
+        self.visible_step = 0
+        """First step it can be part of."""
+        self.blocks = 0
+        """KV blocks it holds while its prompt is worked on; once it decodes, its context says how many."""
+        self.shared = 0
+        """Of the blocks it holds, those that belong to nodes of its path."""
+        self.leave_step = -1
+        """Decoding step that gives its last token; -1 while it does not decode."""
+        self.decode_base = 0
+        """While it decodes, its context is decode_base + the number of the decoding step."""
+        self.segments: Segments | None = None
+        self.output_segment = -1
+        self.path: list[PrefixNode] | None = None
+        """Its nodes in the prefix cache, while it holds them."""
+        self.priority = 0
+        self.deadline_ns = 0
+        self.tenant = 0

@@ -1,0 +1,120 @@
+"""The equivalence law: walking step by step gives the same records as jumping over stretches."""
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hermes_core.serving.settings import EngineSettings
+from hermes_core.testing import AffineStepModel, ScriptedSource, Simulated, simulate, small_plan
+
+POLICIES = ["chunked", "continuous", "mixed", "static"]
+
+
+@st.composite
+def engines(draw):
+    block = draw(st.sampled_from([1, 4, 16]))
+    return EngineSettings(
+        batching=draw(st.sampled_from(POLICIES)),
+        queue=draw(st.sampled_from(["fcfs", "shortest_prompt", "priority", "fair", "deadline"])),
+        max_num_seqs=draw(st.integers(1, 12)),
+        max_num_batched_tokens=draw(st.integers(16, 300)),
+        block_size_tokens=block,
+        kv_blocks=draw(st.integers(2, 60)) * (16 // block) + 1,
+        prefix_caching=draw(st.booleans()),
+        long_prefill_token_threshold=draw(st.sampled_from([0, 7, 64])),
+        reserve_full_prompt=draw(st.booleans()),
+        watermark=draw(st.sampled_from([0.0, 0.01, 0.2])),
+        reservation=draw(st.sampled_from(["on_demand", "full_output"])),
+        asynchronous_scheduling=draw(st.booleans()),
+    )
+
+
+@st.composite
+def sources(draw):
+    n = draw(st.integers(1, 40))
+    gap = draw(st.sampled_from([0, 1_000_000, 30_000_000, 1_000_000_000]))
+    rng = np.random.default_rng(draw(st.integers(0, 1 << 30)))
+    arrivals = np.cumsum(rng.integers(0, gap + 1, n))
+    longest = draw(st.sampled_from([3, 40, 300]))
+    prompts = rng.integers(1, longest + 1, n)
+    outputs = rng.integers(1, longest + 1, n)
+    columns = {
+        "priority": rng.integers(0, 3, n).tolist(),
+        "tenant": rng.integers(0, 2, n).tolist(),
+        "deadline_ns": (rng.integers(0, 3, n) * 100_000_000).tolist(),
+    }
+    segments = None
+    if draw(st.booleans()):
+        # A few documents, each with one length, in front of a text of one's own.
+        lengths = rng.integers(1, 60, 4)
+        segments, sizes = [], []
+        for i, own in enumerate(prompts.tolist()):
+            head = [(int(d), int(lengths[d])) for d in rng.choice(4, size=rng.integers(0, 4), replace=False)]
+            segments.append([*head, (100 + i, own)] if rng.random() < 0.8 else head or [(100 + i, own)])
+            sizes.append(sum(tokens for _, tokens in segments[-1]))
+        prompts = np.array(sizes)
+        columns["output_segment_id"] = [1000 + i if rng.random() < 0.5 else -1 for i in range(n)]
+    if draw(st.booleans()):
+        columns["after_request"] = [int(rng.integers(0, i)) if i and rng.random() < 0.3 else -1 for i in range(n)]
+        columns["think_ns"] = rng.integers(0, 50_000_000, n).tolist()
+    rows = list(zip(arrivals.tolist(), prompts.tolist(), outputs.tolist(), strict=True))
+    return ScriptedSource(rows, columns, segments, tenants=("a", "b"), rows_a_batch=draw(st.sampled_from([3, 1000])))
+
+
+@st.composite
+def models(draw):
+    return AffineStepModel(
+        base_fs=draw(st.sampled_from([1_000_003, 5_000_000_000_007, 4_999_999_500_000])),
+        per_seq_fs=draw(st.sampled_from([0, 1, 20_000_000_001])),
+        per_context_fs=draw(st.sampled_from([0, 1, 40_000_001])),
+        regime_tokens=draw(st.sampled_from([1 << 62, 50, 400])),
+        window=draw(st.sampled_from([0, 5, 64])),
+    )
+
+
+def expanded(run: Simulated) -> list[tuple[int, ...]]:
+    """The step table, one row a step; `waiting` is left out: it is told at the start of a stretch only."""
+    steps = run.table("steps")
+    rows = []
+    for row in zip(*(steps[name].tolist() for name in steps), strict=True):
+        one = dict(zip(steps, row, strict=True))
+        at = one["start_ns"] * 1_000_000 + one["start_rem_fs"]
+        for k in range(one["steps"]):
+            duration = one["t0_fs"] + k * one["slope_fs"]
+            context = one["decode_context"] + k * one["decode_seqs"]
+            rows.append(
+                (one["client"], one["first_step"] + k, at, duration, one["decode_seqs"], context, one["prefill_tokens"])
+            )
+            at += duration
+    return sorted(rows)
+
+
+def totals(run: Simulated) -> list[bytes]:
+    return [client.SerializeToString(deterministic=True) for client in run.outcome.trailer.clients]
+
+
+def assert_alike(fast: Simulated, exact: Simulated) -> None:
+    for name in ("requests", "stage_jobs"):
+        left, right = fast.table(name), exact.table(name)
+        for column in left:
+            np.testing.assert_array_equal(left[column], right[column], err_msg=f"{name}.{column}")
+    assert expanded(fast) == expanded(exact)
+    assert totals(fast) == totals(exact)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    engine=engines(),
+    source=sources(),
+    model=models(),
+    clients=st.integers(1, 3),
+    router=st.sampled_from(["round_robin", "least_outstanding", "least_tokens", "random"]),
+    duration=st.sampled_from([None, 0, 1_234_567_891]),
+)
+def test_exact_mode_gives_the_same_record(engine, source, model, clients, router, duration):
+    plan = small_plan(engine, clients=clients, router=router, duration_ns=duration)
+    fast = simulate(plan, source, model)
+    exact = simulate(replace(plan, exact=True), source, model)
+    assert_alike(fast, exact)
