@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hermes_workload.batch import BATCH_ROWS, Ints
 from hermes_workload.fields import Section, choose
-from hermes_workload.intensity import INTENSITIES, Intensity, Piece
+from hermes_workload.intensity import INTENSITIES, Intensity, Pieces
 from hermes_workload.sizes import read_probabilities
 
 NS_PER_S: Final = 1_000_000_000
@@ -168,8 +168,8 @@ class Modulated:
         passed = 0.0
         while True:
             target = passed + np.cumsum(self.gaps(rng, BATCH_ROWS))
-            while window.end_mass <= target[-1] and (piece := next(pieces, None)) is not None:
-                window.append(piece)
+            while window.end_mass <= target[-1] and (fresh := next(pieces, None)) is not None:
+                window.append(fresh)
             inside = target[: np.searchsorted(target, window.end_mass)]
             if len(inside):
                 yield window.times_at(inside)
@@ -181,39 +181,38 @@ class Modulated:
 class _Window:
     """The pieces of the rate that arrivals still fall into, with the integral of the rate up to each."""
 
-    __slots__ = ("end_mass", "end_ns", "mass", "rates_per_ns", "starts_ns")
+    __slots__ = ("edges_ns", "mass", "rates_per_ns")
 
     def __init__(self) -> None:
-        self.starts_ns: list[int] = []
-        self.rates_per_ns: list[float] = []
-        self.mass: list[float] = []
-        self.end_ns = 0
-        self.end_mass = 0.0
+        self.edges_ns = np.zeros(1, dtype=np.int64)  # where each piece starts, and where the last ends
+        self.mass = np.zeros(1)  # the integral of the rate up to there
+        self.rates_per_ns = np.zeros(0)
 
-    def append(self, piece: Piece) -> None:
-        """Add the next piece."""
-        rate = piece.rate_per_s / NS_PER_S
-        self.starts_ns.append(self.end_ns)
-        self.rates_per_ns.append(rate)
-        self.mass.append(self.end_mass)
-        self.end_ns += piece.duration_ns
-        self.end_mass += rate * piece.duration_ns
+    @property
+    def end_mass(self) -> float:
+        """The integral up to the end of the last piece."""
+        return float(self.mass[-1])
+
+    def append(self, pieces: Pieces) -> None:
+        """Add the next pieces."""
+        rates = pieces.rates_per_s / NS_PER_S
+        self.edges_ns = np.append(self.edges_ns, self.edges_ns[-1] + np.cumsum(pieces.durations_ns))
+        self.mass = np.append(self.mass, self.mass[-1] + np.cumsum(rates * pieces.durations_ns))
+        self.rates_per_ns = np.append(self.rates_per_ns, rates)
 
     def times_at(self, target: Floats) -> Ints:
         """Return when the integral reaches each of `target` (sorted, below `end_mass`)."""
-        starts = np.array([*self.starts_ns, self.end_ns])
-        at = np.searchsorted(np.array(self.mass), target, side="right") - 1
-        offsets = (target - np.array(self.mass)[at]) / np.array(self.rates_per_ns)[at]
-        times: Ints = np.minimum(starts[at] + np.floor(offsets).astype(np.int64), starts[at + 1])
+        at = np.searchsorted(self.mass, target, side="right") - 1
+        offsets = (target - self.mass[at]) / self.rates_per_ns[at]
+        times: Ints = np.minimum(self.edges_ns[at] + np.floor(offsets).astype(np.int64), self.edges_ns[at + 1])
         return times
 
     def trim(self, target: float) -> float:
         """Forget the pieces before the one that holds `target`; return `target` measured from that one's start."""
-        first = int(np.searchsorted(np.array(self.mass), target, side="right")) - 1
-        origin = self.mass[first]
-        del self.starts_ns[:first], self.rates_per_ns[:first], self.mass[:first]
-        self.mass = [mass - origin for mass in self.mass]
-        self.end_mass -= origin
+        first = int(np.searchsorted(self.mass, target, side="right")) - 1
+        origin = float(self.mass[first])
+        self.edges_ns, self.rates_per_ns = self.edges_ns[first:], self.rates_per_ns[first:]
+        self.mass = self.mass[first:] - origin
         return target - origin
 
 

@@ -7,24 +7,33 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from hermes_workload.batch import Ints
 from hermes_workload.fields import Section
+from hermes_workload.sizes import Floats
 
 STEPS_PER_PERIOD = 1440
 """Pieces a diurnal period is cut into: one a minute for a day. Each piece has the exact mean of the curve."""
 
 
-class Piece(NamedTuple):
-    """A stretch of constant rate."""
+PIECES_AT_ONCE = 256
+"""Pieces that are drawn together."""
 
-    duration_ns: int
-    rate_per_s: float
+LONG_NS = 3_600_000_000_000
+"""Length of the pieces of a rate that no longer changes."""
+
+
+class Pieces(NamedTuple):
+    """Consecutive stretches of constant rate."""
+
+    durations_ns: Ints
+    rates_per_s: Floats
 
 
 class Intensity(Protocol):
     """A rate over time, as consecutive pieces from time 0. Endless unless the process ends."""
 
-    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:
-        """Yield the pieces; some piece within any finite stretch has a positive rate."""
+    def pieces(self, rng: np.random.Generator) -> Iterator[Pieces]:
+        """Yield the pieces, some at a time; some piece within any finite stretch has a positive rate."""
         ...
 
 
@@ -40,18 +49,14 @@ class Diurnal:
     period_ns: int
     phase: float = 0.0
 
-    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:  # noqa: ARG002 - nothing is drawn
+    def pieces(self, rng: np.random.Generator) -> Iterator[Pieces]:  # noqa: ARG002 - nothing is drawn
         """Yield the mean rate of each 1/1440 of the period."""
         swing = (self.peak_to_trough - 1) / (self.peak_to_trough + 1)
         angles = 2 * math.pi * (np.arange(STEPS_PER_PERIOD + 1) / STEPS_PER_PERIOD + self.phase)
         means = 1 - swing * np.diff(np.cos(angles)) * STEPS_PER_PERIOD / (2 * math.pi)
-        edges = [self.period_ns * step // STEPS_PER_PERIOD for step in range(STEPS_PER_PERIOD + 1)]
-        period = [
-            Piece(edges[step + 1] - edges[step], self.rate_per_s * float(means[step]))
-            for step in range(STEPS_PER_PERIOD)
-        ]
+        edges = np.array([self.period_ns * step // STEPS_PER_PERIOD for step in range(STEPS_PER_PERIOD + 1)])
         while True:
-            yield from period
+            yield Pieces(np.diff(edges), self.rate_per_s * means)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +66,11 @@ class Curve:
     rates_per_s: tuple[float, ...]
     step_ns: int
 
-    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:  # noqa: ARG002 - nothing is drawn
+    def pieces(self, rng: np.random.Generator) -> Iterator[Pieces]:  # noqa: ARG002 - nothing is drawn
         """Yield the rates, cyclically."""
+        rates = np.array(self.rates_per_s)
         while True:
-            for rate in self.rates_per_s:
-                yield Piece(self.step_ns, rate)
+            yield Pieces(np.full(len(rates), self.step_ns), rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +82,12 @@ class Spike:
     for_ns: int
     factor: float
 
-    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:  # noqa: ARG002 - nothing is drawn
-        """Yield before, during, and after in pieces of the spike's length."""
-        if self.at_ns:
-            yield Piece(self.at_ns, self.rate_per_s)
-        yield Piece(self.for_ns, self.rate_per_s * self.factor)
+    def pieces(self, rng: np.random.Generator) -> Iterator[Pieces]:  # noqa: ARG002 - nothing is drawn
+        """Yield before and during, then after without end."""
+        rates = self.rate_per_s * np.array([1.0, self.factor])
+        yield Pieces(np.array([self.at_ns, self.for_ns]), rates)
         while True:
-            yield Piece(self.for_ns, self.rate_per_s)
+            yield Pieces(np.array([LONG_NS]), rates[:1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +107,18 @@ class Mmpp:
         pairs = zip(self.rates_per_s, self.mean_dwell_ns, strict=True)
         return sum(rate * dwell for rate, dwell in pairs) / sum(self.mean_dwell_ns)
 
-    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:
+    def pieces(self, rng: np.random.Generator) -> Iterator[Pieces]:
         """Yield the states as they are visited."""
-        states = len(self.rates_per_s)
-        shares = np.cumsum(np.array(self.mean_dwell_ns, dtype=np.float64))
+        states, means, rates = len(self.rates_per_s), np.array(self.mean_dwell_ns), np.array(self.rates_per_s)
+        shares = np.cumsum(means.astype(np.float64))
         state = min(int(np.searchsorted(shares, rng.random() * shares[-1], side="right")), states - 1)
         while True:
-            dwell = 1 + int(rng.standard_exponential() * self.mean_dwell_ns[state])
-            yield Piece(dwell, self.rates_per_s[state])
-            if states > 1:
-                state = (state + 1 + int(rng.integers(states - 1))) % states
+            moves = 1 + rng.integers(states - 1, size=PIECES_AT_ONCE) if states > 1 else np.zeros(PIECES_AT_ONCE, int)
+            after = (state + np.cumsum(moves)) % states
+            visited = np.append(state, after[:-1])
+            state = int(after[-1])
+            dwell = 1 + np.floor(rng.standard_exponential(PIECES_AT_ONCE) * means[visited]).astype(np.int64)
+            yield Pieces(dwell, rates[visited])
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +135,18 @@ class Drift:
     memory_ns: int
     step_ns: int
 
-    def pieces(self, rng: np.random.Generator) -> Iterator[Piece]:
+    def pieces(self, rng: np.random.Generator) -> Iterator[Pieces]:
         """Yield one rate a step."""
         keep = math.exp(-self.step_ns / self.memory_ns)
         fresh = math.sqrt(1 - keep * keep)
         level = float(rng.standard_normal())
         while True:
-            yield Piece(self.step_ns, self.rate_per_s * math.exp(self.sigma * level - self.sigma**2 / 2))
-            level = keep * level + fresh * float(rng.standard_normal())
+            levels = []
+            for shock in rng.standard_normal(PIECES_AT_ONCE).tolist():
+                levels.append(level)
+                level = keep * level + fresh * shock
+            rates = self.rate_per_s * np.exp(self.sigma * np.array(levels) - self.sigma**2 / 2)
+            yield Pieces(np.full(PIECES_AT_ONCE, self.step_ns), rates)
 
 
 def diurnal(section: Section) -> Intensity:

@@ -67,8 +67,8 @@ class Survey:
     """Facts of a stream. Times in ns, sizes in tokens.
 
     `counts` holds the arrivals in each `RESOLUTION_NS`; `prompt_counts[n]` how many prompts have n tokens; `pairs` the
-    (kept) prompts and outputs; `times` the first million arrivals; `shared_tokens` the prompt tokens in leading segments
-    that an earlier prompt had, which is what a prefix cache without limits could save. Requests that wait for others
+    (kept) prompts and outputs; `times` the first million arrivals; `shared_tokens` the prompt tokens in leading
+    segments that an earlier prompt had: what a prefix cache without limits could save. Requests that wait for others
     are not part of gaps, times and counts.
     """
 
