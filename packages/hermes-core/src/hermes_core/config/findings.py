@@ -84,11 +84,10 @@ def locate(data: Any, location: Sequence[str | int]) -> Route:
     Parts that the user did not write (the kind that a short form stands for, a section that `rate` opens) are skipped.
     """
     route: list[str | int] = []
-    node = data
+    node: Any = data
     for part in location:
-        if (isinstance(node, Mapping) and part in node) or (
-            isinstance(node, list) and isinstance(part, int) and part < len(node)
-        ):
+        in_list = isinstance(node, list) and isinstance(part, int) and part < len(node)
+        if in_list or (isinstance(node, Mapping) and part in node):
             node = node[part]
         else:
             continue

@@ -70,8 +70,8 @@ class HardwareSection(Section):
     pipeline_parallel: Count = Field(1, alias="pp")
     data_parallel: Count = Field(1, alias="dp")
     expert_parallel: Count = Field(1, alias="ep")
-    kind: Name = "roofline"
-    """Name of the hardware model that prices it."""
+    kind: Name = "auto"
+    """Name of the hardware model that prices it; `auto` takes the best that covers it."""
     options: dict[str, Any] = Field(default_factory=dict)
 
 

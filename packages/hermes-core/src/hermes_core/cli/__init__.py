@@ -1,0 +1,66 @@
+"""The command `hermes`. Start-up is kept light: only the command that is asked for is imported."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from types import TracebackType
+
+from hermes_core.api.errors import HermesError, MissingExtraError
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (by default the process's own) and return its exit code.
+
+    A `HermesError` becomes one message on stderr. `--debug`, anywhere, or HERMES_DEBUG=1 adds the traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    debug = "--debug" in options or os.environ.get("HERMES_DEBUG", "0") not in {"", "0"}
+    arguments = [item for item in options if item != "--debug"] + arguments[len(options) :]
+    if argv is None and not debug:
+        sys.excepthook = _report_fault
+    try:
+        return _run(arguments)
+    except HermesError as error:
+        if debug:
+            traceback.print_exc()
+        _tell(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _tell("stopped")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (head, less) has seen enough; keep the interpreter from telling it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        from hermes_core.cli.root import app  # noqa: PLC0415 - typer is an extra
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in {"typer", "rich"}:
+            raise
+        raise MissingExtraError(
+            f"the command needs {error.name}, which is not installed: pip install 'hermes-core[cli]'"
+        ) from None
+    try:
+        app(args=arguments, prog_name="hermes")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    return 0
+
+
+def _tell(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def _report_fault(kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
+    """Tell of an exception that nobody foresaw, without a traceback."""
+    _tell(f"error: {kind.__name__}: {error}\n  This is a fault in HERMES or a plug-in; --debug shows where.")

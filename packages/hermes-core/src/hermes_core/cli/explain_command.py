@@ -1,0 +1,144 @@
+"""`hermes explain`: every value of a scenario with where it comes from, and what its deployments come to."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from hermes_core.api.errors import HermesError
+from hermes_core.api.units import format_bytes, format_duration, format_rate
+from hermes_core.cli.options import AsJson, ScenarioFile, SeedOption, Sets
+
+if TYPE_CHECKING:
+    from hermes_core.serving.plan import PoolPlan, SimulationPlan
+
+_WIDEST_VALUE = 44
+
+
+def explain(scenario: ScenarioFile, *, sets: Sets = None, seed: SeedOption = None, as_json: AsJson = False) -> None:
+    """Show every value of a scenario, and where it comes from."""
+    from hermes_core.runs import plan_of  # noqa: PLC0415 - only what runs is loaded
+
+    plan = plan_of(scenario, sets=sets or [], seed=seed)
+    if not as_json:
+        typer.echo("\n".join(_tree(plan)))
+    deployments, failed = _deployments(plan)
+    if as_json:
+        from hermes_core.cli.run_folder import resolved  # noqa: PLC0415
+
+        typer.echo(json.dumps({**resolved(plan), "deployments": deployments}, indent=2, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(_deployment_lines(deployments)))
+    if failed is not None:
+        raise failed
+
+
+def _tree(plan: "SimulationPlan") -> list[str]:
+    rows: list[tuple[str, str, str]] = []
+    _walk(json.loads(plan.canonical_json), "", 0, dict(plan.origins), rows)
+    left = max(len(row[0]) for row in rows)
+    middle = min(max(len(row[1]) for row in rows), _WIDEST_VALUE)
+    return [f"{name:<{left}}  {value:<{middle}}  {origin}".rstrip() for name, value, origin in rows]
+
+
+def _walk(node: Any, pointer: str, depth: int, origins: dict[str, str], rows: list[tuple[str, str, str]]) -> None:
+    pairs = node.items() if isinstance(node, dict) else ((str(at), item) for at, item in enumerate(node))
+    for key, value in pairs:
+        here = f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}"
+        name = "  " * depth + key
+        if isinstance(value, dict | list) and value and not _short(value):
+            if key == "config":
+                origin = next(origin for path, origin in origins.items() if path.startswith(here))
+                rows.append((name, f"({len(value)} keys)", origin))
+                continue
+            rows.append((name, "", ""))
+            _walk(value, here, depth + 1, origins, rows)
+        else:
+            first = here if here in origins else f"{here}/0"
+            rows.append((name, _shown(key, value), origins.get(first, "")))
+
+
+def _short(value: Any) -> bool:
+    """Whether a list of plain values fits a line."""
+    return isinstance(value, list) and not any(isinstance(item, dict | list) for item in value)
+
+
+def _shown(key: str, value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        text = value if isinstance(value, str) else json.dumps(value)
+        return text if len(text) <= _WIDEST_VALUE else f"{text[: _WIDEST_VALUE - 3]}..."
+    if key.endswith("_ns"):
+        return format_duration(int(value)) if value else "0"
+    if key.endswith("_bytes"):
+        return format_bytes(value)
+    if key.endswith("_bytes_per_s"):
+        return f"{format_bytes(value)}/s"
+    if key.endswith("_per_s"):
+        return format_rate(value)
+    return f"{value:,}" if isinstance(value, int) and key != "seed" else f"{value:g}"
+
+
+def _deployments(plan: "SimulationPlan") -> tuple[dict[str, Any], HermesError | None]:
+    """Compile every pool; the first that cannot be comes back as the error to end with."""
+    found: dict[str, Any] = {}
+    failed: HermesError | None = None
+    for pool in plan.pools:
+        try:
+            found[pool.name] = _compiled(pool)
+        except HermesError as error:
+            found[pool.name] = {"error": str(error)}
+            failed = failed or error
+    return found, failed
+
+
+def _compiled(pool: "PoolPlan") -> dict[str, Any] | None:
+    from hermes_core.api.hardware import HARDWARE_MODELS  # noqa: PLC0415
+    from hermes_core.api.plugins import load_plugin, plugin_names  # noqa: PLC0415
+    from hermes_core.simulation import kv_blocks_of  # noqa: PLC0415
+
+    if not plugin_names(HARDWARE_MODELS):
+        return None
+    compiled = load_plugin(HARDWARE_MODELS, pool.hardware_model)().compile(pool.deployment)
+    blocks = pool.engine.kv_blocks if pool.engine.kv_blocks is not None else kv_blocks_of(compiled)
+    memory = compiled.memory
+    return {
+        "devices": pool.deployment.devices,
+        "device_bytes": memory.device_bytes,
+        "weights_bytes": memory.weights_bytes,
+        "activation_bytes": memory.activation_bytes,
+        "kv_blocks": blocks,
+        "kv_tokens": blocks * pool.engine.block_size_tokens,
+        "max_model_len": min(compiled.max_model_len, pool.engine.max_model_len or compiled.max_model_len),
+        "price_usd_per_h": compiled.price_usd_per_h,
+        "idle_power_w": compiled.idle_power_w,
+        "compile_error": compiled.compile_error,
+        "price_sources": dict(compiled.source_share),
+        "notes": list(compiled.notes),
+    }
+
+
+def _deployment_lines(deployments: dict[str, Any]) -> list[str]:
+    lines = [""]
+    for name, facts in deployments.items():
+        if facts is None:
+            lines.append(f"one client of pool {name}: no hardware model is installed (pip install hermes-hw)")
+            continue
+        if "error" in facts:
+            continue
+        sources = ", ".join(f"{share:.0%} {source}" for source, share in facts["price_sources"].items() if share)
+        memory = (
+            f"  memory of a device  {format_bytes(facts['device_bytes'])}, of these weights "
+            f"{format_bytes(facts['weights_bytes'])}, working memory {format_bytes(facts['activation_bytes'])}"
+        )
+        cache = (
+            f"  KV cache            {facts['kv_blocks']:,} blocks = {facts['kv_tokens']:,} tokens; "
+            f"context of up to {facts['max_model_len']:,}"
+        )
+        lines += [
+            f"one client of pool {name}: {facts['devices']} device(s), {facts['price_usd_per_h']:.2f} USD/h",
+            memory,
+            cache,
+            f"  step prices         {sources or 'of unknown source'}; compiled to within {facts['compile_error']:.2%}",
+            *(f"  note: {note}" for note in facts["notes"]),
+        ]
+    return lines

@@ -1,0 +1,140 @@
+"""`hermes run`: simulates a scenario."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hermes_core.api.errors import Interrupted, MissingExtraError
+from hermes_core.cli.options import AsJson, ScenarioFile, SeedOption, Sets
+
+if TYPE_CHECKING:
+    from hermes_proto.core.v1.run_record_pb2 import RunRecordChunk
+
+    from hermes_core.serving.plan import SimulationPlan
+    from hermes_core.simulation import RunOutcome
+
+
+def run(
+    scenario: ScenarioFile,
+    *,
+    sets: Sets = None,
+    seed: SeedOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for record, resolved scenario and summary.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a run that is in DIR.")] = False,
+    as_json: AsJson = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Walk step by step: slow, the same results.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")] = False,
+) -> None:
+    """Simulate a scenario and say how it went."""
+    try:
+        _run(scenario, sets=sets or [], seed=seed, out=out, force=force, as_json=as_json, exact=exact, quiet=quiet)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped before anything was simulated") from None
+
+
+def _run(
+    scenario: Path,
+    *,
+    sets: list[str],
+    seed: int | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+    exact: bool,
+    quiet: bool,
+) -> None:
+    # What is heavy is imported here, where it is needed: `hermes --help` must stay quick.
+    from hermes_core.cli import run_folder  # noqa: PLC0415
+    from hermes_core.cli.logs import configure_logging  # noqa: PLC0415
+    from hermes_core.cli.progress import progress_bar  # noqa: PLC0415
+    from hermes_core.record import FileSink, MemorySink  # noqa: PLC0415
+    from hermes_core.runs import plan_of, simulate  # noqa: PLC0415
+
+    configure_logging(debug=os.environ.get("HERMES_DEBUG", "0") not in {"", "0"})
+    plan = plan_of(scenario, sets=sets, seed=seed, exact=exact)
+    record: list[RunRecordChunk] | Path
+    if out is None:
+        memory = MemorySink()
+        with progress_bar(shown=not quiet) as report:
+            outcome, stop = simulate(plan, memory, report)
+        record = memory.chunks
+    else:
+        run_folder.prepare(out, force=force)
+        run_folder.write_scenario(out, plan)
+        with FileSink(out / run_folder.RECORD) as sink, progress_bar(shown=not quiet) as report:
+            outcome, stop = simulate(plan, sink, report)
+        record = out
+    if not quiet:
+        _tell_notes(outcome)
+    _answer(plan, outcome, record, out=out, as_json=as_json)
+    if not quiet:
+        _tell_speed(outcome, out)
+    if stop is not None:
+        raise stop
+
+
+def _answer(
+    plan: "SimulationPlan",
+    outcome: "RunOutcome",
+    record: "list[RunRecordChunk] | Path",
+    *,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from hermes_core.cli import run_folder  # noqa: PLC0415
+    from hermes_core.runs import summarise  # noqa: PLC0415
+
+    try:
+        summary: Any = summarise(record)
+    except MissingExtraError as missing:
+        _tell(f"note: {missing}")
+        summary = None
+    content = summary.to_dict() if summary is not None else _bare_summary(plan, outcome)
+    if outcome.trailer.partial:
+        content = {**content, "partial": True}
+    if out is not None:
+        run_folder.write_json(out / run_folder.SUMMARY, content)
+    if as_json:
+        typer.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        if outcome.trailer.partial:
+            typer.echo("PARTIAL: the run was stopped; these are the figures of what was simulated until then.")
+        if summary is not None:
+            summary.print(sys.stdout)
+        else:
+            for key, value in content.items():
+                typer.echo(f"{key}: {value}")
+
+
+def _bare_summary(plan: "SimulationPlan", outcome: "RunOutcome") -> dict[str, Any]:
+    """Return what can be said without the analysis package."""
+    trailer = outcome.trailer
+    return {
+        "name": plan.name,
+        "seed": plan.seed,
+        "simulated_ns": trailer.end_ns,
+        "requests": outcome.requests,
+        "decode_tokens": sum(client.decode_tokens for client in trailer.clients),
+    }
+
+
+def _tell_notes(outcome: "RunOutcome") -> None:
+    for finding in outcome.manifest.diagnostics:
+        _tell(f"note: {finding.summary}")
+    for finding in outcome.trailer.diagnostics:
+        _tell(f"warning: {finding.summary}")
+
+
+def _tell_speed(outcome: "RunOutcome", out: Path | None) -> None:
+    place = f"; record in {out}" if out is not None else ""
+    _tell(f"simulated {outcome.requests:,} requests, {outcome.steps:,} engine steps in {outcome.wall_s:.2f} s{place}")
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)

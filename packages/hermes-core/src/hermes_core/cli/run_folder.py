@@ -1,0 +1,53 @@
+"""The folder that `hermes run --out` writes: record, resolved scenario, summary."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from hermes_core.api.errors import OutputError
+from hermes_core.serving.plan import SimulationPlan
+
+RECORD: Final = "record.hermes"
+SCENARIO: Final = "scenario.json"
+SUMMARY: Final = "summary.json"
+
+
+def prepare(folder: Path, *, force: bool) -> None:
+    """Make `folder` and try that it can be written. Raises `OutputError` before anything is simulated or lost."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file\n  --out takes a folder")
+    taken = [name for name in (RECORD, SCENARIO, SUMMARY) if (folder / name).exists()]
+    if taken and not force:
+        raise OutputError(f"{folder} already holds a run ({', '.join(taken)})\n  choose another --out, or give --force")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}\n  choose another --out") from None
+    for name in taken:
+        # A stale summary beside a new record would be believed.
+        (folder / name).unlink()
+
+
+def write_scenario(folder: Path, plan: SimulationPlan) -> None:
+    """Write the resolved scenario with the origin of every value."""
+    write_json(folder / SCENARIO, resolved(plan))
+
+
+def resolved(plan: SimulationPlan) -> dict[str, Any]:
+    """Return the resolved scenario as JSON values."""
+    return {
+        "schema_version": plan.schema_version,
+        "scenario": json.loads(plan.canonical_json),
+        "origins": dict(plan.origins),
+    }
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file. Raises `OutputError`."""
+    try:
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from None
