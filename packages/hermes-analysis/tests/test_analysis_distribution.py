@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hermes_analysis.metrics.distribution import Distribution, Progressions
+from hermes_analysis.metrics.distribution import Distribution, Pieces, weighted_distribution
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,8 +26,10 @@ def written_out(parts, zeros):
 @given(st.lists(progression, max_size=12), st.integers(0, 3))
 def test_weighted_progressions_have_the_quantiles_of_the_values_written_out(parts, zeros):
     parts = [p for p in parts if p[0] + p[1] * max(p[2] - 1, 0) > 0]
-    columns = [np.array([p[i] for p in parts], dtype=t) for i, t in enumerate((float, float, np.int64, float))]
-    got = Progressions(*columns).distribution(zeros)
+    types = (float, float, np.int64, float)
+    start, slope, count, weight = (np.array([p[i] for p in parts], dtype=t) for i, t in enumerate(types))
+    pieces = Pieces.progressions(start, slope, count)
+    got = weighted_distribution([(pieces, pieces.weights(weight))], zeros)
     values = written_out(parts, zeros)
     assert got.count == len(values)
     if not len(values):
@@ -47,8 +49,8 @@ def test_quantiles_of_four_values_by_hand():
 
 
 def test_fractional_weights_keep_mass_and_mean():
-    part = Progressions.single(np.array([1.0, 2.0]), np.array([0.5, 1.5]))
-    got = part.distribution()
+    part = Pieces.single(np.array([1.0, 2.0]))
+    got = weighted_distribution([(part, np.array([0.5, 1.5]))])
     assert got.count == 2
     assert got.mean == pytest.approx(1.75)
     assert got.p99 == pytest.approx(1.99)  # rank 0.99 of two

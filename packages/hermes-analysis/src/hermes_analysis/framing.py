@@ -3,11 +3,10 @@
 Each message stands behind its length as a base-128 varint, protobuf's usual delimited form.
 """
 
-import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from google.protobuf.message import DecodeError
 from hermes_proto.core.v1 import run_record_pb2 as rr
@@ -59,8 +58,7 @@ def iter_chunks(path: str | Path, damages: list[Damage] | None = None) -> Iterat
                     f"{file}: is no HERMES run record (it does not begin with {MAGIC.decode()}); "
                     "give the directory or file that `hermes run --out` has written"
                 )
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                yield from _messages(data, found)
+            yield from _messages(stream, found)
     except OSError as error:
         raise RecordError(f"{file}: cannot be read: {error.strerror or error}") from error
 
@@ -84,31 +82,32 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _messages(data: mmap.mmap, damages: list[Damage]) -> Iterator[rr.RunRecordChunk]:
+def _messages(stream: BinaryIO, damages: list[Damage]) -> Iterator[rr.RunRecordChunk]:
     """Yield the messages behind the magic bytes."""
-    at, size = len(MAGIC), len(data)
-    while at < size:
-        begin, length, at = at, *_read_varint(data, at)
-        if length is None or length > size - at:
-            damages.append(Damage(begin, f"the file ends within the message at byte {begin}"))
+    at = len(MAGIC)
+    while True:
+        head, length = _read_varint(stream)
+        if not head:
+            return
+        body = stream.read(length) if length is not None else b""
+        if length is None or len(body) < length:
+            damages.append(Damage(at, f"the file ends within the message at byte {at}"))
             return
         try:
-            yield rr.RunRecordChunk.FromString(data[at : at + length])
+            yield rr.RunRecordChunk.FromString(body)
         except DecodeError:
-            damages.append(Damage(begin, f"the message at byte {begin} ({length} bytes) is damaged"))
-        at += length
+            damages.append(Damage(at, f"the message at byte {at} ({length} bytes) is damaged"))
+        at += head + length
 
 
-def _read_varint(data: mmap.mmap, at: int) -> tuple[int | None, int]:
-    """Return the varint at `at` and where it ends; None when the data ends first or it is too long."""
-    value = shift = 0
-    for _ in range(_LONGEST_VARINT):
-        if at >= len(data):
-            return None, at
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < _CONTINUE:
-            return value, at
-        shift += 7
-    return None, at
+def _read_varint(stream: BinaryIO) -> tuple[int, int | None]:
+    """Return how many bytes the next varint has, and its value; None when the data ends first or it is too long."""
+    value = 0
+    for place in range(_LONGEST_VARINT):
+        byte = stream.read(1)
+        if not byte:
+            return place, None
+        value |= (byte[0] & 0x7F) << 7 * place
+        if byte[0] < _CONTINUE:
+            return place + 1, value
+    return _LONGEST_VARINT, None

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from hermes_proto.common.v1 import diagnostic_pb2
 from hermes_proto.core.v1 import run_record_pb2 as rr
+from numpy.typing import NDArray
 
 from hermes_analysis.errors import RecordError
 from hermes_analysis.framing import Damage, iter_chunks, record_path
@@ -180,6 +182,9 @@ class _Collector:
         self._check_trailer(tables)
         for message in (*manifest.diagnostics, *(self.trailer.diagnostics if self.trailer else ())):
             findings.append(Diagnostic.from_proto(message))
+        order = _step_order(tables["steps"])
+        if order is not None:
+            tables["steps"].reorder(order)
         partial = bool(self.missing) or self.trailer is None or self.trailer.partial
         return RunRecord(
             manifest=manifest,
@@ -220,3 +225,24 @@ class _Collector:
             not_recorded = name != "requests" and not tables[name].rows  # the scenario may have asked for none
             if tables[name].rows < promised and not not_recorded:
                 self.missing.append(f"{promised - tables[name].rows} of {promised} rows of {name}")
+
+
+def _step_order(steps: Table) -> NDArray[np.int64] | None:
+    """Return the rows of the step table by client and step, those without a step left out; None if they are so already.
+
+    A client's rows usually stand in order, so a stable sort by client is all.
+    """
+    client, first_step, length = steps["client"], steps["first_step"], steps["steps"]
+    if not len(client):
+        return None
+    order: NDArray[np.int64] | None = None
+    if np.any(client[1:] < client[:-1]):
+        order = np.argsort(client, kind="stable").astype(np.int64)
+        client, first_step = client[order], first_step[order]
+    if np.any((first_step[1:] <= first_step[:-1]) & (client[1:] == client[:-1])):
+        inner = np.lexsort((first_step, client))
+        order = inner if order is None else order[inner]
+    if length.min() < 1:
+        kept = np.arange(len(length)) if order is None else order
+        order = kept[length[kept] > 0]
+    return order

@@ -156,15 +156,17 @@ def decode_block(table: str, block: Any) -> tuple[Columns, tuple[str, ...]]:
 class Table(Mapping[str, Array]):
     """One table of a record: `table["arrival_ns"]` is a NumPy array; `len(table)` is the number of columns.
 
-    Blocks are joined column by column when a column is first asked for, so that a large record is held once.
+    Blocks are joined column by column when a column is first asked for, so that a large record is held once. Rows stand
+    as in the record, but steps by client and number.
     """
 
-    __slots__ = ("_columns", "_pieces", "name", "rows")
+    __slots__ = ("_columns", "_order", "_pieces", "name", "rows")
 
     def __init__(self, name: str, blocks: list[Columns]) -> None:
         self.name = name
         self._pieces: dict[str, list[Array]] = {c: [block[c] for block in blocks] for c in TABLES[name]}
         self._columns: Columns = {}
+        self._order: NDArray[np.int64] | None = None
         self.rows = sum(len(piece) for piece in next(iter(self._pieces.values())))
 
     def __getitem__(self, column: str) -> Array:
@@ -176,9 +178,17 @@ class Table(Mapping[str, Array]):
             dtype = np.dtype(TABLES[self.name][column].dtype)
             pieces = self._pieces.pop(column)
             values = np.concatenate(pieces, dtype=dtype, casting="same_kind") if pieces else np.empty(0, dtype)
+            if self._order is not None:
+                values = values[self._order]
             values.setflags(write=False)
             self._columns[column] = values
         return values
+
+    def reorder(self, order: NDArray[np.int64]) -> None:
+        """Put the rows into another order, of those that `order` names; shape (new rows,)."""
+        self._columns = {name: values[order] for name, values in self._columns.items()}
+        self._order = order if self._order is None else self._order[order]
+        self.rows = len(order)
 
     def __iter__(self) -> Iterator[str]:
         return iter(TABLES[self.name])

@@ -106,18 +106,19 @@ def inside_share(starts_s: Floats, durations_s: Floats, window: Window) -> Float
 def _step_sums(run: RunRecord, index: StepIndex, window: Window) -> _StepSums:
     """Sum the step table over the window; a stretch that begins in the warm-up counts by its share of time."""
     clients = len(run.manifest.clients)
-    number = np.minimum(index.client, clients)  # steps of a client that the manifest does not name fall off the end
+    bounds = index.bounds(clients)  # steps of a client that the manifest does not name lie behind
+    spans = list(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True))
 
     def total(values: Floats | Ints) -> Floats:
-        return np.bincount(number, values.astype(np.float64), minlength=clients + 1)[:clients].astype(np.float64)
+        return np.array([float(values[begin:end].sum()) for begin, end in spans])
 
     durations = index.durations_s()
     share = inside_share(index.starts_s(), durations, window) if window.begin_ns > 0 else np.ones(index.rows)
     busy, steps = durations * share, index.steps * share
-    waiting = index.column(run.steps, "waiting")
+    waiting = run.steps["waiting"]
     decodes = index.decode_seqs > 0
-    peaks = np.zeros(clients + 1)
-    np.maximum.at(peaks, number, np.where(share > 0, index.column(run.steps, "kv_blocks"), 0))
+    blocks = np.where(share > 0, run.steps["kv_blocks"], 0)
+    peaks = np.array([float(blocks[begin:end].max(initial=0)) for begin, end in spans])
     if run.trailer is not None and window.begin_ns <= 0:
         # Blocks are noted at the start of a stretch; the trailer knows the peak within.
         for place, totals in enumerate(run.trailer.clients[:clients]):
@@ -125,12 +126,12 @@ def _step_sums(run: RunRecord, index: StepIndex, window: Window) -> _StepSums:
     return _StepSums(
         steps=total(steps),
         busy_s=total(busy),
-        energy_j=total(index.column(run.steps, "energy_nj") * NS * share),
+        energy_j=total(run.steps["energy_nj"] * NS * share),
         decode_steps=total(np.where(decodes, steps, 0.0)),
         decode_seqs=total(index.decode_seqs * steps),
         waiting_s=total(waiting * busy),
         some_waiting_s=total(np.where(waiting > 0, busy, 0.0)),
-        peak_kv_blocks=peaks[:clients],
+        peak_kv_blocks=peaks,
     )
 
 

@@ -6,7 +6,7 @@ Statistician 50 (1996), and NumPy's default. Nothing is sampled or binned.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -19,8 +19,8 @@ Ints: TypeAlias = NDArray[np.int64]
 QUANTILES: Final = (0.5, 0.9, 0.95, 0.99)
 _BIN_SHIFT: Final = np.int64(44)
 """Bits dropped of a positive float64's pattern: 8 bits of mantissa stay, so a bin is at most 0.4 % wide."""
-_CHUNK: Final = 1 << 22
-"""Values expanded at once."""
+_BINS: Final = 1 << 19
+"""Patterns that are left of positive numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,112 +51,142 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
-class Progressions:
-    """Values `start + slope * k` for k = 0 .. count - 1, each counted `weight` times; all of shape (n,), start > 0."""
+class Pieces:
+    """Progressions `start + slope * k`, k = 0 .. count - 1, cut so that each lies in one bin of the float64 patterns.
+
+    Made once and weighted often. Without `slope` and `count` they are single values. All arrays of shape (pieces,).
+    """
 
     start: Floats
-    slope: Floats
-    count: Ints
-    weight: Floats
+    slope: Floats | None
+    count: Ints | None
+    key: NDArray[np.int32]
+    owner: Ints | None
+    """Which of the given progressions a piece is of; None when none was cut, left out or moved."""
 
     @classmethod
-    def concatenate(cls, parts: Sequence["Progressions"]) -> "Progressions":
-        """Return all progressions of `parts` as one."""
+    def single(cls, values: Floats) -> "Pieces":
+        """Return positive `values` by themselves; others must get no weight."""
+        return cls(values, None, None, _keys(values), None)
+
+    @classmethod
+    def progressions(cls, start: Floats, slope: Floats, count: Ints) -> "Pieces":
+        """Return progressions of positive values, cut where they cross from one bin to the next."""
+        falling = slope < 0
+        if np.any(falling):
+            start = np.where(falling, start + slope * (count - 1), start)
+            slope = np.abs(slope)
+        low, high = _keys(start), _keys(start + slope * np.maximum(count - 1, 0))
+        crossing = np.flatnonzero((high > low) & (count > 1))
+        if not len(crossing):
+            return cls(start, slope, count, low, None)
+        whole = np.ones(len(start), dtype=bool)
+        whole[crossing] = False
+        kept = np.flatnonzero(whole)
+        owner, first, length, key = _cut(crossing, start, slope, count, low, high)
         return cls(
-            np.concatenate([p.start for p in parts]),
-            np.concatenate([p.slope for p in parts]),
-            np.concatenate([p.count for p in parts]),
-            np.concatenate([p.weight for p in parts]),
+            np.concatenate([start[kept], start[owner] + slope[owner] * first]),
+            np.concatenate([slope[kept], slope[owner]]),
+            np.concatenate([count[kept], length]),
+            np.concatenate([low[kept], key]),
+            np.concatenate([kept, owner]),
         )
 
-    @classmethod
-    def single(cls, values: Floats, weight: Floats | float = 1.0) -> "Progressions":
-        """Return `values` as progressions of one value each."""
-        ones = np.ones(len(values), dtype=np.int64)
-        return cls(values, np.zeros(len(values)), ones, np.broadcast_to(np.float64(weight), values.shape))
+    def weights(self, of_progressions: Floats) -> Floats:
+        """Return the weight of each piece, given that of each progression."""
+        return of_progressions if self.owner is None else of_progressions[self.owner]
 
-    def distribution(self, zeros: float = 0.0) -> Distribution:
-        """Return the exact weighted distribution; `zeros` counts values of 0 beside the progressions."""
-        keep = (self.count > 0) & (self.weight > 0)
-        part = _ascending(Progressions(self.start[keep], self.slope[keep], self.count[keep], self.weight[keep]))
-        mass = part.weight * part.count
-        total = float(mass.sum()) + zeros
-        if total <= 0:
-            return Distribution.empty()
-        last = part.start + part.slope * (part.count - 1)
-        mean = float((mass * (part.start + last)).sum()) / 2 / total
-        low = 0.0 if zeros > 0 or not len(mass) else float(part.start.min())
-        high = float(last.max()) if len(mass) else 0.0
-        p50, p90, p95, p99 = part.quantiles(QUANTILES, zeros, total, last)
-        return Distribution(round(total), mean, p50, p90, p95, p99, low, high)
-
-    def quantiles(self, quantiles: Sequence[float], zeros: float, total: float, last: Floats) -> list[float]:
-        """Return quantiles of rising progressions that end at `last`; `total` is their weight and `zeros` together.
-
-        Finds the bins that hold the wanted ranks, then sorts what is in those alone.
-        """
-        if not len(self.start):
-            return [0.0] * len(quantiles)
-        low_key = self.start.view(np.int64) >> _BIN_SHIFT
-        high_key = np.maximum(last.view(np.int64) >> _BIN_SHIFT, low_key)
-        base = int(low_key.min())
-        masses = np.zeros(int(high_key.max()) - base + 1)
-        within = low_key == high_key
-        masses += np.bincount((low_key - base)[within], (self.weight * self.count)[within], minlength=len(masses))
-        for values, weights in self._expand(~within):
-            masses += np.bincount((values.view(np.int64) >> _BIN_SHIFT) - base, weights, minlength=len(masses))
-        ends = zeros + np.cumsum(masses)
-        sorted_bins: dict[int, tuple[Floats, Floats]] = {}
-
-        def at_rank(rank: float) -> float:
-            """Return the smallest value whose cumulated weight exceeds `rank`."""
-            if rank < zeros:
-                return 0.0
-            number = min(int(np.searchsorted(ends, rank, side="right")), int(np.flatnonzero(masses)[-1]))
-            if number not in sorted_bins:
-                sorted_bins[number] = self._sorted_bin(number + base, low_key, high_key)
-            values, weights = sorted_bins[number]
-            before = ends[number] - masses[number]
-            place = int(np.searchsorted(before + np.cumsum(weights), rank, side="right"))
-            return float(values[min(place, len(values) - 1)])
-
-        answers = []
-        for quantile in quantiles:
-            position = max(total - 1, 0.0) * quantile
-            rank = math.floor(position)
-            lower = at_rank(rank)
-            share = position - rank
-            answers.append(lower if share == 0 else lower + share * (at_rank(rank + 1) - lower))
-        return answers
-
-    def _sorted_bin(self, key: int, low_key: Ints, high_key: Ints) -> tuple[Floats, Floats]:
-        """Return the values of one bin in ascending order, with their weights."""
-        parts = [
-            (values[inside], weights[inside])
-            for values, weights in self._expand((low_key <= key) & (key <= high_key))
-            for inside in [(values.view(np.int64) >> _BIN_SHIFT) == key]
-        ]
-        values = np.concatenate([part[0] for part in parts])
-        weights = np.concatenate([part[1] for part in parts])
-        order = np.argsort(values, kind="stable")
-        return values[order], weights[order]
-
-    def _expand(self, which: NDArray[np.bool_]) -> Iterator[tuple[Floats, Floats]]:
-        """Yield the single values of the chosen progressions and their weights, some millions at a time."""
-        rows = np.flatnonzero(which)
-        cuts = np.searchsorted(np.cumsum(self.count[rows]), np.arange(_CHUNK, self.count[rows].sum(), _CHUNK))
-        for chosen in np.split(rows, cuts):
-            counts = self.count[chosen]
-            row = np.repeat(chosen, counts)
-            first = np.repeat(np.cumsum(counts) - counts, counts)
-            step = np.arange(len(row)) - first
-            yield self.start[row] + self.slope[row] * step, self.weight[row]
+    def expand(self, weights: Floats, chosen: Ints) -> tuple[Floats, Floats]:
+        """Return the single values of the chosen pieces, and their weights."""
+        if self.slope is None or self.count is None:
+            return self.start[chosen], weights[chosen]
+        flat = self.slope[chosen] == 0
+        counts = np.where(flat, 1, self.count[chosen])
+        piece = np.repeat(chosen, counts)
+        step = np.arange(len(piece)) - np.repeat(np.cumsum(counts) - counts, counts)
+        mass = np.where(flat, weights[chosen] * self.count[chosen], weights[chosen])
+        return self.start[piece] + self.slope[piece] * step, np.repeat(mass, counts)
 
 
-def _ascending(part: Progressions) -> Progressions:
-    """Turn falling progressions round, and lay constant ones together as one value with more weight."""
-    falling = part.slope < 0
-    start = np.where(falling, part.start + part.slope * (part.count - 1), part.start)
-    flat = part.slope == 0
-    weight = np.where(flat, part.weight * part.count, part.weight)
-    return Progressions(start, np.abs(part.slope), np.where(flat, 1, part.count), weight)
+def _keys(values: Floats) -> NDArray[np.int32]:
+    """Return the bin of each value: the leading bits of its pattern, which order positive numbers."""
+    return (np.maximum(values, 0.0).view(np.int64) >> _BIN_SHIFT).astype(np.int32)
+
+
+def _cut(
+    rows: Ints, start: Floats, slope: Floats, count: Ints, low: NDArray[np.int32], high: NDArray[np.int32]
+) -> tuple[Ints, Ints, Ints, NDArray[np.int32]]:
+    """Cut rising progressions at the edges of bins: return of each piece its row, first k, length and bin."""
+    bins = (high[rows] - low[rows] + 1).astype(np.int64)
+    owner = np.repeat(rows, bins)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(bins) - bins, bins)
+    key = low[owner] + place
+    edge = (key.astype(np.int64) << _BIN_SHIFT).view(np.float64)
+    first = np.where(place == 0, 0, np.ceil((edge - start[owner]) / slope[owner])).astype(np.int64)
+    first = np.clip(first, 0, count[owner])
+    last_of_row = np.append(place[1:] == 0, True)
+    following = np.where(last_of_row, count[owner], np.append(first[1:], 0))
+    length = following - first
+    real = length > 0
+    return owner[real], first[real], length[real], key[real].astype(np.int32)
+
+
+def weighted_distribution(parts: Sequence[tuple[Pieces, Floats]], zeros: float = 0.0) -> Distribution:
+    """Return the exact distribution of pieces, each value counted by its piece's weight; `zeros` counts values of 0.
+
+    The mass of each bin is summed first; then the values in the bins that hold a wanted rank are sorted, and only they.
+    """
+    masses = np.zeros(_BINS)
+    summed = 0.0
+    for pieces, weights in parts:
+        if pieces.slope is None or pieces.count is None:
+            mass, middle = weights, pieces.start
+        else:
+            mass, middle = weights * pieces.count, pieces.start + pieces.slope * (0.5 * (pieces.count - 1))
+        masses += np.bincount(pieces.key, mass, minlength=_BINS)
+        summed += float(np.dot(mass, middle))
+    total = float(masses.sum()) + zeros
+    if total <= 0:
+        return Distribution.empty()
+    used = np.flatnonzero(masses)
+    if not len(used):
+        return Distribution(round(total), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    ends = zeros + np.cumsum(masses)
+    positions = [max(total - 1, 0.0) * quantile for quantile in QUANTILES]
+    ranks = np.array([rank for p in positions for rank in (np.floor(p), np.floor(p) + 1)])
+    # The bin of a rank is the first whose end lies behind it; a rank at the very end belongs to the last bin.
+    bins = np.minimum(np.searchsorted(ends, ranks, side="right"), used[-1])
+    wanted = np.zeros(_BINS, dtype=bool)
+    wanted[bins] = wanted[used[0]] = wanted[used[-1]] = True
+    values, weights, keys = _sorted_values(parts, wanted)
+
+    def at_rank(rank: float, number: int) -> float:
+        """Return the smallest value whose cumulated weight exceeds `rank`."""
+        if rank < zeros:
+            return 0.0
+        begin, end = (int(place) for place in np.searchsorted(keys, (number, number + 1)))
+        cumulated = ends[number] - masses[number] + np.cumsum(weights[begin:end])
+        return float(values[begin + min(int(np.searchsorted(cumulated, rank, side="right")), end - begin - 1)])
+
+    found = [at_rank(float(rank), int(number)) for rank, number in zip(ranks, bins, strict=True)]
+    shares = [position - math.floor(position) for position in positions]
+    answers = [low + share * (high - low) for low, high, share in zip(found[::2], found[1::2], shares, strict=True)]
+    lowest = 0.0 if zeros > 0 else float(values[0])
+    return Distribution(round(total), summed / total, *answers, lowest, float(values[-1]))
+
+
+def _sorted_values(
+    parts: Sequence[tuple[Pieces, Floats]], wanted: NDArray[np.bool_]
+) -> tuple[Floats, Floats, NDArray[np.int32]]:
+    """Return the values that lie in the wanted bins and have weight, ascending, with their weights and bins."""
+    values, weights = [], []
+    for pieces, weight in parts:
+        chosen = np.flatnonzero(wanted[pieces.key])
+        chosen = chosen[weight[chosen] > 0]
+        value, mass = pieces.expand(weight, chosen)
+        values.append(value)
+        weights.append(mass)
+    value, mass = np.concatenate(values), np.concatenate(weights)
+    order = np.argsort(value)
+    value, mass = value[order], mass[order]
+    return value, mass, _keys(value)
