@@ -64,10 +64,10 @@ def whole(line: Line, key: str, findings: Findings) -> int | None:
     return None
 
 
-def number(line: Line, key: str, findings: Findings) -> float | int | None:
-    """Return the finite number at `key` of a line; None, after saying so, where there is none."""
+def number(line: Line, key: str, findings: Findings, below: float = LARGEST) -> float | int | None:
+    """Return the number at `key` of a line, under `below` in size; None, after saying so, where there is none."""
     value = line.content.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < below:
         return value
     shown = "is missing" if key not in line.content else f"{value!r} is no usable number"
     findings.bad(line.number, key, shown)

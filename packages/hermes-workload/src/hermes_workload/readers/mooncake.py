@@ -19,6 +19,7 @@ BLOCK_TOKENS: Final = 512
 NS_PER_MS: Final = 1_000_000
 KEYS: Final = ("timestamp", "input_length", "output_length", "hash_ids")
 LARGEST_ID: Final = 2**63 - 1
+LARGEST_TIME_MS: Final = 2**62 // NS_PER_MS
 
 
 class _Columns(NamedTuple):
@@ -90,17 +91,17 @@ def _fast(block: Block) -> Rows | None:
     lines = block.data.count(b"\n")
     try:
         columns = _decoder()(block.data)
-        arrays = [np.array(column) for column in columns[:3]]
+        time, prompt, output = (np.array(column) for column in columns[:3])
         counts = np.fromiter(map(len, columns.hashes), np.int64, len(columns.hashes))
         ids = np.fromiter(chain.from_iterable(columns.hashes), np.int64, int(counts.sum()))
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
-    if len(arrays[0]) != lines or any(
-        array.dtype.kind not in kinds for array, kinds in zip(arrays, ("fi", "i", "i"), strict=True)
-    ):
+    if len(time) != lines or not set(map(type, columns.time_ms)) <= {int, float}:
         return None
-    time, prompt, output = arrays
-    if not (_blocks(prompt) == counts).all() or (prompt < 1).any() or (len(ids) and int(ids.min()) < 0):
+    if any(set(map(type, sizes)) != {int} for sizes in columns[1:3]):
+        return None
+    sound = (_blocks(prompt) == counts) & (prompt >= 1) & (np.abs(time) < LARGEST_TIME_MS)
+    if not sound.all() or (len(ids) and int(ids.min()) < 0):
         return None
     line = block.first_line + np.arange(lines)
     return Rows(line, _batch(time, prompt, output, counts, ids), "input_length", "output_length")
@@ -110,7 +111,7 @@ def _slow(block: Block, findings: Findings) -> Rows:
     """Return the sound rows of a block; what is wrong with the others goes to `findings`."""
     kept: list[tuple[int, int | float, int, int, list[int]]] = []
     for line in decode_lines(block, findings):
-        time = number(line, "timestamp", findings)
+        time = number(line, "timestamp", findings, LARGEST_TIME_MS)
         prompt = whole(line, "input_length", findings)
         output = whole(line, "output_length", findings)
         hashes = _hashes(line, prompt, findings)
