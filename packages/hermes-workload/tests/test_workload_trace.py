@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hermes_workload import WorkloadError, open_workload
 from hermes_workload.csvtext import days_from_civil, parse_date_time
+from hermes_workload.readers import mooncake as mooncake_reader
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,12 +110,9 @@ def test_a_window_sorts_as_sorting_all_would(tmp_path_factory, data):
         order[at], order[at + 1] = order[at + 1], order[at]
     path = tmp_path_factory.mktemp("t") / "t.csv"
     path.write_text("arrival_s,prompt_tokens,output_tokens\n" + "".join(f"{one},{one + 1},1\n" for one in order))
-    try:
-        rows, _, _ = replay(str(path), sort_window=window)
-    except WorkloadError as error:
-        assert "sort_window" in str(error)
-    else:
-        assert [row[1] for row in rows] == list(range(1, 21))
+    # Swapped neighbours are at most ten places out, and the file is one block: nothing is ever too late.
+    rows, _, _ = replay(str(path), sort_window=window)
+    assert [row[1] for row in rows] == list(range(1, 21))
 
 
 def test_a_row_far_from_its_place_is_refused_by_name(tmp_path, monkeypatch):
@@ -287,10 +285,8 @@ MOONCAKE = [(1000, 1030, 5, [0, 1, 2]), (1000, 512, 6, [0]), (4000, 1, 7, [9])]
 
 @pytest.fixture(params=["msgspec", "json"])
 def decoder(request, monkeypatch):
-    from hermes_workload.readers import mooncake as module
-
     if request.param == "json":
-        monkeypatch.setattr(module, "_decoder", lambda: module._decode_with_json)
+        monkeypatch.setattr(mooncake_reader, "_decoder", lambda: mooncake_reader._decode_with_json)
     else:
         pytest.importorskip("msgspec")
 

@@ -19,16 +19,20 @@ BLOCK_TOKENS: Final = 512
 NS_PER_MS: Final = 1_000_000
 KEYS: Final = ("timestamp", "input_length", "output_length", "hash_ids")
 LARGEST_ID: Final = 2**63 - 1
+PLAIN_LISTS: Final = b"0123456789, []"
+OPENING, COMMA = b"[,"
+CLOSING_TO_COMMA: Final = bytes.maketrans(b"]", b",")
 LARGEST_TIME_MS: Final = 2**62 // NS_PER_MS
 
 
 class _Columns(NamedTuple):
-    """What the lines of a block say, key by key."""
+    """What the lines of a block say, key by key; the hashes of all lines one after another."""
 
     time_ms: list[int | float]
     prompt: list[int]
     output: list[int]
-    hashes: list[list[int]]
+    counts: Ints
+    ids: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,9 @@ def _decoder() -> Callable[[bytes], _Columns]:
         return _decode_with_json
 
     row = msgspec.defstruct(
-        "Row", [("timestamp", int | float), ("input_length", int), ("output_length", int), ("hash_ids", list[int])]
+        "Row",
+        [("timestamp", int | float), ("input_length", int), ("output_length", int), ("hash_ids", msgspec.Raw)],
+        gc=False,
     )
     lines = msgspec.json.Decoder(row)
 
@@ -71,19 +77,45 @@ def _decoder() -> Callable[[bytes], _Columns]:
             found: list[Any] = lines.decode_lines(data)
         except msgspec.MsgspecError as fault:
             raise ValueError(str(fault)) from None
+        counts, ids = _read_lists(b"".join([one.hash_ids for one in found]), len(found))
         return _Columns(
             [one.timestamp for one in found],
             [one.input_length for one in found],
             [one.output_length for one in found],
-            [one.hash_ids for one in found],
+            counts,
+            ids,
         )
 
     return decode
 
 
+def _read_lists(text: bytes, lists: int) -> tuple[Ints, Ints]:
+    """Return the lengths and the members of JSON lists of whole numbers that stand one after another.
+
+    Raises:
+        ValueError: There is anything else, an empty list, or a number that may not fit.
+    """
+    if text.translate(None, PLAIN_LISTS) or b"[]" in text or b"[ ]" in text:
+        raise ValueError(text)
+    array = np.frombuffer(text, dtype=np.uint8)
+    starts = np.flatnonzero(array == OPENING)
+    if len(starts) != lists:
+        raise ValueError(text)
+    commas = np.flatnonzero(array == COMMA)
+    counts = 1 + np.diff(np.searchsorted(commas, np.append(starts, len(array))))
+    ids = np.fromstring(text.translate(CLOSING_TO_COMMA, b"[ ").decode("ascii")[:-1], dtype=np.int64, sep=",")
+    if len(ids) != counts.sum() or (len(ids) and int(ids.max()) == LARGEST_ID):
+        raise ValueError(text)
+    return counts, ids
+
+
 def _decode_with_json(data: bytes) -> _Columns:
     found = json.loads(b"[" + data.strip().replace(b"\n", b",") + b"]")
-    return _Columns(*([one[key] for one in found] for key in KEYS))
+    hashes = [one["hash_ids"] for one in found]
+    counts = np.fromiter(map(len, hashes), np.int64, len(hashes))
+    ids = np.fromiter(chain.from_iterable(hashes), np.int64, int(counts.sum()))
+    time, prompt, output = ([one[key] for one in found] for key in KEYS[:3])
+    return _Columns(time, prompt, output, counts, ids)
 
 
 def _fast(block: Block) -> Rows | None:
@@ -92,19 +124,18 @@ def _fast(block: Block) -> Rows | None:
     try:
         columns = _decoder()(block.data)
         time, prompt, output = (np.array(column) for column in columns[:3])
-        counts = np.fromiter(map(len, columns.hashes), np.int64, len(columns.hashes))
-        ids = np.fromiter(chain.from_iterable(columns.hashes), np.int64, int(counts.sum()))
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
     if len(time) != lines or not set(map(type, columns.time_ms)) <= {int, float}:
         return None
     if any(set(map(type, sizes)) != {int} for sizes in columns[1:3]):
         return None
-    sound = (_blocks(prompt) == counts) & (prompt >= 1) & (np.abs(time) < LARGEST_TIME_MS)
-    if not sound.all() or (len(ids) and int(ids.min()) < 0):
+    sound = (_blocks(prompt) == columns.counts) & (prompt >= 1) & (np.abs(time) < LARGEST_TIME_MS)
+    if not sound.all() or int(columns.ids.min(initial=0)) < 0:
         return None
     line = block.first_line + np.arange(lines)
-    return Rows(line, _batch(time, prompt, output, counts, ids), "input_length", "output_length")
+    requests = _batch(time, prompt, output, columns.counts, columns.ids)
+    return Rows(line, requests, "input_length", "output_length")
 
 
 def _slow(block: Block, findings: Findings) -> Rows:
