@@ -5,11 +5,21 @@ from typing import Any
 
 from hermes_core.api.errors import InputError
 
-from hermes_hw.devices import find_device
-from hermes_hw.lookup import load_json
+from hermes_hw.devices import device_names, find_device
+from hermes_hw.lookup import find_name, load_json, normalised
 from hermes_hw.memory import kv_bytes_per_token
-from hermes_hw.models import architecture_from_config, find_model
+from hermes_hw.models import architecture_from_config, find_model, model_names
 from hermes_hw.roofline.efficiency import efficiency_of
+
+
+def card_named(name: str) -> dict[str, Any]:
+    """Return the card of the device or model called `name`. Raises InputError with the nearest names of both."""
+    card = device_card(name) or model_card(name)
+    if card is None:
+        names = [*device_names(), *model_names()]
+        find_name(name, {normalised(item.split("/")[-1]): item for item in names}, "device or model", names)
+        raise AssertionError(name)
+    return card
 
 
 def device_card(name: str) -> dict[str, Any] | None:
@@ -21,7 +31,7 @@ def device_card(name: str) -> dict[str, Any] | None:
     sources = device.sources
     figures = [
         {"name": key, "value": getattr(device, key), "source": sources.get(key, "")}
-        for key in ("vendor", "memory_bytes", "memory_bandwidth_bytes_per_s", "tdp_w", "idle_w", "compute_units")
+        for key in ("memory_bytes", "memory_bandwidth_bytes_per_s", "tdp_w", "idle_w", "compute_units")
     ]
     figures += [
         {"name": f"flops.{key}", "value": value, "source": sources.get("flops", "")}

@@ -72,20 +72,9 @@ def list_command(*, as_json: Json = False) -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="Device or model.")], *, as_json: Json = False) -> None:
     """Show the card of a device or a model: its figures, their sources, what is not represented."""
-    from hermes_core.api.errors import InputError  # noqa: PLC0415
+    from hermes_hw.cards import card_named  # noqa: PLC0415
 
-    from hermes_hw.cards import device_card, model_card  # noqa: PLC0415
-    from hermes_hw.devices import device_names  # noqa: PLC0415
-    from hermes_hw.models import model_names  # noqa: PLC0415
-
-    card = device_card(name) or model_card(name)
-    if card is None:
-        from hermes_hw.lookup import find_name, normalised  # noqa: PLC0415
-
-        names = [*device_names(), *model_names()]
-        short = {normalised(item.split("/")[-1]): item for item in names}
-        find_name(name, short, "device or model", names)
-        raise InputError(f"no card for {name!r}")
+    card = card_named(name)
     if as_json:
         _print_json(card)
         return

@@ -1,0 +1,92 @@
+import json
+
+import pytest
+
+pytest.importorskip("typer", reason="the extra cli is not installed")
+
+from hermes_core.api import InputError
+from hermes_hw.cli import app
+from hermes_hw.models import find_model
+from typer.testing import CliRunner
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_list_shows_devices_and_models():
+    result = run("list")
+    assert result.exit_code == 0
+    assert "h100-sxm" in result.stdout
+    assert "meta-llama/Llama-3.1-8B" in result.stdout
+    content = json.loads(run("list", "--json").stdout)
+    assert {"h100-sxm", "tpu-v6e"} <= {item["name"] for item in content["devices"]}
+    assert len(content["models"]) >= 25
+
+
+@pytest.mark.parametrize(("name", "word"), [("H100", "Hopper"), ("gpt-oss-20b", "mxfp4")])
+def test_show_prints_a_card(name, word):
+    result = run("show", name)
+    assert result.exit_code == 0
+    assert word.lower() in result.stdout.lower()
+    card = json.loads(run("show", name, "--json").stdout)
+    assert all(figure["source"] for figure in card["figures"])
+
+
+def test_show_of_an_unknown_name_suggests():
+    result = run("show", "h10O-sxm")
+    assert isinstance(result.exception, InputError)
+    assert "h100-sxm" in str(result.exception)
+
+
+def test_price_prints_operators_and_totals():
+    result = run("price", "--model", "llama-3.1-8b", "--device", "h100", "--batch", "16", "--context", "1000")
+    assert result.exit_code == 0
+    for word in ("qkv_proj", "attention_decode", "lm_head", "memory", "100% analytical", "output tokens/s"):
+        assert word in result.stdout
+
+
+def test_price_as_json_adds_up():
+    arguments = (
+        "--model",
+        "mixtral-8x7b",
+        "--device",
+        "h100",
+        "--tp",
+        "2",
+        "--batch",
+        "16",
+        "--prompt",
+        "100",
+        "--json",
+    )
+    content = json.loads(run("price", *arguments).stdout)
+    assert sum(item["duration_s"] for item in content["operators"]) == pytest.approx(content["duration_s"], rel=1e-6)
+    assert content["power_w"] == pytest.approx(content["energy_j"] / content["duration_s"])
+    assert {"attention_prefill", "experts", "all_reduce"} <= {item["operator"] for item in content["operators"]}
+
+
+def test_price_takes_a_configuration_file(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(find_model("llama-3.1-8b").config))
+    result = run("price", "--model", str(path), "--device", "h100", "--batch", "1", "--json")
+    assert json.loads(result.stdout)["weights_bytes"] == pytest.approx(16.06e9, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "not JSON"), ("[]", "expected a JSON object"), (None, "cannot read")]
+)
+def test_a_bad_configuration_file_is_named(tmp_path, content, message):
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_text(content)
+    result = run("price", "--model", str(path), "--device", "h100", "--batch", "1")
+    assert isinstance(result.exception, InputError)
+    assert message in str(result.exception)
+    assert "config.json" in str(result.exception)
+
+
+@pytest.mark.parametrize("extra", [("--batch", "0"), ("--batch", "1", "--source", "magic")])
+def test_a_mistake_is_an_input_error(extra):
+    result = run("price", "--model", "llama-3.1-8b", "--device", "h100", *extra)
+    assert isinstance(result.exception, InputError)

@@ -1,0 +1,86 @@
+import pytest
+from hermes_core.api import InputError
+from hermes_hw.devices import device_names, find_device
+from hermes_hw.dtypes import dtype_named
+from hermes_hw.lookup import load_json
+from hermes_hw.roofline import efficiency_of
+
+CUSTOM = {"memory_bytes": 96e9, "memory_bandwidth_bytes_per_s": 2e12, "flops": {"bf16": 400e12}}
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_figure_of_the_catalogue_has_a_source(name):
+    device = find_device(name)
+    for figure in ("memory_bytes", "memory_bandwidth_bytes_per_s", "flops", "tdp_w", "idle_w", "interconnect"):
+        assert device.sources[figure], figure
+    assert device.sources["price_usd_per_h"]
+    assert device.price_date.startswith("20")
+    assert 0 < device.idle_w < device.tdp_w
+    assert device.flops["bf16"] > device.flops.get("fp32", 0)
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_family_of_the_catalogue_has_constants_with_a_source(name):
+    family = find_device(name).family
+    assert load_json("efficiency.json")["families"][family]["source"]
+    efficiency = efficiency_of(family)
+    assert all(0 < getattr(efficiency, share) <= 1 for share in efficiency.shares)
+
+
+@pytest.mark.parametrize("name", ["h100", "H100-SXM", "h100_sxm", "H100 SXM"])
+def test_a_device_is_found_in_any_spelling(name):
+    assert find_device(name).name == "h100-sxm"
+
+
+def test_an_unknown_device_names_the_nearest():
+    with pytest.raises(InputError, match="h100-sxm"):
+        find_device("h100-sxn")
+
+
+def test_a_spec_overrides_the_catalogue_and_is_its_own_source():
+    device = find_device("h100", {"price": 1.5, "flops": {"fp8": 1e15}, "interconnect": {"latency_s": 9e-6}})
+    assert device.price_usd_per_h == 1.5
+    assert device.sources["price_usd_per_h"] == "the user"
+    assert device.flops["bf16"] == 989.4e12
+    assert device.flops["fp8"] == 1e15
+    assert device.interconnect.latency_s == 9e-6
+    assert device.interconnect.bandwidth_bytes_per_s == 450e9
+
+
+def test_a_device_of_the_users_own():
+    device = find_device("acme-asic", CUSTOM)
+    assert (device.name, device.memory_bytes, device.family) == ("acme-asic", 96_000_000_000, "generic")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"memory_bytes": 1e9}, "memory_bandwidth_bytes_per_s is needed"),
+        ({**CUSTOM, "memroy_bytes": 1}, "memory_bytes"),
+        ({**CUSTOM, "tdp_w": -1}, "tdp_w must be"),
+        ({**CUSTOM, "tdp_w": float("nan")}, "tdp_w must be"),
+        ({**CUSTOM, "flops": {"bf16": 0}}, r"flops\.bf16 must be"),
+        ({**CUSTOM, "flops": 5}, "flops must map"),
+        ({**CUSTOM, "interconnect": 5}, "interconnect must be"),
+        ({**CUSTOM, "tdp_w": 10, "idle_w": 20}, "above tdp_w"),
+    ],
+)
+def test_a_strange_figure_is_named(spec, message):
+    with pytest.raises(InputError, match=message):
+        find_device("acme", spec)
+
+
+def test_weights_are_widened_where_their_format_cannot_be_multiplied():
+    assert find_device("h100").compute_dtype(dtype_named("fp8")) == "fp8"
+    assert find_device("a100").compute_dtype(dtype_named("fp8")) == "bf16"
+    assert find_device("h100").compute_dtype(dtype_named("awq")) == "bf16"
+    with pytest.raises(InputError, match="neither"):
+        find_device("x", {**CUSTOM, "flops": {"int8": 1e12}}).compute_dtype(dtype_named("bf16"))
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"memory": 1.2}, {"memory": 0}, {"gemm_s": -1e-6}, {"gemm_s": float("inf")}, {"memry": 0.5}]
+)
+def test_efficiencies_are_bounded_by_the_peak(overrides):
+    with pytest.raises(InputError, match=r"memory|gemm_s"):
+        efficiency_of("hopper", overrides)
