@@ -35,7 +35,7 @@ class Mark:
 
     def place(self, route: Route, *, at_key: bool = False) -> Place:
         """Return the place for a message about the value (or the key) at `route`."""
-        line, column = (self.key if at_key else self.value) or self.key or (None, None)
+        line, column = (self.key if at_key else self.value) or self.key or self.value or (None, None)
         return Place(file=self.source, line=line, column=column, path=dotted(route) or None)
 
     def origin(self) -> str:

@@ -24,6 +24,10 @@ UNSUPPORTED = "unsupported"
 """Type of the errors about things that the scenario language has and this version does not."""
 
 
+UNSUPPORTED_KEY = "unsupported_key"
+"""The same, where it is the key that asks for it."""
+
+
 def mistake(problem: str, remedy: str = "", *, kind: str = "mistake") -> PydanticCustomError:
     """Return an error for a validator to raise; `kind` may be `UNSUPPORTED`."""
     return PydanticCustomError(kind, "{problem}", {"problem": problem, "remedy": remedy})
@@ -211,7 +215,7 @@ class Section(BaseModel):
         for key in value:
             if key in cls.unsupported_keys:
                 problem = f"{key!r} is not supported yet: this version has no {cls.unsupported_keys[key]}"
-                error = mistake(problem, f"remove `{key}`", kind=UNSUPPORTED)
+                error = mistake(problem, f"remove `{key}`", kind=UNSUPPORTED_KEY)
                 found.append(InitErrorDetails(type=error, loc=(key,), input=value[key]))
             elif key not in known:
                 meant.append(nearest(key, known))

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from hermes_core.api.errors import InputError, UnsupportedError
 from hermes_core.config.document import Document, Route
-from hermes_core.config.fields import UNSUPPORTED
+from hermes_core.config.fields import UNSUPPORTED, UNSUPPORTED_KEY
 
 
 class SeveralInputsError(InputError):
@@ -59,8 +59,8 @@ class Findings:
         route = locate(self._document.data, location)
         problem = context.get("problem") or f"{item['input']!r}: {item['msg']}"
         remedy = context.get("remedy") or None
-        place = self._document.place(route, at_key=kind in {"unknown_key", UNSUPPORTED})
-        return (UnsupportedError if kind == UNSUPPORTED else InputError)(problem, place=place, remedy=remedy)
+        place = self._document.place(route, at_key=kind in {"unknown_key", UNSUPPORTED_KEY})
+        return (UnsupportedError if kind in {UNSUPPORTED, UNSUPPORTED_KEY} else InputError)(problem, place=place, remedy=remedy)
 
     def raise_any(self) -> None:
         """Raise what was found, sorted by place; nothing where nothing is wrong."""
@@ -81,26 +81,28 @@ def _by_place(error: InputError) -> tuple[str, int, int]:
 def locate(data: Any, location: Sequence[str | int]) -> Route:
     """Return the route in what the user wrote for a location in the rewritten form.
 
-    Parts that the user did not write (the kind that a short form stands for, a section that `rate` opens) are skipped.
+    Parts that the user did not write (the kind that a short form stands for, a section that `rate` opens) are skipped,
+    and what stands beside a kind instead of in it (`{lognormal: {...}, max: 4k}`) is found there.
     """
     route: list[str | int] = []
-    node: Any = data
+    nodes: list[Any] = [data]
     for part in location:
-        in_list = isinstance(node, list) and isinstance(part, int) and part < len(node)
-        if in_list or (isinstance(node, Mapping) and part in node):
-            node = node[part]
+        if _holds(nodes[-1], part):
+            pass
+        elif route and isinstance(part, str) and _holds(nodes[-2], part):
+            nodes.pop()
+            route.pop()
         else:
             continue
+        nodes.append(nodes[-1][part])
         route.append(part)
-    last = location[-1] if location else None
-    if route and isinstance(last, str) and route[-1] != last:
-        # `{lognormal: {...}, max: 4k}`: the key stands beside the kind that it was moved into.
-        around = data
-        for part in route[:-1]:
-            around = around[part]
-        if isinstance(around, Mapping) and last in around:
-            return (*route[:-1], last)
     return tuple(route)
+
+
+def _holds(node: Any, part: str | int) -> bool:
+    if isinstance(part, int):
+        return isinstance(node, list) and part < len(node)
+    return isinstance(node, Mapping) and part in node
 
 
 __all__ = ["Findings", "SeveralInputsError", "locate"]

@@ -45,14 +45,17 @@ class CanonicalTree:
     def _put_any(self, at: Route, value: Any, location: Route, *, given: bool) -> None:
         if isinstance(value, BaseModel):
             self._store(at, {})
+            kind = getattr(value, "kind", None) if "kind" in type(value).model_fields else None
+            # `{gamma: {rate: 2/s, cv: 2}}`: the kind may be a key that the others stand under.
+            location = (*location, kind) if isinstance(kind, str) else location
             for name, info in type(value).model_fields.items():
                 child_given = given and name in value.model_fields_set
                 self._put_any((*at, name), getattr(value, name), (*location, info.alias or name), given=child_given)
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and value:
             self._store(at, {})
             for key, item in value.items():
                 self._put_any((*at, key), item, (*location, key), given=given)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple) and value:
             self._store(at, [])
             for index, item in enumerate(value):
                 self._put_any((*at, index), item, (*location, index), given=given)

@@ -1,10 +1,10 @@
 """The workload section: who asks what, and when, in every form that a user may write it."""
 
-from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from hermes_core.api.plugins import plugin_names
 from hermes_core.api.workload import WORKLOAD_GENERATORS
 from hermes_core.config.document import suggest
 from hermes_core.config.draws import Arrivals, Fixed, Size
@@ -179,7 +179,7 @@ def _with_kind(value: dict[str, Any]) -> dict[str, Any]:
         return {**rest, "kind": kind, target: value[signs[0]]}
     if kind in BUILT_IN_KINDS:
         return value
-    offered = sorted({*BUILT_IN_KINDS, *entry_points(group=WORKLOAD_GENERATORS).names})
+    offered = sorted({*BUILT_IN_KINDS, *plugin_names(WORKLOAD_GENERATORS)})
     if not isinstance(kind, str) or kind not in offered:
         raise mistake(f"{shown(kind)} is not a kind of workload", suggest(kind, offered, what="kinds"))
     return {"kind": "plugin", "generator": kind, "options": {key: item for key, item in value.items() if key != "kind"}}
