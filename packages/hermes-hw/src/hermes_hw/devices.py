@@ -115,6 +115,11 @@ def find_device(name: str, spec: Mapping[str, Any] | None = None) -> Device:
     return _device(name, fields)
 
 
+def device_memory_bytes(name: str, spec: Mapping[str, Any] | None = None) -> int:
+    """Return the memory of one device, which engines choose their defaults by. Raises InputError; see `find_device`."""
+    return find_device(name, spec).memory_bytes
+
+
 @cache
 def _spellings() -> dict[str, str]:
     spellings: dict[str, str] = {}

@@ -18,9 +18,12 @@ _SPLITS: Final = (1, 2, 4, 8)
 """Ways to cut the inner dimension, so that few tiles still fill the device (split-K)."""
 _NETWORK_J_PER_BYTE: Final = 80e-12
 """10 pJ a bit, both ends of a serial link with its switch (order of magnitude of published SerDes)."""
-_MEMORY_POWER_SHARE: Final = 0.55
-"""Dynamic power of streaming memory at full bandwidth, as a share of what the board can draw above idle. Decoding
-draws 50 to 70% of the limit and prompts all of it (Patel et al., "Splitwise", ISCA 2024, section on power)."""
+_ACTIVE_POWER_SHARE: Final = 0.31
+"""Power drawn above idle while a step runs, whatever it does, as a share of what the board can draw above idle."""
+_MEMORY_POWER_SHARE: Final = 0.56
+"""What streaming memory at full bandwidth adds to it. Both from the average power of static batches published with
+Splitwise (Patel et al., ISCA 2024; Llama-2-70B on A100): 0.71 to 0.76 of the limit at 63% of the bandwidth, 0.59 to
+0.61 at 38%. Prompts drew all of the limit, hence `Energy.joules` lets attainable FLOP/s alone reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +55,29 @@ class OperatorCost:
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Dynamic energy of one device: joules of a FLOP at its bf16 peak's cost, of a byte, and the limit."""
+    """Dynamic energy of one device: `dynamic_w` is what the board can draw above idle."""
 
     dynamic_w: float
     bytes_per_s: float
 
     @classmethod
     def of(cls, device: Device) -> "Energy":
-        """Return the coefficients of `device`: its full draw above idle is reached, never passed."""
+        """Return the coefficients of `device`."""
         return cls(device.tdp_w - device.idle_w, device.memory_bandwidth_bytes_per_s)
 
-    @property
-    def j_per_byte(self) -> float:
-        """Energy of moving one byte between memory and the multipliers."""
-        return _MEMORY_POWER_SHARE * self.dynamic_w / self.bytes_per_s
-
     def joules(self, seconds: float, flop: float, nbytes: float, attainable_flops: float) -> float:
-        """Return the energy of an operator; multiplying at the `attainable_flops` alone draws full power."""
-        compute = self.dynamic_w * flop / attainable_flops if flop else 0.0
-        return min(compute + self.j_per_byte * nbytes, self.dynamic_w * seconds)
+        """Return the energy of an operator above idle, at most the board's limit for its time.
+
+        A share for being active, one for bytes at full bandwidth, and the rest for FLOPs at `attainable_flops`.
+        """
+        compute_s = flop / attainable_flops if flop else 0.0
+        memory_s = nbytes / self.bytes_per_s
+        work = (1 - _ACTIVE_POWER_SHARE) * compute_s + _MEMORY_POWER_SHARE * memory_s
+        return self.dynamic_w * min(_ACTIVE_POWER_SHARE * seconds + work, seconds)
+
+    def idle_joules(self, seconds: float) -> float:
+        """Return the energy above idle of waiting inside a step."""
+        return self.dynamic_w * _ACTIVE_POWER_SHARE * seconds
 
 
 def gemm_compute_s(m: int, n: int, k: int, peak_flops: float, units: int) -> float:
@@ -111,6 +118,7 @@ def all_reduce_cost(operator: str, nbytes: float, ranks: int, count: int, device
     each = all_reduce_s(nbytes, ranks, link)
     moved = 2.0 * (ranks - 1) / ranks * nbytes * count
     seconds = each * count
-    energy = min(_NETWORK_J_PER_BYTE * moved, (device.tdp_w - device.idle_w) * seconds)
+    energy = Energy.of(device)
+    joules = min(energy.idle_joules(seconds) + _NETWORK_J_PER_BYTE * moved, energy.dynamic_w * seconds)
     bound = "latency" if link.latency_s * math.log2(ranks) > 0.5 * each else "network"
-    return OperatorCost(operator, "collective.all_reduce", count, seconds, 0.0, moved, bound, energy)
+    return OperatorCost(operator, "collective.all_reduce", count, seconds, 0.0, moved, bound, joules)

@@ -98,10 +98,7 @@ class StepGraph:
 
     def attention_launch(self) -> OperatorCost:
         """Return the fixed time of the attention calls of a step."""
-        seconds = self.efficiency.attention_s * self.model.layers
-        return OperatorCost(
-            "attention_launch", "attention.decode", self.model.layers, seconds, 0.0, 0.0, "latency", 0.0
-        )
+        return self._waiting("attention_launch", "attention.decode", self.model.layers, self.efficiency.attention_s)
 
     def prefill_attention(self, shape: StepShape) -> list[OperatorCost]:
         """Return attention of the prompt chunks in `shape`: full and windowed layers."""
@@ -119,7 +116,7 @@ class StepGraph:
     def step_inputs(self, seqs: int) -> OperatorCost:
         """Return the time that a step of `seqs` sequences needs around its operators."""
         seconds = self.efficiency.step_s + self.efficiency.seq_s * seqs
-        return OperatorCost("step_inputs", "elementwise", 1, seconds, 0.0, 0.0, "latency", 0.0)
+        return self._waiting("step_inputs", "elementwise", 1, seconds)
 
     @property
     def kernels(self) -> int:
@@ -196,6 +193,11 @@ class StepGraph:
         energy = Energy.of(self.device).joules(seconds, 0.0, nbytes, 1.0)
         bound = "latency" if fixed_s > memory else "memory"
         return OperatorCost(name, kind, count, seconds * count, 0.0, nbytes * count, bound, energy * count)
+
+    def _waiting(self, name: str, kind: str, count: int, seconds: float) -> OperatorCost:
+        """Return `count` stretches of `seconds` in which nothing is moved or multiplied."""
+        energy = Energy.of(self.device).idle_joules(seconds * count)
+        return OperatorCost(name, kind, count, seconds * count, 0.0, 0.0, "latency", energy)
 
     def _embedding(self, tokens: int) -> OperatorCost:
         nbytes = 2.0 * tokens * self.model.hidden * self.model.activation.bytes

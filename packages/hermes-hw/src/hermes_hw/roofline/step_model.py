@@ -126,10 +126,10 @@ class RooflineStepModel:
         token_fs, token_nj = self._token_price(self.padded(tokens))
         sampled_fs, sampled_nj = self._sampled_price(sampled)
         launch_fs, launch_nj = self._launch
-        inputs_fs = femtoseconds(self._graph.step_inputs(seqs).seconds)
+        inputs_fs, inputs_nj = self._price([self._graph.step_inputs(seqs)])
         floor_fs, add_fs = self.surroundings(tokens, seqs)
         base_fs = max(token_fs + sampled_fs + launch_fs + inputs_fs, _LEAST_FS)
-        return base_fs, floor_fs, add_fs, token_nj + sampled_nj + launch_nj
+        return base_fs, floor_fs, add_fs, token_nj + sampled_nj + launch_nj + inputs_nj
 
     def _token_price(self, tokens: int) -> tuple[int, int]:
         price = self._tokens.get(tokens)
