@@ -129,7 +129,7 @@ class Simulation:
         outcome = RunOutcome(
             requests=coordinator.arrived,
             events=kernel.processed,
-            steps=sum(client.steps_done for client in self._clients),
+            steps=sum(client.scheduler.step for client in self._clients),
             wall_s=time.perf_counter() - began,
             compile_s=self.compile_s,
             manifest=manifest,
@@ -339,7 +339,7 @@ def _client_info(plan: PoolPlan, compiled: CompiledDeployment, index: int, block
 
 def _client_totals(client: LlmClient) -> run_record_pb2.ClientTotals:
     return run_record_pb2.ClientTotals(
-        steps=client.steps_done,
+        steps=client.scheduler.step,
         busy_ns=client.busy_fs // FS_PER_NS,
         dynamic_energy_nj=client.energy_nj,
         prefill_tokens=client.scheduler.prefill_tokens,

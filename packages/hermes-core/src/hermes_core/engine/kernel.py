@@ -6,6 +6,7 @@ Events happen in the order of time, then phase, then entity, then scheduling. Th
 from collections.abc import Callable
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import Final, TypeAlias
 
 from hermes_core.api.time import Nanos
@@ -42,22 +43,21 @@ def rank(phase: Phase, entity: int = 0) -> int:
 class Kernel:
     """A clock and a queue of events."""
 
-    __slots__ = ("_cancelled", "_heap", "_sequence", "now", "processed")
+    __slots__ = ("_cancelled", "_heap", "_next_handle", "now", "processed")
 
     def __init__(self) -> None:
         self.now: Nanos = 0
         self.processed = 0
         """Events that have happened."""
         self._heap: list[tuple[Nanos, int, int, Action]] = []
-        self._sequence = 0
+        self._next_handle = count().__next__
         self._cancelled: set[int] = set()
 
     def schedule(self, time_ns: Nanos, rank: int, action: Action) -> int:
         """Let `action` happen at `time_ns`, not before now. Returns a handle for `cancel`."""
         if time_ns < self.now:
             raise AssertionError(f"event at {time_ns} ns lies before now, {self.now} ns")
-        handle = self._sequence
-        self._sequence = handle + 1
+        handle = self._next_handle()
         heappush(self._heap, (time_ns, rank, handle, action))
         return handle
 
@@ -80,21 +80,22 @@ class Kernel:
         cancelled = self._cancelled
         left = max_events
         try:
-            while left and heap:
-                entry = heappop(heap)
-                time_ns = entry[0]
-                if cancelled and entry[2] in cancelled:
-                    cancelled.discard(entry[2])
+            while heap:
+                time_ns, rank, handle, action = heappop(heap)
+                if handle in cancelled:
+                    cancelled.discard(handle)
                     continue
                 if time_ns > limit:
-                    heappush(heap, entry)
+                    heappush(heap, (time_ns, rank, handle, action))
                     return False
                 self.now = time_ns
+                action(time_ns)
                 left -= 1
-                entry[3](time_ns)
+                if not left:
+                    return bool(heap)
         finally:
             self.processed += max_events - left
-        return bool(heap)
+        return False
 
     @property
     def pending(self) -> int:

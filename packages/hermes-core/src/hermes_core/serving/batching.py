@@ -43,7 +43,7 @@ class Batch(Protocol):
     def admit(self, max_tokens: int) -> int:
         """Admit the head of the queue with up to `max_tokens` of its prompt. Returns how many tokens that makes.
 
-        0 if its KV does not fit: then nobody else should be admitted in this step.
+        0 if nobody may enter: the queue is empty, no slot is free, or the KV of the head does not fit.
         """
         ...
 

@@ -28,12 +28,15 @@ class Pool:
     router: Router
     max_model_len: int
     load: PoolLoad = field(init=False)
+    first_client: int = field(init=False)
+    """Number of its first client among all clients; the others follow."""
     entry_ns: int = field(init=False)
     entry_token_ns: int = field(init=False)
     stream_ns: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.load = PoolLoad(len(self.clients))
+        self.first_client = self.clients[0].number
         front_end = self.clients[0].settings.front_end
         self.entry_ns = front_end.request_ns
         self.entry_token_ns = front_end.per_prompt_token_ns
@@ -144,7 +147,7 @@ class Coordinator:
 
     def _send(self, request: Request, now: Nanos) -> None:
         """Hand the request to a client for the job it has come to."""
-        job = self._pipelines[request.pipeline][request.position]
+        job = request.job = self._pipelines[request.pipeline][request.position]
         pool = job.pool
         prompt_tokens = request.prompt_tokens
         tokens = prompt_tokens + request.output_tokens
@@ -164,12 +167,6 @@ class Coordinator:
         load.tokens[number] += prompt_tokens
         seq = Sequence(request, prompt_tokens, request.output_tokens, now)
         request.sequence = seq
-        seq.segments = request.segments
-        seq.output_segment = request.output_segment
-        seq.priority = request.priority
-        seq.tenant = request.tenant
-        if request.deadline_ns:
-            seq.deadline_ns = request.arrival_ns + request.deadline_ns
         delay = pool.entry_ns + pool.entry_token_ns * prompt_tokens
         if delay:
             self._kernel.schedule(now + delay, _ARRIVAL, partial(client.submit, seq))
@@ -179,17 +176,16 @@ class Coordinator:
     def job_ended(self, seq: Sequence, now: Nanos, last_step: int, streams: int, status: int) -> None:
         """Take back a request whose job on a client has ended."""
         request = seq.request
-        job = self._pipelines[request.pipeline][request.position]
+        job = request.job
         pool = job.pool
         number = request.client
-        client = pool.clients[number]
         load = pool.load
         load.jobs[number] -= 1
         load.tokens[number] -= seq.prompt_tokens
         self._add_stage_job(
             self._pack_stage_job(
-                request.request_id, request.position, job.stage_set, client.number, seq.enqueue_ns, seq.start_ns,
-                seq.first_token_ns, now, seq.prompt_tokens, seq.cached_tokens, seq.generated, seq.first_step,
+                request.request_id, request.position, job.stage_set, pool.first_client + number, seq.enqueue_ns,
+                seq.start_ns, seq.first_token_ns, now, seq.prompt_tokens, seq.cached_tokens, seq.generated, seq.first_step,
                 last_step, seq.preemptions, status,
             )
         )  # fmt: skip
@@ -198,7 +194,7 @@ class Coordinator:
     def first_token(self, seq: Sequence, now: Nanos, streams: int) -> None:
         """Note when the user holds the first token of the answer."""
         request = seq.request
-        request.first_token_ns = now + self._pipelines[request.pipeline][request.position].pool.stream_ns * streams
+        request.first_token_ns = now + request.job.pool.stream_ns * streams
 
     def _refuse(self, request: Request, job: StageJob, now: Nanos, status: int) -> None:
         self._add_stage_job(
@@ -243,7 +239,7 @@ class Coordinator:
         """Write rows for the requests that have arrived and not ended."""
         for request in list(self.live.values()):
             seq = request.sequence
-            job = self._pipelines[request.pipeline][request.position]
+            job = request.job
             tokens = 0
             if seq is not None:
                 client = job.pool.clients[request.client]

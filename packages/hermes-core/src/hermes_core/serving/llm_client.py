@@ -35,7 +35,10 @@ class LlmClient:
         "_lag",
         "_model",
         "_pack_step",
+        "_prompt_tokens",
+        "_prompts",
         "_rank",
+        "_schedule",
         "_seqs",
         "_single",
         "_slope_fs",
@@ -51,7 +54,6 @@ class LlmClient:
         "peak_waiting",
         "scheduler",
         "settings",
-        "steps_done",
     )
 
     def __init__(
@@ -81,13 +83,13 @@ class LlmClient:
         )
         self.max_tokens = self.scheduler.pool.total * settings.block_size_tokens + 1
         """The longest prompt and answer together that ever fit the KV memory: the last token needs none."""
-        self.steps_done = 0
         self.busy_fs: Femtos = 0
         self.energy_nj = 0
         self.decode_tokens = 0
         self.peak_running = 0
         self.peak_waiting = 0
         self._kernel = kernel
+        self._schedule = kernel.schedule
         self._model = compiled.steps
         self._add_step = recorder.add_step if recorder is not None else None
         self._pack_step = STEPS.pack
@@ -110,6 +112,8 @@ class LlmClient:
         self._seqs = 0
         """Sequences that decode in it."""
         self._context = 0
+        self._prompts = 0
+        self._prompt_tokens = 0
         self._waiting = 0
         self._blocks = 0
 
@@ -129,9 +133,12 @@ class LlmClient:
             if self._event < 0:
                 # The last step may have ended half a nanosecond after the event that said so.
                 self._end_fs = max(self._end_fs, now * FS_PER_NS)
-                self._event = self._kernel.schedule(now, self._rank, self._on_boundary)
+                self._event = self._schedule(now, self._rank, self._on_boundary)
             return
-        wanted = self._lag + (1 if steps == 1 else self._steps_ended_by(now))
+        if steps == 1:
+            seq.visible_step = step + 1 + self._lag
+            return
+        wanted = self._lag + self._steps_ended_by(now)
         seq.visible_step = step + wanted
         if wanted < steps and not (scheduler.blocked and scheduler.queue.ordered_by_arrival):
             self._cut(wanted)
@@ -155,11 +162,10 @@ class LlmClient:
 
     def _cut(self, steps: int) -> None:
         """Let the stretch under way end after `steps` of its steps."""
-        kernel = self._kernel
-        kernel.cancel(self._event)
+        self._kernel.cancel(self._event)
         self._steps = steps
-        end = self._end_fs = self._begin_fs + steps * self._t0_fs + self._slope_fs * (steps * (steps - 1) // 2)
-        self._event = kernel.schedule((end + HALF_NS_FS) // FS_PER_NS, self._rank, self._on_boundary)
+        end = self._end_fs = self._end_after(steps)
+        self._event = self._schedule((end + HALF_NS_FS) // FS_PER_NS, self._rank, self._on_boundary)
 
     # --- what others may ask ----------------------------------------------------------------------------------------
 
@@ -176,15 +182,24 @@ class LlmClient:
 
     def close(self, now: Nanos) -> None:
         """Settle the whole steps that have ended by `now`, and stop."""
-        if not self._steps:
+        planned = self._steps
+        if not planned:
             return
         ended = self._steps_ended_by(now)
-        if round_fs_to_ns(self._begin_fs + ended * self._t0_fs + self._slope_fs * (ended * (ended - 1) // 2)) > now:
+        if round_fs_to_ns(self._end_after(ended)) > now:
             ended -= 1
         if ended:
-            self._cut(ended)
+            self._steps = ended
+            self._end_fs = self._end_after(ended)
             self._settle()
+            if ended < planned:
+                # The step that is under way has its blocks.
+                self.scheduler.pool.allocate(self.scheduler.batch.demand())
         self._steps = 0
+
+    def _end_after(self, steps: int) -> Femtos:
+        """Return when the stretch under way has done `steps` steps."""
+        return self._begin_fs + steps * self._t0_fs + self._slope_fs * (steps * (steps - 1) // 2)
 
     # --- between stretches ------------------------------------------------------------------------------------------
 
@@ -200,26 +215,21 @@ class LlmClient:
         """Account for the steps of the stretch that has ended."""
         steps = self._steps
         scheduler = self.scheduler
-        first = scheduler.step
-        seqs = self._seqs
         begin, end = self._begin_fs, self._end_fs
-        energy = steps * self._e0_nj + self._e_slope_nj * (steps * (steps - 1) // 2)
-        scheduler.step = first + steps
-        self.steps_done += steps
+        energy = self._e0_nj if steps == 1 else steps * self._e0_nj + self._e_slope_nj * (steps * (steps - 1) // 2)
         self.energy_nj += energy
-        self.busy_fs += end - begin
-        self.decode_tokens += seqs * steps
         if self._add_step is not None:
-            prompts = tokens = 0
-            if scheduler.chunks:
-                prompts, tokens = scheduler.shape.prefill_seqs, scheduler.shape.prefill_tokens
             self._add_step(
                 self._pack_step(
-                    self.number, first, steps, begin // FS_PER_NS, begin % FS_PER_NS, self._t0_fs, self._slope_fs, seqs, self._context,
-                    prompts, tokens, self._waiting, self._blocks, energy,
+                    self.number, scheduler.step, steps, begin // FS_PER_NS, begin % FS_PER_NS, self._t0_fs,
+                    self._slope_fs, self._seqs, self._context, self._prompts, self._prompt_tokens, self._waiting,
+                    self._blocks, energy,
                 )
             )  # fmt: skip
+        self.busy_fs += end - begin
+        self.decode_tokens += self._seqs * steps
         self._steps = 0
+        scheduler.step += steps
         scheduler.now_ns = (end + HALF_NS_FS) // FS_PER_NS
         scheduler.settle(steps)
 
@@ -228,39 +238,50 @@ class LlmClient:
         scheduler = self.scheduler
         begin = self._begin_fs = self._end_fs
         scheduler.plan()
-        running = len(scheduler.running)
-        if running > self.peak_running:
-            self.peak_running = running
-        count = scheduler.batch.count
-        slope = 0
+        batch = scheduler.batch
+        count = batch.count
         if scheduler.chunks:
-            shape = scheduler.shape
-            if count and scheduler.decode:
-                shape.decode_seqs = count
-                shape.decode_context, shape.decode_windowed, _ = scheduler.batch.sums()
-                shape.sampled_seqs += count
-            else:
-                count = shape.decode_seqs = shape.decode_context = shape.decode_windowed = 0
-            self._context = shape.decode_context
-            t0, self._e0_nj = self._model.step(shape)
-            self._e_slope_nj = 0
-            steps = 1
+            self._launch_mixed(count)
+            end = begin + self._t0_fs
         elif count:
-            context, windowed, growing, alike = scheduler.batch.outlook()
+            context, windowed, growing, steps = batch.outlook()
             t0, slope, valid, self._e0_nj, self._e_slope_nj = self._model.decode_run(count, context, windowed, growing)
+            steps = self._steps_planned(steps if steps < valid else valid)
+            self._seqs = count
             self._context = context
-            steps = self._steps_planned(alike if alike < valid else valid)
+            self._prompts = self._prompt_tokens = 0
+            self._t0_fs = t0
+            self._slope_fs = slope
+            self._steps = steps
+            end = begin + steps * t0 + slope * (steps * (steps - 1) // 2)
         else:
             self._fall_idle()
             return
-        self._seqs = count
-        self._t0_fs = t0
-        self._slope_fs = slope
+        self._end_fs = end
+        running = len(scheduler.running)
+        if running > self.peak_running:
+            self.peak_running = running
+        pool = scheduler.pool
+        self._blocks = pool.total - pool.available
         self._waiting = len(scheduler.queue) + len(scheduler.incoming)
-        self._blocks = scheduler.pool.total - scheduler.pool.available
-        self._steps = steps
-        end = self._end_fs = begin + steps * t0 + slope * (steps * (steps - 1) // 2)
-        self._event = self._kernel.schedule((end + HALF_NS_FS) // FS_PER_NS, self._rank, self._on_boundary)
+        self._event = self._schedule((end + HALF_NS_FS) // FS_PER_NS, self._rank, self._on_boundary)
+
+    def _launch_mixed(self, count: int) -> None:
+        """Price a step with prompts in it."""
+        scheduler = self.scheduler
+        shape = scheduler.shape
+        if count and scheduler.decode:
+            shape.decode_seqs = self._seqs = count
+            shape.decode_context, shape.decode_windowed, _ = scheduler.batch.sums()
+            shape.sampled_seqs += count
+        else:
+            shape.decode_seqs = self._seqs = shape.decode_context = shape.decode_windowed = 0
+        self._t0_fs, self._e0_nj = self._model.step(shape)
+        self._slope_fs = self._e_slope_nj = 0
+        self._context = shape.decode_context
+        self._prompts = shape.prefill_seqs
+        self._prompt_tokens = shape.prefill_tokens
+        self._steps = 1
 
     def _steps_planned(self, steps: int) -> int:
         """Return for how many of the next `steps` like steps the plan holds."""

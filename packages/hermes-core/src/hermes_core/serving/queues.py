@@ -103,7 +103,7 @@ class PriorityOrder(_Sorted):
     __slots__ = ()
 
     def key(self, seq: Sequence) -> int:
-        return seq.priority
+        return seq.request.priority
 
 
 class Deadline(_Sorted):
@@ -112,7 +112,8 @@ class Deadline(_Sorted):
     __slots__ = ()
 
     def key(self, seq: Sequence) -> int:
-        return seq.deadline_ns or (1 << 62)
+        request = seq.request
+        return request.arrival_ns + request.deadline_ns if request.deadline_ns else 1 << 62
 
 
 class Fair:
@@ -131,16 +132,16 @@ class Fair:
         self._size = 0
 
     def push(self, seq: Sequence) -> None:
-        queue = self._queues.setdefault(seq.tenant, deque())
+        queue = self._queues.setdefault(seq.request.tenant, deque())
         if not queue:
             waiting = [self._served[tenant] for tenant, other in self._queues.items() if other]
-            self._served[seq.tenant] = max(self._served.get(seq.tenant, 0), min(waiting, default=0))
+            self._served[seq.request.tenant] = max(self._served.get(seq.request.tenant, 0), min(waiting, default=0))
         queue.append(seq)
         self._size += 1
 
     def put_back(self, seq: Sequence) -> None:
-        self._queues.setdefault(seq.tenant, deque()).appendleft(seq)
-        self._served[seq.tenant] = self._served.get(seq.tenant, 0) - _work(seq)
+        self._queues.setdefault(seq.request.tenant, deque()).appendleft(seq)
+        self._served[seq.request.tenant] = self._served.get(seq.request.tenant, 0) - _work(seq)
         self._size += 1
 
     def head(self) -> Sequence:
@@ -154,7 +155,7 @@ class Fair:
         return seq
 
     def remove(self, seq: Sequence) -> None:
-        self._queues[seq.tenant].remove(seq)
+        self._queues[seq.request.tenant].remove(seq)
         self._size -= 1
 
     def __len__(self) -> int:

@@ -1,8 +1,12 @@
 """A request on its way through its pipeline."""
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from hermes_core.serving.sequence import Segments, Sequence
+
+if TYPE_CHECKING:
+    from hermes_core.serving.coordinator import StageJob
 
 
 class Status(IntEnum):
@@ -30,6 +34,7 @@ class Request:
         "client",
         "deadline_ns",
         "first_token_ns",
+        "job",
         "luck",
         "output_segment",
         "output_tokens",
@@ -65,6 +70,8 @@ class Request:
         self.luck = 0
         self.segments: Segments | None = None
         self.output_segment = -1
+        self.job: StageJob
+        """The stage job it has come to."""
         self.position = 0
         """Number of the stage job it is in."""
         self.client = -1

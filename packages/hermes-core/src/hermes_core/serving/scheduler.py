@@ -11,7 +11,7 @@ from hermes_core.api.hardware import StepShape
 from hermes_core.api.time import Nanos
 from hermes_core.serving.batching import BatchPolicy
 from hermes_core.serving.blocks import BlockPool
-from hermes_core.serving.decode_batch import AggregateBatch, DecodeBatch
+from hermes_core.serving.decode_batch import NEVER, AggregateBatch, DecodeBatch
 from hermes_core.serving.exact_batch import ExactBatch
 from hermes_core.serving.queues import WaitingQueue
 from hermes_core.serving.request import FINISHED
@@ -75,10 +75,12 @@ class Scheduler:
         self.preemptions = 0
         self._policy = policy
         self._owner = owner
-        self._window = window
+        self._window = window or NEVER
         self._block_size = settings.block_size_tokens
         self._delayed = settings.asynchronous_scheduling
         self._max_seqs = settings.max_num_seqs
+        self._reserve_full_prompt = settings.reserve_full_prompt
+        self._watermark_blocks = int(settings.watermark * self.pool.total)
         self._reserve_full_output = settings.reservation == "full_output"
         self._admissions = 0
         self._demand_taken = False
@@ -245,19 +247,22 @@ class Scheduler:
         return seq.target - self._hit(seq, self._segments_of(seq))[0] * self._block_size
 
     def admit(self, max_tokens: int) -> int:
-        """Admit the head of the queue with up to `max_tokens` of its prompt; 0 if its KV does not fit."""
+        """Admit the head of the queue with up to `max_tokens` of its prompt; 0 if nobody may enter."""
         queue = self.queue
+        running = self.running
+        if not queue or len(running) + len(self.leaving) >= self._max_seqs:
+            return 0
         seq = queue.head()
         pool = self.pool
         size = self._block_size
-        target = seq.target
-        if seq.segments is None:
-            segments, hit, idle = None, 0, 0
-        else:
+        tokens = target = seq.target
+        segments = None
+        hit = idle = cached = 0
+        if seq.segments is not None:
             segments = self._segments_of(seq)
             hit, idle = self._hit(seq, segments)
-        cached = hit * size
-        tokens = target - cached
+            cached = hit * size
+            tokens -= cached
         if tokens > max_tokens:
             tokens = max_tokens
         blocks = -(-(cached + tokens) // size) - hit
@@ -266,11 +271,11 @@ class Scheduler:
         queue.pop()
         if segments is not None:
             pool.acquire(seq, segments, hit)
+            seq.shared = hit
         pool.allocate(blocks)
-        seq.shared = hit
         seq.order = order = self._admissions
         self._admissions = order + 1
-        self.running[order] = seq
+        running[order] = seq
         if seq.start_ns < 0:
             seq.start_ns = self.now_ns
             seq.cached_tokens = cached
@@ -282,13 +287,9 @@ class Scheduler:
 
     def _has_room(self, seq: Sequence, blocks: int, hit: int, idle: int) -> bool:
         """Return whether the memory policy lets a sequence in that needs `blocks` now and has found `hit`."""
-        settings = self.settings
-        free = self.pool.available - idle
-        if settings.reserve_full_prompt:
+        if self._reserve_full_prompt:
             blocks = -(-seq.target // self._block_size) - hit
-        if settings.watermark and self.running:
-            free -= int(settings.watermark * self.pool.total)
-        if blocks > free:
+        if blocks > self.pool.available - idle - (self._watermark_blocks if self.running else 0):
             return False
         if self._reserve_full_output:
             final = self._final_blocks(seq)
@@ -326,19 +327,22 @@ class Scheduler:
         shape.prefill_seqs += 1
         shape.prefill_tokens += tokens
         shape.prefill_context += end
-        pairs2 = tokens * (2 * computed + tokens + 1)
+        pairs2 = tokens * (computed + end + 1)
         shape.prefill_pairs2 += pairs2
-        window = self._window
-        if window and end > window:
-            # Queries before position `window` see all keys before them, the others `window` keys.
-            below = max(0, window - computed)
-            pairs2 = below * (2 * computed + below + 1) + 2 * (tokens - below) * window
+        if end > self._window:
+            pairs2 = self._windowed_pairs2(computed, tokens)
         shape.prefill_windowed_pairs2 += pairs2
         if end >= seq.target:
             shape.sampled_seqs += 1
         self.prefill_tokens += tokens
         if seq.path is not None:
             seq.shared += self.pool.publish(seq.path, end)
+
+    def _windowed_pairs2(self, computed: int, tokens: int) -> int:
+        """Return twice the pairs of a chunk: queries before the window's end see all keys, the others `window`."""
+        window = self._window
+        below = max(0, window - computed)
+        return below * (2 * computed + below + 1) + 2 * (tokens - below) * window
 
     def _segments_of(self, seq: Sequence) -> Segments | None:
         segments = seq.segments

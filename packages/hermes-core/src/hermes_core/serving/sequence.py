@@ -19,10 +19,8 @@ class Sequence:
     """
 
     __slots__ = (
-        "blocks",
         "cached_tokens",
         "computed",
-        "deadline_ns",
         "decode_base",
         "enqueue_ns",
         "first_step",
@@ -34,14 +32,12 @@ class Sequence:
         "output_tokens",
         "path",
         "preemptions",
-        "priority",
         "prompt_tokens",
         "request",
         "segments",
         "shared",
         "start_ns",
         "target",
-        "tenant",
         "visible_step",
     )
 
@@ -67,18 +63,13 @@ class Sequence:
         """Number of its admission: the place in the running list."""
         self.visible_step = 0
         """First step it can be part of."""
-        self.blocks = 0
-        """KV blocks it holds while its prompt is worked on; once it decodes, its context says how many."""
         self.shared = 0
         """Of the blocks it holds, those that belong to nodes of its path."""
         self.leave_step = -1
         """Decoding step that gives its last token; -1 while it does not decode."""
         self.decode_base = 0
         """While it decodes, its context is decode_base + the number of the decoding step."""
-        self.segments: Segments | None = None
-        self.output_segment = -1
+        self.segments: Segments | None = request.segments
+        self.output_segment = request.output_segment
         self.path: list[PrefixNode] | None = None
         """Its nodes in the prefix cache, while it holds them."""
-        self.priority = 0
-        self.deadline_ns = 0
-        self.tenant = 0

@@ -29,8 +29,8 @@ class Chunked:
                     left -= batch.extend(seq, min(left, chunk))
         if batch.preempted:
             return
-        while left > 0 and batch.waiting() is not None:
-            taken = batch.admit(min(left, chunk))
+        while left > 0:
+            taken = batch.admit(left if left < chunk else chunk)
             if not taken:
                 return
             left -= taken
