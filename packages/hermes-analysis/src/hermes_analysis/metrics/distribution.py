@@ -136,15 +136,7 @@ def weighted_distribution(parts: Sequence[tuple[Pieces, Floats]], zeros: float =
 
     The mass of each bin is summed first; then the values in the bins that hold a wanted rank are sorted, and only they.
     """
-    masses = np.zeros(_BINS)
-    summed = 0.0
-    for pieces, weights in parts:
-        if pieces.slope is None or pieces.count is None:
-            mass, middle = weights, pieces.start
-        else:
-            mass, middle = weights * pieces.count, pieces.start + pieces.slope * (0.5 * (pieces.count - 1))
-        masses += np.bincount(pieces.key, mass, minlength=_BINS)
-        summed += float(np.dot(mass, middle))
+    masses, summed = _bin_masses(parts)
     total = float(masses.sum()) + zeros
     if total <= 0:
         return Distribution.empty()
@@ -170,9 +162,34 @@ def weighted_distribution(parts: Sequence[tuple[Pieces, Floats]], zeros: float =
 
     found = [at_rank(float(rank), int(number)) for rank, number in zip(ranks, bins, strict=True)]
     shares = [position - math.floor(position) for position in positions]
-    answers = [low + share * (high - low) for low, high, share in zip(found[::2], found[1::2], shares, strict=True)]
+    p50, p90, p95, p99 = (
+        low + share * (high - low) for low, high, share in zip(found[::2], found[1::2], shares, strict=True)
+    )
     lowest = 0.0 if zeros > 0 else float(values[0])
-    return Distribution(round(total), summed / total, *answers, lowest, float(values[-1]))
+    return Distribution(round(total), summed / total, p50, p90, p95, p99, lowest, float(values[-1]))
+
+
+def cumulated(parts: Sequence[tuple[Pieces, Floats]], zeros: float = 0.0) -> tuple[Floats, Floats]:
+    """Return points of the cumulative distribution: upper edges of the bins in use, and the share up to each."""
+    masses, _ = _bin_masses(parts)
+    used = np.flatnonzero(masses)
+    total = float(masses.sum()) + zeros
+    edges = ((used + 1).astype(np.int64) << _BIN_SHIFT).view(np.float64)
+    return edges, (zeros + np.cumsum(masses[used])) / max(total, 1.0)
+
+
+def _bin_masses(parts: Sequence[tuple[Pieces, Floats]]) -> tuple[Floats, float]:
+    """Return the weight in each bin, and the weighted sum of all values."""
+    masses = np.zeros(_BINS)
+    summed = 0.0
+    for pieces, weights in parts:
+        if pieces.slope is None or pieces.count is None:
+            mass, middle = weights, pieces.start
+        else:
+            mass, middle = weights * pieces.count, pieces.start + pieces.slope * (0.5 * (pieces.count - 1))
+        masses += np.bincount(pieces.key, mass, minlength=_BINS)
+        summed += float(np.dot(mass, middle))
+    return masses, summed
 
 
 def _sorted_values(

@@ -1,6 +1,7 @@
 """From a run record to its summary."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from hermes_proto.common.v1 import price_source_pb2
@@ -13,6 +14,7 @@ from hermes_analysis.metrics.requests import (
     MOST_TENANTS_WITH_ITL,
     Group,
     RequestMetrics,
+    Window,
     groups_of,
     job_requests,
     request_metrics,
@@ -29,28 +31,55 @@ _UNSERVED_WARNING = 0.01
 _EXTRAPOLATED_WARNING = 0.1
 
 
-def summarise(run: RunRecord) -> RunSummary:
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the metrics of a run share, computed once."""
+
+    run: RunRecord
+    window: Window
+    requests: RequestMetrics
+    index: StepIndex
+    gaps: TokenGaps | None
+    of_job: NDArray[np.int64]
+    groups: list[Group]
+
+    @classmethod
+    def of(cls, run: RunRecord) -> "Prepared":
+        """Index a record."""
+        window = window_of(run)
+        index = StepIndex.of(run.steps)
+        gaps = token_gaps(run, index) if index.rows and run.stage_jobs.rows else None
+        of_job = job_requests(run) if gaps is not None else np.empty(0, np.int64)
+        return cls(run, window, request_metrics(run, window), index, gaps, of_job, groups_of(run))
+
+    def jobs_of(self, group: Group) -> NDArray[np.bool_]:
+        """Mark the stage jobs of a group's measured requests."""
+        measured = self.requests.measured
+        chosen = np.zeros(len(measured) + 1, dtype=bool)  # the last stands for "of no request"
+        chosen[group.rows] = measured[group.rows]
+        marked: NDArray[np.bool_] = chosen[self.of_job]
+        return marked
+
+
+def summarise(run: RunRecord, prepared: Prepared | None = None) -> RunSummary:
     """Compute the summary of a run: exact, from columns, nothing sampled.
 
     Requests that arrived before the manifest's warm_up_ns are left out of counts, latencies and service levels; rates,
-    utilisation, energy and cost are over the time from there to the end.
+    utilisation, energy and cost are over the time from there to the end. `prepared` spares work done already.
     """
-    window = window_of(run)
-    metrics = request_metrics(run, window)
-    index = StepIndex.of(run.steps)
-    gaps = token_gaps(run, index) if index.rows and run.stage_jobs.rows else None
-    of_job = job_requests(run) if gaps is not None else np.empty(0, np.int64)
-    groups = groups_of(run)
+    ready = prepared or Prepared.of(run)
+    window, metrics, index, gaps = ready.window, ready.requests, ready.index, ready.gaps
+    groups = ready.groups
     with_itl = len(groups) <= MOST_TENANTS_WITH_ITL
     summaries = []
     for group in groups:
         itl = None
         if gaps is not None and (group.kind != "tenant" or with_itl):
-            itl = gaps.distribution(_jobs_of(group, metrics, of_job))
+            itl = gaps.distribution(ready.jobs_of(group))
         summaries.append(summarise_group(group, metrics, itl))
     clients = summarise_clients(run, index, window)
     tokens = float(metrics.tokens_inside.sum())
-    estimated = gaps.estimated_share(_jobs_of(groups[0], metrics, of_job)) if gaps is not None else 0.0
+    estimated = gaps.estimated_share(ready.jobs_of(groups[0])) if gaps is not None else 0.0
     return RunSummary(
         name=run.manifest.name,
         seed=run.manifest.seed,
@@ -67,14 +96,6 @@ def summarise(run: RunRecord) -> RunSummary:
         warnings=tuple(_warnings(run, summaries[0].counts, summaries[0].itl_s, gaps, estimated)),
         itl_estimated_share=estimated,
     )
-
-
-def _jobs_of(group: Group, metrics: RequestMetrics, of_job: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Mark the stage jobs of a group's measured requests."""
-    chosen = np.zeros(len(metrics.measured) + 1, dtype=bool)  # the last stands for "of no request"
-    chosen[group.rows] = metrics.measured[group.rows]
-    marked: NDArray[np.bool_] = chosen[of_job]
-    return marked
 
 
 def _warnings(

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes_analysis.load import RunRecord
-from hermes_analysis.metrics.distribution import Distribution, Floats, Ints, Pieces, weighted_distribution
+from hermes_analysis.metrics.distribution import Distribution, Floats, Ints, Pieces, cumulated, weighted_distribution
 from hermes_analysis.metrics.steps import FS, NS, StepIndex
 
 Mask = NDArray[np.bool_]
@@ -73,6 +73,14 @@ class TokenGaps:
 
     def distribution(self, chosen: Mask) -> Distribution:
         """Return the distribution in seconds over the jobs that `chosen`, shape (stage jobs,), marks."""
+        return weighted_distribution(*self._weighted(chosen))
+
+    def cumulated(self, chosen: Mask) -> tuple[Floats, Floats]:
+        """Return points of the cumulative distribution: seconds, to 0.4 %, and the share of gaps up to there."""
+        return cumulated(*self._weighted(chosen))
+
+    def _weighted(self, chosen: Mask) -> tuple[list[tuple[Pieces, Floats]], float]:
+        """Return the pieces with the weight of each over the chosen jobs, and the number of gaps of no time."""
         job = self.job
         mine = chosen[job.jobs]
         weight = np.where(mine, job.weight, 0.0)
@@ -90,7 +98,7 @@ class TokenGaps:
         # Gaps of no time at all: further tokens of a step, and whatever took no time.
         zeros = float(job.zeros[mine].sum()) + float(weight[self.first.start <= 0].sum())
         zeros += float(stalls[self.stall.start <= 0].sum()) + float(np.count_nonzero(handed[self.handover.start <= 0]))
-        return weighted_distribution(weighted, zeros)
+        return weighted, zeros
 
     def estimated_share(self, chosen: Mask) -> float:
         """Return the share of gaps that belong to preempted jobs, whose stalls are only known in sum."""

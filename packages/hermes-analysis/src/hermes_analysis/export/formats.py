@@ -1,0 +1,109 @@
+"""Timelines in the formats of viewers: Perfetto's own, and Chrome's trace events as JSON."""
+
+import json
+from typing import Any, BinaryIO, Final
+
+from hermes_analysis.export.timeline import Slice, Timeline
+from hermes_analysis.optional import optional
+
+_NS_PER_US: Final = 1000
+_SEQUENCE: Final = 1
+
+
+def write_chrome(timeline: Timeline, stream: BinaryIO) -> None:
+    """Write Chrome trace events (Trace Event Format, Google, 2016), one a line; opens in Perfetto and chrome://tracing."""
+    stream.write(b'{"displayTimeUnit":"ms","otherData":')
+    stream.write(json.dumps({"left out": "; ".join(timeline.notes)}).encode())
+    stream.write(b',"traceEvents":[\n')
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "name": "process_name", "pid": number, "tid": 0, "args": {"name": name}}
+        for number, name in enumerate(timeline.groups, 1)
+    ]
+    groups, names = {}, {}
+    for track in timeline.tracks:
+        groups[track.number], names[track.number] = track.group, track.name
+        if not track.counter:
+            base = {"pid": track.group, "tid": track.number}
+            events.append({"ph": "M", "name": "thread_name", **base, "args": {"name": track.name}})
+            events.append({"ph": "M", "name": "thread_sort_index", **base, "args": {"sort_index": track.number}})
+    lines = [json.dumps(event) for event in events]
+    started: set[int] = set()
+    for piece in timeline.slices:
+        lines.extend(json.dumps(event, separators=(",", ":")) for event in _chrome(piece, groups[piece.track], started))
+    for number, at, value in timeline.counters:
+        base = {"ph": "C", "name": names[number], "pid": groups[number], "tid": number}
+        lines.append(json.dumps({**base, "ts": at / _NS_PER_US, "args": {"value": value}}, separators=(",", ":")))
+    stream.write(",\n".join(lines).encode())
+    stream.write(b"\n]}\n")
+
+
+def _chrome(piece: Slice, group: int, started: set[int]) -> list[dict[str, Any]]:
+    """Return a slice as a complete event, and its end of an arrow."""
+    base = {"pid": group, "tid": piece.track, "ts": piece.begin_ns / _NS_PER_US}
+    span = (piece.end_ns - piece.begin_ns) / _NS_PER_US
+    events: list[dict[str, Any]] = [{"ph": "X", "name": piece.name, **base, "dur": span, "args": dict(piece.args)}]
+    if piece.flow:
+        phase: dict[str, Any] = {"ph": "t"} if piece.flow in started else {"ph": "s"}
+        started.add(piece.flow)
+        events.append({**phase, "name": "request", "cat": "request", "id": piece.flow, **base})
+    return events
+
+
+def write_perfetto(timeline: Timeline, stream: BinaryIO) -> None:
+    """Write a Perfetto trace (TrackEvent packets). Needs perfetto (extra "perfetto")."""
+    builders = optional("perfetto.trace_builder.proto_builder", "The Perfetto timeline", "perfetto")
+    messages = optional("perfetto.protos.perfetto.trace.perfetto_trace_pb2", "The Perfetto timeline", "perfetto")
+    event_type = messages.TrackEvent.Type
+    builder = builders.StreamingTraceProtoBuilder(stream)
+
+    def packet(at: int | None = None) -> Any:
+        made = builder.create_packet()
+        made.trusted_packet_sequence_id = _SEQUENCE
+        if at is not None:
+            made.timestamp = at
+        return made
+
+    first = packet()
+    first.sequence_flags = messages.TracePacket.SequenceFlags.SEQ_INCREMENTAL_STATE_CLEARED
+    builder.write_packet(first)
+    for number, name in enumerate(timeline.groups, 1):
+        made = packet()
+        made.track_descriptor.uuid = _group_uuid(number)
+        made.track_descriptor.name = name
+        made.track_descriptor.process.pid = number
+        made.track_descriptor.process.process_name = name
+        builder.write_packet(made)
+    for track in timeline.tracks:
+        made = packet()
+        made.track_descriptor.uuid = track.number
+        made.track_descriptor.parent_uuid = _group_uuid(track.group)
+        made.track_descriptor.name = track.name
+        if track.counter:
+            made.track_descriptor.counter.SetInParent()
+        builder.write_packet(made)
+    for piece in timeline.slices:
+        begin = packet(piece.begin_ns)
+        event = begin.track_event
+        event.type, event.track_uuid, event.name = event_type.TYPE_SLICE_BEGIN, piece.track, piece.name
+        if piece.flow:
+            event.flow_ids.append(piece.flow)
+        for name, value in piece.args:
+            note = event.debug_annotations.add(name=name)
+            if isinstance(value, str):
+                note.string_value = value
+            else:
+                note.int_value = value
+        builder.write_packet(begin)
+        end = packet(piece.end_ns)
+        end.track_event.type, end.track_event.track_uuid = event_type.TYPE_SLICE_END, piece.track
+        builder.write_packet(end)
+    for number, at, value in timeline.counters:
+        made = packet(at)
+        made.track_event.type, made.track_event.track_uuid = event_type.TYPE_COUNTER, number
+        made.track_event.double_counter_value = value
+        builder.write_packet(made)
+
+
+def _group_uuid(number: int) -> int:
+    """Return a track number for a group, far from those of its tracks."""
+    return (1 << 48) + number

@@ -1,0 +1,147 @@
+"""What happened over time, in a bounded number of equal intervals however long the record."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from hermes_analysis.load import RunRecord
+from hermes_analysis.metrics.distribution import Floats
+from hermes_analysis.metrics.steps import StepIndex
+from hermes_analysis.metrics.verdict import in_system
+from hermes_analysis.tables import Array
+
+NS: Final = 1e-9
+INTERVALS: Final = 240
+_MOST_CLIENTS: Final = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSeries:
+    """One client, or the mean of a pool's clients, in each interval; arrays of shape (intervals,)."""
+
+    name: str
+    busy: Floats
+    """Share of the interval in which it worked."""
+    decode_seqs: Floats
+    """Mean over time, 0 while it rests."""
+    waiting: Floats
+    kv_share: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A run over time. `edges_s` has shape (intervals + 1,), all else (intervals,)."""
+
+    edges_s: Floats
+    arrivals_per_s: Floats
+    finished_per_s: Floats
+    in_system: Floats
+    """Requests arrived and not ended, in the middle of each interval."""
+    tokens_per_s: Floats
+    """Output tokens of requests, each request's spread evenly from its first token to its end."""
+    clients: tuple[ClientSeries, ...]
+    links: tuple[tuple[str, Floats], ...]
+    """Bytes per second over each link, transfers spread evenly over their time."""
+
+    @property
+    def middles_s(self) -> Floats:
+        """Middles of the intervals."""
+        middles: Floats = (self.edges_s[1:] + self.edges_s[:-1]) / 2
+        return middles
+
+
+def series(run: RunRecord, index: StepIndex, intervals: int = INTERVALS) -> Series:
+    """Return the run over time in `intervals` equal intervals from 0 to the end."""
+    end_s = max(run.end_ns, 1) * NS
+    edges = np.linspace(0.0, end_s, intervals + 1)
+    width = edges[1]
+    requests = run.requests
+    end, first = requests["end_ns"], requests["first_token_ns"]
+    started = first >= 0
+    stops = np.where(end >= 0, end, run.end_ns)
+    return Series(
+        edges_s=edges,
+        arrivals_per_s=np.histogram(requests["arrival_ns"] * NS, edges)[0] / width,
+        finished_per_s=np.histogram(end[end >= 0] * NS, edges)[0] / width,
+        in_system=in_system(run, (edges[1:] + edges[:-1]) / 2),
+        tokens_per_s=spread(first[started] * NS, stops[started] * NS, requests["output_tokens"][started], edges)
+        / width,
+        clients=_clients(run, index, edges),
+        links=_links(run, edges),
+    )
+
+
+def spread(begin_s: Floats, end_s: Floats, amounts: Array, edges: Floats) -> Floats:
+    """Return how much of `amounts`, each spread evenly from its begin to its end, falls between successive edges."""
+    # What has begun and not ended rises linearly: sum of rate * (t - begin), from sums over what began (ended) by t.
+    length = np.maximum(end_s - begin_s, NS)
+    rate = amounts / length
+    whole = np.zeros(len(edges))
+    for times, sign in ((begin_s, 1.0), (begin_s + length, -1.0)):
+        order = np.argsort(times)
+        rates = np.append(0.0, np.cumsum(rate[order]))
+        moments = np.append(0.0, np.cumsum((rate * times)[order]))
+        number = np.searchsorted(times[order], edges, side="right")
+        whole += sign * (rates[number] * edges - moments[number])
+    return np.maximum(np.diff(whole), 0.0)
+
+
+def _clients(run: RunRecord, index: StepIndex, edges: Floats) -> tuple[ClientSeries, ...]:
+    """Return the series of each client, or of each pool when clients are many."""
+    infos = run.manifest.clients
+    bounds = index.bounds(len(infos))
+    starts, durations = index.starts_s(), index.durations_s()
+    found: dict[str, list[ClientSeries]] = {}
+    for number, info in enumerate(infos):
+        here = slice(int(bounds[number]), int(bounds[number + 1]))
+        begin, length = starts[here], durations[here]
+
+        def mean(values: Array | float, begin: Floats = begin, length: Floats = length) -> Floats:
+            return _time_mean(begin, length, np.broadcast_to(values, begin.shape), edges)
+
+        blocks = run.steps["kv_blocks"][here] / max(info.kv_blocks, 1)
+        one = ClientSeries(
+            name=info.name,
+            busy=mean(1.0),
+            decode_seqs=mean(index.decode_seqs[here]),
+            waiting=mean(run.steps["waiting"][here]),
+            kv_share=mean(blocks),
+        )
+        found.setdefault(info.name if len(infos) <= _MOST_CLIENTS else f"{info.pool} (mean)", []).append(one)
+    return tuple(
+        ClientSeries(
+            name,
+            *(
+                np.mean([getattr(one, field) for one in several], axis=0)
+                for field in ("busy", "decode_seqs", "waiting", "kv_share")
+            ),
+        )
+        for name, several in found.items()
+    )
+
+
+def _time_mean(begin_s: Floats, length_s: Floats, values: Array, edges: Floats) -> Floats:
+    """Return the mean over time of a value that holds during successive spans, and is 0 between them."""
+    if not len(begin_s):
+        return np.zeros(len(edges) - 1)
+    sums = np.append(0.0, np.cumsum(values * length_s))
+    row = np.searchsorted(begin_s, edges, side="right") - 1
+    safe = np.maximum(row, 0)
+    inside = np.clip(edges - begin_s[safe], 0.0, length_s[safe])
+    integral = np.where(row >= 0, sums[safe] + values[safe] * inside, 0.0)
+    means: Floats = np.diff(integral) / np.diff(edges)
+    return means
+
+
+def _links(run: RunRecord, edges: Floats) -> tuple[tuple[str, Floats], ...]:
+    """Return bytes per second over each link that was used."""
+    transfers = run.transfers
+    names = [*run.manifest.links]
+    answers = []
+    for number in np.unique(transfers["link"]):
+        mine = (transfers["link"] == number) & (transfers["end_ns"] >= 0)
+        begin, end = transfers["start_ns"][mine] * NS, transfers["end_ns"][mine] * NS
+        rate = spread(begin, end, transfers["bytes"][mine], edges) / edges[1]
+        answers.append((names[number] if number < len(names) else f"link {number}", rate))
+    return tuple(answers)

@@ -1,0 +1,173 @@
+"""The charts of a report, as plotly figures in plain dicts. Points are few however large the record.
+
+Colours are those of Okabe and Ito, "Color Universal Design" (2008), which people with any colour vision can tell apart.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from hermes_analysis.metrics.distribution import Floats
+from hermes_analysis.metrics.series import ClientSeries, Series
+from hermes_analysis.metrics.stages import StagePart
+from hermes_analysis.metrics.summarise import Prepared
+
+COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B5A600")
+_LEVELS: Final = np.concatenate(
+    [np.linspace(0, 0.9, 121), np.linspace(0.9, 0.99, 37)[1:], np.linspace(0.99, 1, 41)[1:]]
+)
+_MOST_GROUPS: Final = 6
+_DIGITS: Final = 5
+Figure = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A figure under a heading of the page. `label` says in words what it shows."""
+
+    name: str
+    section: str
+    title: str
+    label: str
+    figure: Figure
+
+
+def all_charts(ready: Prepared, series: Series, stages: tuple[StagePart, ...]) -> list[Chart]:
+    """Return the charts of a run, in the order of the page."""
+    charts = [*_latency_charts(ready), *_load_charts(series), *_client_charts(series.clients, series)]
+    if series.links:
+        lines = [_line(name, series.middles_s, rate, number) for number, (name, rate) in enumerate(series.links)]
+        label = "Bytes per second over each link, over time"
+        charts.append(Chart("links", "resources", "Links", label, _figure(lines, "time, s", "bytes/s")))
+    if stages:
+        charts.append(_stage_chart(stages))
+    return charts
+
+
+def _latency_charts(ready: Prepared) -> list[Chart]:
+    """Return the cumulative distributions of TTFT, ITL, TPOT and end to end, by pipeline where there are several."""
+    groups = [g for g in ready.groups if g.kind in {"all", "pipeline"}][: _MOST_GROUPS + 1]
+    metrics = ready.requests
+    charts = []
+    for name, title, values in (
+        ("ttft", "Time to first token", metrics.ttft_s),
+        ("itl", "Time between tokens (ITL)", None),
+        ("tpot", "Time per output token (TPOT)", metrics.tpot_s),
+        ("e2e", "End to end", metrics.e2e_s),
+    ):
+        lines = []
+        for number, group in enumerate(groups):
+            if values is not None:
+                mine = values[group.rows[metrics.measured[group.rows]]]
+                points, shares = _quantile_points(mine[~np.isnan(mine)])
+            elif ready.gaps is not None:
+                points, shares = _thinned(*ready.gaps.cumulated(ready.jobs_of(group)))
+            else:
+                continue
+            if len(points):
+                label = "all" if group.kind == "all" else group.name
+                lines.append(_line(label, points, shares, number, dash="solid" if number == 0 else "dot"))
+        if lines:
+            figure = _figure(lines, "", "share of requests" if values is not None else "share of gaps")
+            figure["layout"]["xaxis"] |= {"type": "log", "tickformat": "~s", "ticksuffix": "s", "nticks": 7}
+            figure["layout"]["yaxis"]["range"] = [0, 1.02]
+            charts.append(Chart(name, "latency", title, f"Cumulative distribution of {title.lower()}", figure))
+    return charts
+
+
+def _quantile_points(values: Floats) -> tuple[Floats, Floats]:
+    """Return some 200 points of the cumulative distribution, dense in the tail. A logarithmic axis has no 0."""
+    if not len(values):
+        return values, values
+    points = np.quantile(values, _LEVELS)
+    positive = points > 0
+    return points[positive], _LEVELS[positive]
+
+
+def _thinned(points: Floats, shares: Floats) -> tuple[Floats, Floats]:
+    """Return those of many points of a cumulative distribution that are nearest to the levels."""
+    if not len(points):
+        return points, shares
+    chosen = np.unique(np.minimum(np.searchsorted(shares, _LEVELS), len(shares) - 1))
+    return points[chosen], shares[chosen]
+
+
+def _load_charts(series: Series) -> list[Chart]:
+    at = series.middles_s
+    rates = [_line("arrived", at, series.arrivals_per_s, 0), _line("ended", at, series.finished_per_s, 1)]
+    return [
+        Chart(
+            "load",
+            "load",
+            "Requests per second",
+            "Arrivals and ends over time",
+            _figure(rates, "time, s", "requests/s"),
+        ),
+        Chart(
+            "in_system",
+            "load",
+            "Requests in the system",
+            "Requests that had arrived and not ended, over time",
+            _figure([_line("in system", at, series.in_system, 2)], "time, s", "requests"),
+        ),
+        Chart(
+            "tokens",
+            "load",
+            "Output tokens per second",
+            "Output tokens delivered per second, over time",
+            _figure([_line("output tokens", at, series.tokens_per_s, 3)], "time, s", "tokens/s"),
+        ),
+    ]
+
+
+def _client_charts(clients: tuple[ClientSeries, ...], series: Series) -> list[Chart]:
+    charts = []
+    for name, title, unit, field in (
+        ("busy", "Busy", "share of time", "busy"),
+        ("batch", "Sequences decoding", "sequences", "decode_seqs"),
+        ("waiting", "Requests waiting", "requests", "waiting"),
+        ("kv", "KV blocks in use", "share of blocks", "kv_share"),
+    ):
+        lines = [_line(c.name, series.middles_s, getattr(c, field), number) for number, c in enumerate(clients)]
+        if lines:
+            figure = _figure(lines, "time, s", unit)
+            charts.append(Chart(name, "resources", title, f"{title} of each client, over time", figure))
+    return charts
+
+
+def _stage_chart(stages: tuple[StagePart, ...]) -> Chart:
+    """Return the shares of end-to-end time as bars, largest on top."""
+    shown = [part for part in stages if part.share >= 0.0005][::-1]  # noqa: PLR2004 - thinner bars cannot be seen
+    bars = {
+        "type": "bar",
+        "orientation": "h",
+        "x": _short([part.share * 100 for part in shown]),
+        "y": [f"{part.stage} {part.part}".strip() for part in shown],
+        "marker": {"color": COLOURS[0]},
+        "hovertemplate": "%{y}: %{x:.2f} %<extra></extra>",
+    }
+    figure = _figure([bars], "per cent of all end-to-end time", "")
+    figure["layout"]["yaxis"]["automargin"] = True
+    figure["layout"]["height"] = 120 + 28 * len(shown)
+    return Chart("stages", "stages", "Where the time goes", "Share of end-to-end time by stage and part", figure)
+
+
+def _line(name: str, x: Floats, y: Floats, number: int, *, dash: str = "solid") -> Figure:
+    colour = COLOURS[number % len(COLOURS)]
+    line = {"color": colour, "width": 1.8, "dash": dash}
+    return {"type": "scatter", "mode": "lines", "name": name, "x": _short(x), "y": _short(y), "line": line}
+
+
+def _figure(traces: list[Figure], x: str, y: str) -> Figure:
+    layout = {
+        "xaxis": {"title": {"text": x}},
+        "yaxis": {"title": {"text": y}, "rangemode": "tozero"},
+        "showlegend": len(traces) > 1,
+    }
+    return {"data": traces, "layout": layout}
+
+
+def _short(values: Any) -> list[float]:
+    """Return numbers with five digits: more cannot be seen, and would only make the file larger."""
+    return [float(f"{value:.{_DIGITS}g}") for value in np.asarray(values, dtype=np.float64).tolist()]

@@ -1,0 +1,43 @@
+(function () {
+  "use strict";
+  var charts = JSON.parse(document.getElementById("chart-data").textContent);
+  var root = document.documentElement;
+  var wish = window.matchMedia("(prefers-color-scheme: dark)");
+  var chosen = null;
+
+  function colour(name) { return getComputedStyle(root).getPropertyValue(name).trim(); }
+
+  function layoutOf(figure) {
+    var layout = JSON.parse(JSON.stringify(figure.layout));
+    var ink = colour("--ink"), rule = colour("--rule");
+    layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
+    layout.font = { color: ink, size: 12, family: "system-ui, sans-serif" };
+    layout.margin = { l: 58, r: 14, t: 8, b: 44 };
+    layout.height = layout.height || 290;
+    layout.legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 };
+    layout.hovermode = layout.showlegend ? "x unified" : "closest";
+    layout.hoverlabel = { bgcolor: colour("--paper"), font: { color: ink } };
+    ["xaxis", "yaxis"].forEach(function (axis) {
+      layout[axis] = Object.assign({ gridcolor: rule, linecolor: rule, zerolinecolor: rule }, layout[axis]);
+    });
+    return layout;
+  }
+
+  function draw() {
+    Object.keys(charts).forEach(function (name) {
+      Plotly.react("chart-" + name, charts[name].data, layoutOf(charts[name]),
+        { responsive: true, displayModeBar: false });
+    });
+  }
+
+  function theme(dark) { root.dataset.theme = dark ? "dark" : "light"; draw(); }
+
+  document.getElementById("theme").addEventListener("click", function () {
+    chosen = root.dataset.theme !== "dark";
+    theme(chosen);
+  });
+  wish.addEventListener("change", function () { if (chosen === null) { theme(wish.matches); } });
+  window.addEventListener("beforeprint", function () { theme(false); });
+  window.addEventListener("afterprint", function () { theme(chosen === null ? wish.matches : chosen); });
+  theme(wish.matches);
+}());
