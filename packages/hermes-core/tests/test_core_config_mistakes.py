@@ -6,7 +6,7 @@ import types
 import pytest
 
 from hermes_core.api import InputError, UnsupportedError
-from hermes_core.config import SeveralInputsError, load_scenario
+from hermes_core.config import SeveralInputsError, deployments, load_scenario
 from hermes_core.serving.settings import EngineSettings
 
 LINES = [
@@ -27,6 +27,7 @@ def presets(monkeypatch):
     module = types.ModuleType("hermes_core.serving.presets")
     module.engine_preset = engine_preset
     monkeypatch.setitem(sys.modules, "hermes_core.serving.presets", module)
+    monkeypatch.setattr(deployments, "DEVICE_CATALOGUES", "hermes.no_such_group")
 
 
 def refused(*lines, **kwargs):

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from hermes_core.api import InputError
-from hermes_core.config import load_scenario
+from hermes_core.config import deployments, load_scenario
 from hermes_core.config.engine_section import EngineSection, yaml_key
 from hermes_core.serving.settings import EngineSettings
 
@@ -37,6 +37,7 @@ def presets(monkeypatch):
     module = types.ModuleType("hermes_core.serving.presets")
     module.engine_preset = engine_preset
     monkeypatch.setitem(sys.modules, "hermes_core.serving.presets", module)
+    monkeypatch.setattr(deployments, "DEVICE_CATALOGUES", "hermes.no_such_group")
 
 
 def workload(text, head=HEAD, **kwargs):
@@ -458,7 +459,7 @@ def test_a_mix_with_arrivals_in_each_entry(tmp_path):
 
 
 def test_another_packages_workload_is_passed_on(monkeypatch):
-    from hermes_core.config import traffic
+    from hermes_core.config import deployments, traffic
 
     monkeypatch.setattr(traffic, "plugin_names", lambda group: ["mine"])
     assert workload("{kind: mine, anything: {goes: 1}}") == {"kind": "mine", "anything": {"goes": 1}}

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hermes_core.api.errors import InputError
 from hermes_core.api.hardware import HARDWARE_MODELS, Deployment, HostOverhead
-from hermes_core.api.plugins import plugin_names
+from hermes_core.api.plugins import load_plugin, plugin_names
 from hermes_core.api.time import FS_PER_NS
 from hermes_core.config.document import Document, Route, suggest
 from hermes_core.config.engine_section import missing_fields, overlay, yaml_key
@@ -21,6 +21,10 @@ from hermes_core.serving.settings import EngineSettings
 
 DEFAULT_PRESET: Final = "vllm"
 DEFAULT_ROUTER: Final = "least_tokens"
+DEVICE_CATALOGUES: Final = "hermes.device_catalogues"
+"""Entry-point group. An entry has the name of a hardware model, is called with a device's name and its overrides
+(`Deployment.device_spec`), and returns the memory of one device in bytes; it raises `InputError` for an unknown one."""
+
 _ROUTERS: Final = "hermes.routers"
 _ENGINE_CHOICES: Final = {"batching": "hermes.batch_policies", "queue": "hermes.queue_orders"}
 
@@ -62,7 +66,7 @@ class Deployments:
         config = self._model_config(model_section, model_at)
         spec = self._device_spec(hardware_section)
         at: Route = ("pools", name)
-        settings = self._engine(section, here, hardware_section, spec, at)
+        settings = self._engine(section, here, (hardware_section, hardware_at, spec), at)
         router = self._router(name, at)
         if settings is None:
             return None
@@ -140,11 +144,28 @@ class Deployments:
         device = self._scenario.devices.get(hardware.device)
         return device.spec() if device is not None else None
 
+    def _device_memory(self, hardware: HardwareSection, at: Route, spec: Mapping[str, Any] | None) -> int | None:
+        """Return the memory of one device, which engines choose defaults by; None where nobody knows it."""
+        if spec is not None and "memory_bytes" in spec:
+            return int(spec["memory_bytes"])
+        if hardware.kind not in plugin_names(DEVICE_CATALOGUES):
+            return None
+        try:
+            return int(load_plugin(DEVICE_CATALOGUES, hardware.kind)(hardware.device, spec))
+        except InputError as error:
+            self._findings.add((*at, "device"), error.problem, error.remedy)
+            return None
+
     # --- engine -------------------------------------------------------------------------------------------------------
 
     def _engine(
-        self, section: PoolSection, here: Route, hardware: HardwareSection, spec: Mapping[str, Any] | None, at: Route
+        self,
+        section: PoolSection,
+        here: Route,
+        device: tuple[HardwareSection, Route, Mapping[str, Any] | None],
+        at: Route,
     ) -> EngineSettings | None:
+        hardware, hardware_at, spec = device
         layers: list[tuple[Section, Route]] = []
         if (top := self._scenario.engine) is not None:
             layers.append((top, ("engine",)))
@@ -153,7 +174,7 @@ class Deployments:
             own = (section.engine, (*here, "engine"))
             layers = [own] if "preset" in section.engine.model_fields_set else [*layers, own]
         preset, preset_at = _preset(layers)
-        memory = spec.get("memory_bytes") if spec else None
+        memory = self._device_memory(hardware, hardware_at, spec)
         # Late, so that reading a scenario's models and pools does not need the presets.
         from hermes_core.serving.presets import engine_preset  # noqa: PLC0415
 
