@@ -36,6 +36,8 @@ class Format(StrEnum):
     csv = "csv"
     parquet = "parquet"
     json = "json"
+    perfetto = "perfetto"
+    chrome = "chrome"
 
 
 @contextmanager
@@ -52,13 +54,21 @@ def report(
     run: Run,
     *,
     summary: Annotated[bool, typer.Option("--summary", help="Print the summary instead of writing a report.")] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="With --summary or --json: also where time goes, confidence, fairness.")
+    ] = False,
     as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option("--out", help="File to write instead of DIR/report.html.")] = None,
+    force: Force = False,
 ) -> None:
-    """Say how a run went: latencies, service levels, utilisation, energy and cost."""
+    """Say how a run went: as one HTML file that opens offline, or as a summary here."""
     from hermes_analysis import commands  # noqa: PLC0415 - only what runs is loaded
 
     with told():
-        commands.report(run, summary=summary or as_json, as_json=as_json)
+        if summary or as_json or details:
+            commands.summary(run, as_json=as_json, more=details)
+        else:
+            typer.echo(f"wrote {commands.report(run, out=out, force=force)}", err=True)
 
 
 def export(
@@ -66,7 +76,9 @@ def export(
     *,
     kind: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.csv,
     table: Annotated[TableName, typer.Option("--table", help="Which table (csv, parquet).")] = TableName.requests,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write; standard output for csv and json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; without, text goes to standard output.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Write a run's tables, or its timeline, for other programs."""
@@ -78,9 +90,37 @@ def export(
             typer.echo(f"wrote {written}", err=True)
 
 
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="BASELINE RUN...", help="Run directories; the first is the baseline.")
+    ],
+    *,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tolerance", help="Allowed change for the worse: 5% for every metric, ttft.p99=5% for one. Repeatable."
+        ),
+    ] = None,
+    service_levels: Annotated[
+        bool, typer.Option("--slo/--no-slo", help="Count a run's broken service levels as failures.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs with a baseline; exit with 1 when a tolerance or a service level is broken."""
+    from hermes_analysis import commands  # noqa: PLC0415
+
+    with told():
+        broken = commands.compare(runs, tolerances=tolerance or (), service_levels=service_levels, as_json=as_json)
+    for text in broken:
+        typer.echo(f"broken: {text}", err=True)
+    if broken:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run as a program of its own, `python -m hermes_analysis`: for where hermes-core is not installed."""
     app = typer.Typer(no_args_is_help=True, help="Answers from HERMES run records.")
     app.command()(report)
     app.command()(export)
+    app.command()(compare)
     app(args=sys.argv[1:])

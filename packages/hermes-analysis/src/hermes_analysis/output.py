@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from hermes_analysis.errors import OutputError
 from hermes_analysis.summary import RunSummary
@@ -47,7 +47,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def summary_text(summary: RunSummary) -> str:
     """Return the summary as JSON text, keys in the order of the schema."""
-    return json.dumps(summary.to_json(), indent=2, ensure_ascii=False) + "\n"
+    return json_text(summary.to_json())
+
+
+def json_text(values: Any) -> str:
+    """Return JSON text for people and programs: indented, with a line's end."""
+    return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_summary(summary: RunSummary, path: str | Path, *, force: bool = True) -> None:

@@ -169,7 +169,7 @@ class RunSummary:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts, lists, numbers and strings; a number that does not exist is None."""
-        answer: dict[str, Any] = _plain(dataclasses.asdict(self))
+        answer: dict[str, Any] = plain(dataclasses.asdict(self))
         return answer
 
     def to_proto(self) -> rp.RunSummary:
@@ -225,12 +225,12 @@ def summary_json(summary: RunSummary) -> dict[str, Any]:
     return summary.to_json()
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return JSON values: tuples as lists, NaN and infinity as None."""
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

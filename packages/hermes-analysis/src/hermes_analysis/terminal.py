@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from typing import Any, Final, TextIO
 
+from hermes_analysis.compare import Comparison, Difference
+from hermes_analysis.metrics.details import RunDetails
 from hermes_analysis.metrics.distribution import Distribution
 from hermes_analysis.optional import optional
 from hermes_analysis.render import duration, energy, number, percent
 from hermes_analysis.summary import ClientSummary, GroupSummary, RunSummary, summary_json
 
-__all__ = ["print_summary", "summary_json"]
+__all__ = ["print_comparison", "print_details", "print_summary", "summary_json"]
 
 _COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
 _MOST_CLIENTS: Final = 12
@@ -19,9 +21,7 @@ _STYLES: Final = {"stable": "green", "near saturation": "yellow", "overloaded": 
 
 def print_summary(summary: RunSummary, *, file: TextIO | None = None, width: int | None = None) -> None:
     """Print the summary to `file` (standard output): coloured on a terminal, plain in a pipe or a file."""
-    console = optional("rich.console", "The summary screen", "cli").Console(file=file, width=width, highlight=False)
-    if width is None and not console.is_terminal:
-        console.width = _PIPED_WIDTH
+    console = _console(file, width)
     _headline(console, summary)
     tables = [_latencies(summary.total)]
     if len(summary.groups) > 1:
@@ -37,6 +37,76 @@ def print_summary(summary: RunSummary, *, file: TextIO | None = None, width: int
     _money(console, summary)
     for warning in summary.warnings:
         console.print(_text(f"warning: {warning}", "yellow"))
+
+
+def print_details(more: RunDetails, *, file: TextIO | None = None) -> None:
+    """Print where the time goes, confidence intervals and fairness."""
+    console = _console(file)
+    if more.stages:
+        table = _table("where the time goes", "share of end to end", "mean", "p50", "p99")
+        for part in more.stages:
+            seconds = part.seconds
+            cells = (percent(part.share), duration(seconds.mean), duration(seconds.p50), duration(seconds.p99))
+            table.add_row(_text(f"{part.stage} {part.part}".strip()), *cells)
+        console.print()
+        console.print(table)
+    if more.confidence:
+        table = _table("95 % confidence (20 batch means)", "estimate", "+-", "batches")
+        for c in more.confidence:
+            fate = "independent" if c.trustworthy else "correlated: run longer"
+            table.add_row(f"{c.metric} {c.statistic}", duration(c.estimate), duration(c.half_width), fate)
+        console.print()
+        console.print(table)
+    console.print()
+    if more.suggested_warm_up_s is not None:
+        console.print(_text(f"warm-up by MSER-5: the first {duration(more.suggested_warm_up_s)}"))
+    if more.fairness is not None:
+        fair = more.fairness
+        text = f"fairness over {fair.tenants} tenants (Jain): {number(fair.latency_index)} in time per token"
+        worst = f"{duration(fair.worst_s_per_token)} per token for {fair.worst}"
+        console.print(_text(f"{text}; {duration(fair.best_s_per_token)} for {fair.best}, {worst}"))
+
+
+def print_comparison(comparison: Comparison, *, file: TextIO | None = None) -> None:
+    """Print runs beside the baseline: value and change of each metric. "~" marks a change within chance."""
+    console = _console(file)
+    console.print(_text(f"baseline {comparison.baseline_source} ({comparison.baseline.name})", "bold"))
+    table = _table("metric", "baseline", *(part for run in comparison.runs for part in (run.source, "change")))
+    for row, first in enumerate(comparison.runs[0].differences):
+        cells = [_value(first.baseline, first.unit)]
+        for run in comparison.runs:
+            difference = run.differences[row]
+            cells += [_value(difference.value, difference.unit), _change(difference)]
+        table.add_row(first.metric, *cells)
+    console.print()
+    console.print(table)
+    console.print()
+    for run in comparison.runs:
+        for text in run.broken:
+            console.print(_text(f"BROKEN {run.source}: {text}", "red"))
+
+
+def _value(value: float | None, unit: str) -> str:
+    if unit == "s":
+        return duration(value)
+    return percent(value) if not unit else number(value)
+
+
+def _change(difference: Difference) -> Any:
+    """Return a change in colour, with a mark when it is within chance."""
+    if difference.change is None:
+        return _text("" if difference.baseline == difference.value else "changed")
+    text = f"{difference.change:+.1%}{' ~' if difference.significant is False else ''}"
+    style = "" if not difference.change else "red" if difference.worse else "green"
+    return _text(text, "bold red" if difference.broken else style)
+
+
+def _console(file: TextIO | None, width: int | None = None) -> Any:
+    """Return a console: as wide as the terminal, of a fixed width in a pipe or a file."""
+    console = optional("rich.console", "The summary screen", "cli").Console(file=file, width=width, highlight=False)
+    if width is None and not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    return console
 
 
 def _headline(console: Any, summary: RunSummary) -> None:

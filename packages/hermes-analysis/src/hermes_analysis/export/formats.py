@@ -1,6 +1,7 @@
 """Timelines in the formats of viewers: Perfetto's own, and Chrome's trace events as JSON."""
 
 import json
+from collections.abc import Callable
 from typing import Any, BinaryIO, Final
 
 from hermes_analysis.export.timeline import Slice, Timeline
@@ -19,7 +20,8 @@ def write_chrome(timeline: Timeline, stream: BinaryIO) -> None:
         {"ph": "M", "name": "process_name", "pid": number, "tid": 0, "args": {"name": name}}
         for number, name in enumerate(timeline.groups, 1)
     ]
-    groups, names = {}, {}
+    groups: dict[int, int] = {}
+    names: dict[int, str] = {}
     for track in timeline.tracks:
         groups[track.number], names[track.number] = track.group, track.name
         if not track.counter:
@@ -31,8 +33,8 @@ def write_chrome(timeline: Timeline, stream: BinaryIO) -> None:
     for piece in timeline.slices:
         lines.extend(json.dumps(event, separators=(",", ":")) for event in _chrome(piece, groups[piece.track], started))
     for number, at, value in timeline.counters:
-        base = {"ph": "C", "name": names[number], "pid": groups[number], "tid": number}
-        lines.append(json.dumps({**base, "ts": at / _NS_PER_US, "args": {"value": value}}, separators=(",", ":")))
+        event = {"ph": "C", "name": names[number], "pid": groups[number], "tid": number, "ts": at / _NS_PER_US}
+        lines.append(json.dumps({**event, "args": {"value": value}}, separators=(",", ":")))
     stream.write(",\n".join(lines).encode())
     stream.write(b"\n]}\n")
 
@@ -66,33 +68,16 @@ def write_perfetto(timeline: Timeline, stream: BinaryIO) -> None:
     first = packet()
     first.sequence_flags = messages.TracePacket.SequenceFlags.SEQ_INCREMENTAL_STATE_CLEARED
     builder.write_packet(first)
-    for number, name in enumerate(timeline.groups, 1):
-        made = packet()
-        made.track_descriptor.uuid = _group_uuid(number)
-        made.track_descriptor.name = name
-        made.track_descriptor.process.pid = number
-        made.track_descriptor.process.process_name = name
-        builder.write_packet(made)
-    for track in timeline.tracks:
-        made = packet()
-        made.track_descriptor.uuid = track.number
-        made.track_descriptor.parent_uuid = _group_uuid(track.group)
-        made.track_descriptor.name = track.name
-        if track.counter:
-            made.track_descriptor.counter.SetInParent()
-        builder.write_packet(made)
+    _describe(timeline, packet, builder.write_packet)
     for piece in timeline.slices:
         begin = packet(piece.begin_ns)
         event = begin.track_event
         event.type, event.track_uuid, event.name = event_type.TYPE_SLICE_BEGIN, piece.track, piece.name
         if piece.flow:
             event.flow_ids.append(piece.flow)
-        for name, value in piece.args:
-            note = event.debug_annotations.add(name=name)
-            if isinstance(value, str):
-                note.string_value = value
-            else:
-                note.int_value = value
+        for name, text_or_number in piece.args:
+            kind = "string_value" if isinstance(text_or_number, str) else "int_value"
+            event.debug_annotations.add(**{"name": name, kind: text_or_number})
         builder.write_packet(begin)
         end = packet(piece.end_ns)
         end.track_event.type, end.track_event.track_uuid = event_type.TYPE_SLICE_END, piece.track
@@ -102,6 +87,25 @@ def write_perfetto(timeline: Timeline, stream: BinaryIO) -> None:
         made.track_event.type, made.track_event.track_uuid = event_type.TYPE_COUNTER, number
         made.track_event.double_counter_value = value
         builder.write_packet(made)
+
+
+def _describe(timeline: Timeline, packet: Callable[[], Any], write: Callable[[Any], None]) -> None:
+    """Write what groups and tracks there are."""
+    for number, name in enumerate(timeline.groups, 1):
+        made = packet()
+        made.track_descriptor.uuid = _group_uuid(number)
+        made.track_descriptor.name = name
+        made.track_descriptor.process.pid = number
+        made.track_descriptor.process.process_name = name
+        write(made)
+    for track in timeline.tracks:
+        made = packet()
+        made.track_descriptor.uuid = track.number
+        made.track_descriptor.parent_uuid = _group_uuid(track.group)
+        made.track_descriptor.name = track.name
+        if track.counter:
+            made.track_descriptor.counter.SetInParent()
+        write(made)
 
 
 def _group_uuid(number: int) -> int:

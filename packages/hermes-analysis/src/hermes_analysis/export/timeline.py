@@ -1,8 +1,8 @@
 """A run as a timeline: tracks with slices, counters and arrows, whatever format they are written in.
 
 One group of tracks per client (its steps, its counters, and lanes with the requests it serves), one for the links, and
-one for whole requests; arrows lead from a request to its stage jobs. What is shown is bounded: of many requests every k-th, and of
-many stretches of steps runs of them as one slice.
+one for whole requests; arrows lead from a request to its stage jobs. What is shown is bounded: of many requests every
+k-th, and of many stretches of steps runs of them as one slice.
 """
 
 import heapq
