@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from hermes_core.api import InputError
 from hermes_core.config.document import dotted, from_mapping, nearest, read_file, read_text
 from hermes_core.config.layers import apply_set, load_layers, with_bases
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 
 def read(text):
@@ -108,7 +107,7 @@ def test_python_values_are_taken_and_strange_ones_refused():
     assert str(error.place) == "data (a.b)"
 
 
-# --- extends --------------------------------------------------------------------------------------------------------------
+# --- extends ---------------------------------------------------------------------------------------------------------
 
 
 def write(folder, **files):
@@ -128,7 +127,11 @@ def test_a_layer_overrides_its_base_key_by_key(tmp_path):
 
 def test_of_several_bases_the_later_wins_and_bases_may_have_bases(tmp_path):
     top = write(
-        tmp_path, root="a: 0\nr: 1\n", one="extends: root.yaml\na: 1\n", two="a: 2\n", top="extends: [one.yaml, two.yaml]\n"
+        tmp_path,
+        root="a: 0\nr: 1\n",
+        one="extends: root.yaml\na: 1\n",
+        two="a: 2\n",
+        top="extends: [one.yaml, two.yaml]\n",
     )
     assert load_layers(top).data == {"a": 2, "r": 1}
 
@@ -177,7 +180,7 @@ def test_extends_wants_a_name():
     assert "is not a file name" in refused(with_bases, read("extends: 3\n")).problem
 
 
-# --- set ------------------------------------------------------------------------------------------------------------------
+# --- set -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -228,7 +231,7 @@ def test_what_cannot_be_set_is_refused(assignment, problem):
     assert error.place.file == f"--set {assignment}"
 
 
-# --- names ----------------------------------------------------------------------------------------------------------------
+# --- names -----------------------------------------------------------------------------------------------------------
 
 
 def test_routes_are_written_as_set_takes_them():

@@ -6,9 +6,8 @@ import sys
 import types
 
 import pytest
-
 from hermes_core.api import InputError
-from hermes_core.config import deployments, load_scenario
+from hermes_core.config import deployments, load_scenario, traffic
 from hermes_core.config.engine_section import EngineSection, yaml_key
 from hermes_core.serving.settings import EngineSettings
 
@@ -139,7 +138,7 @@ def test_exactness_is_no_part_of_the_scenario():
     assert "exact" not in plan.canonical_json
 
 
-# --- hardware, models, devices --------------------------------------------------------------------------------------------
+# --- hardware, models, devices ---------------------------------------------------------------------------------------
 
 
 def test_parallel_degrees_and_types_reach_the_deployment():
@@ -195,7 +194,7 @@ def test_one_figure_of_flops_is_for_bf16():
     assert plan.pools[0].deployment.device_spec == {"flops": {"bf16": 1e15}}
 
 
-# --- engine ---------------------------------------------------------------------------------------------------------------
+# --- engine ----------------------------------------------------------------------------------------------------------
 
 
 def test_every_engine_setting_can_be_written():
@@ -205,11 +204,15 @@ def test_every_engine_setting_can_be_written():
 
 
 def test_engine_settings_override_the_preset_in_human_units():
-    text = HEAD + FEW + (
-        "engine:\n  preset: vllm\n  max_num_seqs: 64\n  host_base: 1 ms\n  host_per_seq: 3.5 us\n  block_size: 32\n"
-        "  gpu_memory_utilization: 0.8\n  asynchronous_scheduling: false\n  graph_sizes: [1, 2, 4]\n"
-        "  front_end: {request: 5 ms, per_stream: 75 us}\n  admission: {kind: token_bucket, rate: 5/s, burst: 3}\n"
-        "  speculation: {draft_tokens: 2, acceptance: [0.8, 0.6], draft_cost: 1 ms}\n  options: {own: 1}\n"
+    text = (
+        HEAD
+        + FEW
+        + (
+            "engine:\n  preset: vllm\n  max_num_seqs: 64\n  host_base: 1 ms\n  host_per_seq: 3.5 us\n  block_size: 32\n"
+            "  gpu_memory_utilization: 0.8\n  asynchronous_scheduling: false\n  graph_sizes: [1, 2, 4]\n"
+            "  front_end: {request: 5 ms, per_stream: 75 us}\n  admission: {kind: token_bucket, rate: 5/s, burst: 3}\n"
+            "  speculation: {draft_tokens: 2, acceptance: [0.8, 0.6], draft_cost: 1 ms}\n  options: {own: 1}\n"
+        )
     )
     pool = load_scenario(text=text).pools[0]
     engine, deployment = pool.engine, pool.deployment
@@ -229,7 +232,7 @@ def test_engine_settings_override_the_preset_in_human_units():
     assert deployment.graph_sizes == (1, 2, 4)
     found = origins(text)
     assert found["/pools/default/engine/front_end/request_ns"] == "scenario:13:24"
-    assert found["/pools/default/engine/front_end/per_prompt_token_ns"] == "preset vllm-0.33"
+    assert found["/pools/default/engine/front_end/per_prompt_token_ns"] == "preset vllm-0.33"  # noqa: S105
     assert found["/pools/default/engine/graph_sizes/2"] == "scenario:12:16"
 
 
@@ -240,10 +243,14 @@ def test_a_pool_changes_the_common_engine_or_begins_anew():
     )
     first, second = load_scenario(text=text).pools
     assert (first.engine.max_num_seqs, first.engine.block_size_tokens) == (64, 64)
-    assert (second.engine.preset, second.engine.max_num_seqs, second.engine.block_size_tokens) == ("sglang-0.5", 1024, 16)
+    assert (second.engine.preset, second.engine.max_num_seqs, second.engine.block_size_tokens) == (
+        "sglang-0.5",
+        1024,
+        16,
+    )
 
 
-# --- pools, routing, pipelines --------------------------------------------------------------------------------------------
+# --- pools, routing, pipelines ---------------------------------------------------------------------------------------
 
 
 def test_pools_take_what_they_leave_out_from_the_top():
@@ -294,7 +301,7 @@ def test_cost_and_record():
     assert (plan.duration_ns, plan.warm_up_ns, plan.seed, plan.name) == (1800 * 10**9, 60 * 10**9, 7, "x")
 
 
-# --- workloads ------------------------------------------------------------------------------------------------------------
+# --- workloads -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -392,9 +399,10 @@ def test_a_workload_without_an_end_takes_the_scenarios():
     text = HEAD + "workload: {rate: 1/s}\nduration: 90 s\n"
     assert load_scenario(text=text).workload["duration_ns"] == 90 * 10**9
     assert origins(text)["/workload/duration_ns"] == "scenario:4:11"
-    assert workload("{arrivals: {stages: [{rate: 1/s, duration: 3 s}, {rate: 2/s, duration: 4 s}]}}")[
-        "duration_ns"
-    ] == 7 * 10**9
+    assert (
+        workload("{arrivals: {stages: [{rate: 1/s, duration: 3 s}, {rate: 2/s, duration: 4 s}]}}")["duration_ns"]
+        == 7 * 10**9
+    )
 
 
 def test_a_trace_is_found_from_the_scenarios_folder(tmp_path, monkeypatch):
@@ -459,7 +467,5 @@ def test_a_mix_with_arrivals_in_each_entry(tmp_path):
 
 
 def test_another_packages_workload_is_passed_on(monkeypatch):
-    from hermes_core.config import deployments, traffic
-
     monkeypatch.setattr(traffic, "plugin_names", lambda group: ["mine"])
     assert workload("{kind: mine, anything: {goes: 1}}") == {"kind": "mine", "anything": {"goes": 1}}

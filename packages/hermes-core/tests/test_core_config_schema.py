@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-
 from hermes_core.config.schema import scenario_schema, schema_text
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -38,7 +37,12 @@ def test_it_is_a_schema_of_today():
         {"workload": FEW},
         {"workload": FEW, "replicas": 2, "slo": {"ttft": "500 ms"}, "extends": ["a.yaml", "b.yaml"]},
         {"workload": FEW, "slo": {"default": {"ttft": "500 ms"}}},
-        {"workload": {"arrivals": {"gamma": {"rate": "12/s", "cv": 2}}, "prompt": {"lognormal": {"median": 3, "p95": 9}}}},
+        {
+            "workload": {
+                "arrivals": {"gamma": {"rate": "12/s", "cv": 2}},
+                "prompt": {"lognormal": {"median": 3, "p95": 9}},
+            }
+        },
         {"workload": {"arrivals": "burst", "requests": 5, "prompt": 1024, "output": {"uniform": [1, 9]}}},
         {"workload": {"arrivals": {"kind": "poisson", "rate": "1/s"}, "requests": 5}},
         {"workload": {"trace": "azure.csv", "rate_scale": 1.5}},

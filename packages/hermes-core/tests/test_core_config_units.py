@@ -3,11 +3,10 @@
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from hermes_core.api import units
 from hermes_core.api.units import UnitError
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(

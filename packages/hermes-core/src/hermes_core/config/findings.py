@@ -60,7 +60,9 @@ class Findings:
         problem = context.get("problem") or f"{item['input']!r}: {item['msg']}"
         remedy = context.get("remedy") or None
         place = self._document.place(route, at_key=kind in {"unknown_key", UNSUPPORTED_KEY})
-        return (UnsupportedError if kind in {UNSUPPORTED, UNSUPPORTED_KEY} else InputError)(problem, place=place, remedy=remedy)
+        return (UnsupportedError if kind in {UNSUPPORTED, UNSUPPORTED_KEY} else InputError)(
+            problem, place=place, remedy=remedy
+        )
 
     def raise_any(self) -> None:
         """Raise what was found, sorted by place; nothing where nothing is wrong."""
