@@ -158,7 +158,7 @@ def test_without_steps_the_trailers_totals_stand_in():
 
 
 def test_json_and_proto_say_the_same(summary):
-    text = json.dumps(summary.to_json(), allow_nan=False)
+    text = json.dumps(summary.to_dict(), allow_nan=False)
     back = json.loads(text)
     message = summary.to_proto()
     assert back["groups"][0]["ttft_s"]["p90"] == message.groups[0].ttft_s.p90 == pytest.approx(1.8)
@@ -172,7 +172,7 @@ def test_json_and_proto_say_the_same(summary):
 def test_a_record_of_nothing_has_a_summary():
     summary = summarise(make_record())
     assert summary.total.counts.arrived == 0
-    assert summary.to_json()["groups"][0]["ttft_s"]["p50"] is None
+    assert summary.to_dict()["groups"][0]["ttft_s"]["p50"] is None
     assert any("nothing to measure" in warning for warning in summary.warnings)
 
 

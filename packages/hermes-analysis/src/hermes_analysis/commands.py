@@ -35,7 +35,7 @@ def summary(place: Path, *, as_json: bool, more: bool) -> None:
     answer = summarise(run, ready)
     beyond = details(run, ready) if more else None
     if as_json:
-        values = answer.to_json()
+        values = answer.to_dict()
         if beyond is not None:
             values["details"] = plain(asdict(beyond))
         sys.stdout.write(json_text(values))
@@ -52,7 +52,7 @@ def compare(
     allowed = parse_tolerances(tolerances)
     answer = compare_runs([read_run(place) for place in places], tolerances=allowed, service_levels=service_levels)
     if as_json:
-        sys.stdout.write(json_text(answer.to_json()))
+        sys.stdout.write(json_text(answer.to_dict()))
     else:
         print_comparison(answer)
     return answer.broken

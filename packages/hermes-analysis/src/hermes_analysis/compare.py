@@ -121,7 +121,7 @@ class Comparison:
         """Say each limit that any run breaks, with the run."""
         return tuple(f"{run.source}: {text}" for run in self.runs for text in run.broken)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         runs = [asdict(run) | {"broken": list(run.broken)} for run in self.runs]
         answer: dict[str, Any] = plain(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from hermes_proto.common.v1 import diagnostic_pb2
@@ -14,7 +14,10 @@ from hermes_analysis.errors import RecordError
 from hermes_analysis.framing import Damage, iter_chunks, record_path
 from hermes_analysis.tables import TABLES, BlockError, Columns, Table, decode_block
 
-__all__ = ["Diagnostic", "RunRecord", "iter_blocks", "read_run"]
+if TYPE_CHECKING:
+    from hermes_analysis.summary import RunSummary
+
+__all__ = ["Diagnostic", "RunRecord", "iter_blocks", "read_run", "summary_of"]
 
 SCHEMA_MAJOR: Final = 1
 SCHEMA_MINOR: Final = 0
@@ -113,6 +116,16 @@ def read_run(path: str | Path) -> RunRecord:
     file = record_path(path)
     damages: list[Damage] = []
     return RunRecord.from_chunks(iter_chunks(file, damages), damages=damages, source=str(path))
+
+
+def summary_of(record: Iterable[rr.RunRecordChunk] | Path) -> "RunSummary":
+    """Summarise a record given as its messages, or as its file or run directory: what `hermes run` prints.
+
+    Raises RecordError as read_run does.
+    """
+    from hermes_analysis.metrics import summarise  # noqa: PLC0415 - metrics needs this module
+
+    return summarise(read_run(record) if isinstance(record, Path) else RunRecord.from_chunks(record))
 
 
 def iter_blocks(path: str | Path, table: str) -> Iterator[Columns]:

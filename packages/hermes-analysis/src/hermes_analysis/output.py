@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def summary_text(summary: RunSummary) -> str:
     """Return the summary as JSON text, keys in the order of the schema."""
-    return json_text(summary.to_json())
+    return json_text(summary.to_dict())
 
 
 def json_text(values: Any) -> str:

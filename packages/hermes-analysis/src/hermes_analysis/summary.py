@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from hermes_proto.analysis.v1 import report_pb2 as rp
 
@@ -167,10 +167,16 @@ class RunSummary:
                 return group
         raise KeyError(f"no {kind} group {name!r}; there are {', '.join(f'{g.kind} {g.name}' for g in self.groups)}")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain dicts, lists, numbers and strings; a number that does not exist is None."""
         answer: dict[str, Any] = plain(dataclasses.asdict(self))
         return answer
+
+    def print(self, file: TextIO | None = None) -> None:
+        """Print the summary as one screen (standard output). Needs rich (extra "cli")."""
+        from hermes_analysis.terminal import print_summary  # noqa: PLC0415 - terminal needs this module
+
+        print_summary(self, file=file)
 
     def to_proto(self) -> rp.RunSummary:
         """Return the message hermes.analysis.v1.RunSummary."""
@@ -222,7 +228,7 @@ class RunSummary:
 
 def summary_json(summary: RunSummary) -> dict[str, Any]:
     """Return the summary as plain JSON values."""
-    return summary.to_json()
+    return summary.to_dict()
 
 
 def plain(value: Any) -> Any:
