@@ -55,6 +55,29 @@ class StageJob:
 class Coordinator:
     """Routes stage jobs to clients and counts what becomes of every request."""
 
+    __slots__ = (
+        "_add_request",
+        "_add_stage_job",
+        "_ends",
+        "_held",
+        "_kernel",
+        "_linked",
+        "_linked_count",
+        "_next",
+        "_pack_request",
+        "_pack_stage_job",
+        "_pipelines",
+        "_pools",
+        "_requests",
+        "arrived",
+        "counts",
+        "ended",
+        "exhausted",
+        "live",
+        "too_big",
+        "too_long",
+    )
+
     def __init__(
         self,
         kernel: Kernel,

@@ -34,6 +34,39 @@ class Owner(Protocol):
 class Scheduler:
     """Queue, running sequences and KV blocks of one engine. Implements `hermes_core.serving.batching.Batch`."""
 
+    __slots__ = (
+        "_admissions",
+        "_block_size",
+        "_delayed",
+        "_demand_taken",
+        "_max_seqs",
+        "_owner",
+        "_policy",
+        "_promised",
+        "_reserve_full_output",
+        "_reserve_full_prompt",
+        "_watermark_blocks",
+        "_window",
+        "batch",
+        "blocked",
+        "cached_tokens",
+        "chunks",
+        "decode",
+        "incoming",
+        "leaving",
+        "now_ns",
+        "pool",
+        "preempted",
+        "preemptions",
+        "prefill_tokens",
+        "prefilling",
+        "queue",
+        "running",
+        "settings",
+        "shape",
+        "step",
+    )
+
     def __init__(
         self,
         *,
