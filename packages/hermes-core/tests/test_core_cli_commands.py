@@ -1,9 +1,9 @@
 """The root command: listing, finding and loading commands, and what errors look like."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from hermes_core.cli import discovery, main
@@ -37,7 +37,7 @@ def test_help_lists_every_command_with_a_line_of_help(capsys):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys\nfrom hermes_core.cli import main\nmain(['--help'])\n"
-        "heavy = {'pydantic', 'ruamel', 'structlog', 'google', 'hermes_core.simulation', 'hermes_core.config',"
+        "heavy = {'numpy', 'pydantic', 'ruamel', 'structlog', 'google', 'hermes_core.simulation', 'hermes_core.config',"
         " 'hermes_hw', 'hermes_analysis', 'hermes_workload', 'hermes_core.cli.run_command'}\n"
         "sys.stderr.write(','.join(sorted(heavy & set(sys.modules))))"
     )
@@ -46,12 +46,14 @@ def test_help_imports_nothing_heavy():
 
 
 def test_help_takes_less_than_four_tenths_of_a_second():
+    """In processor time, so that a busy machine does not matter."""
     hermes("--help")
     times = []
     for _ in range(5):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert hermes("--help").returncode == 0
-        times.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < 0.4
 
 

@@ -155,6 +155,19 @@ def test_another_kind_replaces_the_inherited_choice(tmp_path):
     assert load_layers(top).data["workload"]["arrivals"] == {"gamma": {"rate": "1/s", "cv": 3}}
 
 
+def test_rate_and_arrivals_are_two_words_for_one_thing(tmp_path):
+    base = "workload: {rate: 1/s, requests: 5}\nother: {rate: 1/s}\n"
+    top = write(tmp_path, base=base, top="extends: base.yaml\nworkload: {arrivals: burst}\nother: {arrivals: x}\n")
+    document = load_layers(top)
+    assert document.data == {
+        "workload": {"arrivals": "burst", "requests": 5},
+        "other": {"rate": "1/s", "arrivals": "x"},
+    }
+    assert ("workload", "rate") not in document.marks
+    assert apply_set(document, "workload.rate=3/s").data["workload"] == {"rate": "3/s", "requests": 5}
+    assert document.data["workload"]["arrivals"] == "burst"
+
+
 def test_a_circle_of_bases_is_named(tmp_path):
     top = write(tmp_path, one="extends: two.yaml\n", two="extends: one.yaml\n", top="extends: one.yaml\n")
     error = refused(load_layers, top)

@@ -6,8 +6,6 @@ import traceback
 from collections.abc import Sequence
 from types import TracebackType
 
-from hermes_core.api.errors import HermesError, MissingExtraError
-
 __all__ = ["main"]
 
 _INTERRUPTED = 130
@@ -27,11 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.excepthook = _report_fault
     try:
         return _run(arguments)
-    except HermesError as error:
-        if debug:
-            traceback.print_exc()
-        _tell(f"error: {error}")
-        return error.exit_code
     except KeyboardInterrupt:
         _tell("stopped")
         return _INTERRUPTED
@@ -39,6 +32,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has seen enough; keep the interpreter from telling it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        # Imported only now: with it comes NumPy, which `hermes --help` has no use for.
+        from hermes_core.api.errors import HermesError, Interrupted  # noqa: PLC0415
+
+        if not isinstance(error, HermesError):
+            raise
+        if debug:
+            traceback.print_exc()
+        _tell(f"stopped: {error}" if isinstance(error, Interrupted) else f"error: {error}")
+        return error.exit_code
 
 
 def _run(arguments: list[str]) -> int:
@@ -47,6 +50,8 @@ def _run(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] not in {"typer", "rich"}:
             raise
+        from hermes_core.api.errors import MissingExtraError  # noqa: PLC0415
+
         raise MissingExtraError(
             f"the command needs {error.name}, which is not installed: pip install 'hermes-core[cli]'"
         ) from None

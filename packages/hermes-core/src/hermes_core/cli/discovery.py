@@ -7,8 +7,6 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Final
 
-from hermes_core.api.errors import HermesError
-
 COMMANDS: Final = "hermes.commands"
 """Entry-point group. An entry is a `typer.Typer` (a group of commands) or a plain function (one command)."""
 
@@ -32,6 +30,8 @@ def command_entries() -> dict[str, EntryPoint]:
     for entry in entry_points(group=COMMANDS):
         other = found.get(entry.name)
         if other is not None and _key(other) != _key(entry):
+            from hermes_core.api.errors import HermesError  # noqa: PLC0415 - brings NumPy, rarely needed
+
             raise HermesError(
                 f"two commands call themselves {entry.name!r}: {_owner(other)} and {_owner(entry)} both have one\n"
                 f"  uninstall one of the two"

@@ -10,7 +10,7 @@ from hermes_core.cli.options import AsJson
 
 
 def plugins(*, as_json: AsJson = False) -> None:
-    """List what is installed: commands, hardware models, workloads, routers and other plug-ins."""
+    """List all plug-ins, and which package brought them."""
     found = all_plugins()
     if as_json:
         rows = [dataclasses.asdict(info) for info in found]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hermes_core.api.units import format_duration
+from hermes_core.api.time import NS_PER_S
 
 if TYPE_CHECKING:
     from hermes_core.simulation import Progress
@@ -32,7 +32,8 @@ def progress_bar(*, shown: bool) -> "Iterator[Callable[[Progress], None] | None]
         task = bar.add_task("", total=1.0, told="")
 
         def report(progress: "Progress") -> None:
-            told = f"{progress.finished:,} of {progress.arrived:,} requests, {format_duration(progress.simulated_ns)}"
+            simulated_s = progress.simulated_ns / NS_PER_S
+            told = f"{progress.finished:,} of {progress.arrived:,} requests, {simulated_s:,.0f} s simulated"
             total = 1.0 if progress.fraction is not None else None
             bar.update(task, completed=progress.fraction or 0.0, total=total, told=told)
 

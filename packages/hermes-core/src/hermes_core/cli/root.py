@@ -7,7 +7,6 @@ import typer
 import typer.core
 import typer.main
 
-from hermes_core.api.errors import MissingExtraError
 from hermes_core.cli.discovery import command_entries, one_line_help
 
 Command = Any
@@ -42,6 +41,8 @@ def load_command(entry: EntryPoint) -> Command:
         target = entry.load()
     except ModuleNotFoundError as error:
         owner = entry.dist.name if entry.dist is not None else "its package"
+        from hermes_core.api.errors import MissingExtraError  # noqa: PLC0415 - brings NumPy, rarely needed
+
         raise MissingExtraError(
             f"the command {entry.name!r} needs {error.name}, which is not installed: pip install '{owner}[cli]'"
         ) from error
@@ -49,7 +50,7 @@ def load_command(entry: EntryPoint) -> Command:
         group = typer.main.get_group(target)
         group.name = entry.name
         return group
-    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     single.command(entry.name)(target)
     return typer.main.get_command(single)
 
@@ -64,6 +65,7 @@ def _entries(ctx: typer.Context) -> dict[str, EntryPoint]:
 app = typer.Typer(
     cls=LazyGroup,
     no_args_is_help=True,
+    rich_markup_mode=None,  # plain help takes half the time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -4,7 +4,7 @@ import typer
 
 
 def schema() -> None:
-    """Print the JSON Schema of scenario files, for completion and checks in an editor."""
+    """Print the JSON Schema of scenarios, for editors."""
     from hermes_core.config.schema import schema_text  # noqa: PLC0415 - only what runs is loaded
 
     typer.echo(schema_text(), nl=False)

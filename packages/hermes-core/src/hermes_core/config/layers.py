@@ -15,6 +15,9 @@ from hermes_core.config.document import Document, Mark, Route, dotted, read_file
 _CHOICES: Final = frozenset({"arrivals", "prompt", "output", "turns", "reasoning", "admission"})
 _WORKLOAD_KINDS: Final = ("trace", "name", "mix", "arrivals", "rate")
 _SHORT_FORMS: Final[Mapping[str, str]] = {"hardware": "device", "engine": "preset", "model": "ref", "routing": "kind"}
+_OTHER_WORD: Final[Mapping[str, str]] = {"rate": "arrivals", "arrivals": "rate"}
+"""Two ways to say one thing: who says it one way takes back the other."""
+
 _SIZES: Final = frozenset({"prompt", "output", "turns", "reasoning"})
 _PART = re.compile(r'"([^"]+)"|\[(\d+)\]|([^.\[\]"]+)')
 
@@ -67,6 +70,8 @@ def apply_set(document: Document, assignment: str) -> Document:
     marks = dict(document.marks)
     node: Any = data
     for depth, part in enumerate(route):
+        if isinstance(part, str) and isinstance(node, dict) and part not in node:
+            _take_back(_OTHER_WORD.get(part), node, route[:depth], marks)
         here = route[:depth]
         last = depth == len(route) - 1
         if isinstance(node, list):
@@ -78,8 +83,7 @@ def apply_set(document: Document, assignment: str) -> Document:
             child = node.get(at)
         spot = (*here, at)
         if last:
-            for old in [known for known in marks if known[: len(spot)] == spot]:
-                del marks[old]
+            _forget(spot, marks)
             child = value
         else:
             child = _opened(child, spot, source)
@@ -164,16 +168,29 @@ def _merge_mappings(
     result = dict(base)
     for key, value in over.items():
         spot = (*route, key)
+        if _OTHER_WORD.get(key) not in over:
+            _take_back(_OTHER_WORD.get(key), result, route, marks)
         old = result.get(key)
         if isinstance(old, dict) and isinstance(value, dict) and not _replaces(key, old, value):
             marks[spot] = over_marks[spot]
             result[key] = _merge_mappings(old, value, spot, marks, over_marks)
             continue
-        for known in [known for known in marks if known[: len(spot)] == spot]:
-            del marks[known]
+        _forget(spot, marks)
         marks.update({known: mark for known, mark in over_marks.items() if known[: len(spot)] == spot})
         result[key] = value
     return result
+
+
+def _take_back(key: str | None, section: dict[str, Any], route: Route, marks: dict[Route, Mark]) -> None:
+    """Remove `key` from a section of the workload, if it is there."""
+    if key is not None and route[:1] == ("workload",) and section.pop(key, None) is not None:
+        _forget((*route, key), marks)
+
+
+def _forget(route: Route, marks: dict[Route, Mark]) -> None:
+    """Drop the marks of `route` and of all below it."""
+    for known in [known for known in marks if known[: len(route)] == route]:
+        del marks[known]
 
 
 def _replaces(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
