@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, Simulated, simulate, small_plan
 
-POLICIES = ["chunked", "continuous", "mixed", "static"]
+POLICIES = ["chunked", "continuous", "mixed", "static", "prefill_first"]
 
 
 @st.composite
@@ -26,7 +26,9 @@ def engines(draw):
         long_prefill_token_threshold=draw(st.sampled_from([0, 7, 64])),
         reserve_full_prompt=draw(st.booleans()),
         watermark=draw(st.sampled_from([0.0, 0.01, 0.2])),
-        reservation=draw(st.sampled_from(["on_demand", "full_output"])),
+        reservation=draw(st.sampled_from(["on_demand", "full_output", "new_token_ratio"])),
+        preempt=draw(st.sampled_from(["last_admitted", "worst_priority", "fewest_output"])),
+        aging_ns=draw(st.sampled_from([0, 10_000_000])),
         asynchronous_scheduling=draw(st.booleans()),
     )
 
@@ -104,7 +106,7 @@ def assert_alike(fast: Simulated, exact: Simulated) -> None:
     assert totals(fast) == totals(exact)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     engine=engines(),
     source=sources(),

@@ -171,7 +171,7 @@ class Simulation:
                 settings=settings,
                 kv_blocks=blocks,
                 policy=policy(settings),
-                queue=queue(),
+                queue=queue(settings),
                 owner=coordinator,
                 recorder=recorder if self.plan.record.steps else None,
                 exact=self.plan.exact,

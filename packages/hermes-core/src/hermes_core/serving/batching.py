@@ -64,6 +64,8 @@ class BatchPolicy(Protocol):
 
     every_step: bool
     """Ask before each single step, even when all that can happen is decoding."""
+    prompts_first: bool
+    """Ask before the decoding members have been given their blocks; they get them if the policy lets them decode."""
 
     def plan(self, batch: Batch) -> None:
         """Plan the next step by calling `batch`. Cost: should not grow with the decoding sequences."""

@@ -286,7 +286,7 @@ class LlmClient:
     def _steps_planned(self, steps: int) -> int:
         """Return for how many of the next `steps` like steps the plan holds."""
         scheduler = self.scheduler
-        if self._single or scheduler.preempted:
+        if self._single or scheduler.preempted or (scheduler.blocked and scheduler.restless()):
             return 1
         incoming = scheduler.incoming
         if incoming:

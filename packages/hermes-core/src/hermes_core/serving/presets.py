@@ -85,6 +85,7 @@ def _sglang_05(device_memory_bytes: int | None, device: str) -> EngineSettings:
         block_size_tokens=1,
         gpu_memory_utilization=0.88,
         reservation="new_token_ratio",
+        preempt="fewest_output",
         graph_sizes=_graphs(512 if large else 160),
         host_base_ns=1_000_000,
         host_per_seq_ns=10_000,

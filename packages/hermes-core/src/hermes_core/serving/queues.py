@@ -5,10 +5,11 @@ from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 from hermes_core.serving.sequence import Sequence
+from hermes_core.serving.settings import EngineSettings
 
 
 QUEUE_ORDERS = "hermes.queue_orders"
-"""Entry-point group. Each entry is called without arguments and returns a `WaitingQueue`."""
+"""Entry-point group. Each entry is called with the engine settings and returns a `WaitingQueue`."""
 
 
 class WaitingQueue(Protocol):
@@ -45,6 +46,9 @@ class Fcfs(deque[Sequence]):
 
     ordered_by_arrival = True
 
+    def __init__(self, settings: EngineSettings) -> None:  # noqa: ARG002 - the port's
+        super().__init__()
+
     push = deque[Sequence].append
     put_back = deque[Sequence].appendleft
     pop = deque[Sequence].popleft  # type: ignore[assignment]
@@ -57,10 +61,13 @@ class Fcfs(deque[Sequence]):
 class _Sorted:
     """Waits in the order of `key`, ties by arrival. A preempted sequence is sorted in like any other."""
 
-    __slots__ = ("_count", "_heap")
+    ages = True
+
+    __slots__ = ("_aging_ns", "_count", "_heap")
     ordered_by_arrival = False
 
-    def __init__(self) -> None:
+    def __init__(self, settings: EngineSettings) -> None:
+        self._aging_ns = settings.aging_ns
         self._heap: list[tuple[int, int, int, Sequence]] = []
         self._count = 0
 
@@ -68,7 +75,11 @@ class _Sorted:
         raise AssertionError("a subclass sorts")
 
     def push(self, seq: Sequence) -> None:
-        heappush(self._heap, (self.key(seq), seq.enqueue_ns, self._count, seq))
+        key = self.key(seq)
+        if self._aging_ns and self.ages:
+            # All that wait age alike, so who is ahead never changes: waiting is worth keys at a fixed rate.
+            key = key * self._aging_ns + seq.enqueue_ns
+        heappush(self._heap, (key, seq.enqueue_ns, self._count, seq))
         self._count += 1
 
     def put_back(self, seq: Sequence) -> None:
@@ -110,6 +121,7 @@ class Deadline(_Sorted):
     """The earliest deadline first; those without one last."""
 
     __slots__ = ()
+    ages = False
 
     def key(self, seq: Sequence) -> int:
         request = seq.request
@@ -126,7 +138,7 @@ class Fair:
     __slots__ = ("_queues", "_served", "_size")
     ordered_by_arrival = False
 
-    def __init__(self) -> None:
+    def __init__(self, settings: EngineSettings) -> None:  # noqa: ARG002 - the port's
         self._queues: dict[int, deque[Sequence]] = {}
         self._served: dict[int, int] = {}
         self._size = 0

@@ -15,8 +15,10 @@ from hermes_core.serving.decode_batch import NEVER, AggregateBatch, DecodeBatch
 from hermes_core.serving.exact_batch import ExactBatch
 from hermes_core.serving.queues import WaitingQueue
 from hermes_core.serving.request import FINISHED
+from hermes_core.serving.reservations import reservation_of
 from hermes_core.serving.sequence import Segments, Sequence
 from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.victims import victim_of
 
 
 class Owner(Protocol):
@@ -42,9 +44,9 @@ class Scheduler:
         "_max_seqs",
         "_owner",
         "_policy",
-        "_promised",
-        "_reserve_full_output",
+        "_reservation",
         "_reserve_full_prompt",
+        "_victim",
         "_watermark_blocks",
         "_window",
         "batch",
@@ -114,12 +116,11 @@ class Scheduler:
         self._max_seqs = settings.max_num_seqs
         self._reserve_full_prompt = settings.reserve_full_prompt
         self._watermark_blocks = int(settings.watermark * self.pool.total)
-        self._reserve_full_output = settings.reservation == "full_output"
+        self._reservation = reservation_of(settings, self.pool.total)
+        self._victim = victim_of(settings)
         self._admissions = 0
         self._demand_taken = False
         """Whether the blocks that the decoding members need in the step that is planned are allocated."""
-        self._promised = 0
-        """With full-output reservation: blocks that the running sequences will hold at their ends."""
 
     # --- after a stretch --------------------------------------------------------------------------------------------
 
@@ -189,8 +190,8 @@ class Scheduler:
             pool.release_path(path)
             seq.path = None
             seq.shared = 0
-        if self._reserve_full_output:
-            self._promised -= self._final_blocks(seq)
+        if self._reservation is not None:
+            self._reservation.left(seq)
 
     # --- planning ---------------------------------------------------------------------------------------------------
 
@@ -204,22 +205,35 @@ class Scheduler:
             step = self.step
             while incoming and incoming[0].visible_step <= step:
                 queue.push(incoming.popleft())
-        batch = self.batch
-        if batch.count:
-            needed = batch.demand()
+        first = self._policy.prompts_first
+        if not first:
+            self._feed_decodes()
+        if queue or self.prefilling or self._policy.every_step:
+            self._policy.plan(self)
+            if not self.decode and self._demand_taken:
+                # The decoding members stand still: what was taken for them is given back.
+                self.pool.take_back(self.batch.demand())
+            self.blocked = bool(queue)
+        else:
+            self.blocked = False
+        if first and self.decode:
+            self._feed_decodes()
+        if self.preempted and self._reservation is not None:
+            self._reservation.preempted(self.running, self.batch)
+
+    def _feed_decodes(self) -> None:
+        """Give the decoding members the blocks they need in the step that is planned."""
+        if self.batch.count:
+            needed = self.batch.demand()
             if needed:
                 if needed > self.pool.available:
                     needed = self._make_room(needed)
                 self.pool.allocate(needed)
             self._demand_taken = True
-        if queue or self.prefilling or self._policy.every_step:
-            self._policy.plan(self)
-            if not self.decode and batch.count:
-                # The decoding members stand still: what was taken for them is given back.
-                self.pool.take_back(batch.demand())
-            self.blocked = bool(queue)
-        else:
-            self.blocked = False
+
+    def restless(self) -> bool:
+        """Return whether the head of the queue might be let in at the next step though nothing is freed until then."""
+        return self._reservation is not None and self._reservation.restless(self.batch)
 
     def _make_room(self, needed: int) -> int:
         """Preempt from the end of the running list until the decoding members find `needed` blocks.
@@ -228,7 +242,7 @@ class Scheduler:
         """
         size = self._block_size
         while needed > self.pool.available:
-            victim = self.running[next(reversed(self.running))]
+            victim = self._victim(self.running, self.batch)
             if victim.leave_step >= 0 and (victim.decode_base + self.batch.step) % size == 0:
                 needed -= 1
             self._preempt(victim)
@@ -309,6 +323,8 @@ class Scheduler:
         seq.order = order = self._admissions
         self._admissions = order + 1
         running[order] = seq
+        if self._reservation is not None:
+            self._reservation.entered(seq)
         if seq.start_ns < 0:
             seq.start_ns = self.now_ns
             seq.cached_tokens = cached
@@ -322,14 +338,10 @@ class Scheduler:
         """Return whether the memory policy lets a sequence in that needs `blocks` now and has found `hit`."""
         if self._reserve_full_prompt:
             blocks = -(-seq.target // self._block_size) - hit
-        if blocks > self.pool.available - idle - (self._watermark_blocks if self.running else 0):
+        free = self.pool.available - idle
+        if blocks > free - (self._watermark_blocks if self.running else 0):
             return False
-        if self._reserve_full_output:
-            final = self._final_blocks(seq)
-            if self._promised + final > self.pool.total:
-                return False
-            self._promised += final
-        return True
+        return self._reservation is None or self._reservation.admits(seq, free, self.running, self.batch)
 
     def extend(self, seq: Sequence, max_tokens: int) -> int:
         """Work on up to `max_tokens` more of an admitted prompt, preempting from the end of the running list."""
@@ -339,7 +351,7 @@ class Scheduler:
         tokens = min(seq.target - computed, max_tokens)
         blocks = -(-(computed + tokens) // size) - -(-computed // size)
         while blocks > pool.available:
-            victim = self.running[next(reversed(self.running))]
+            victim = self._victim(self.running, self.batch)
             self._preempt(victim)
             if victim is seq:
                 return 0
@@ -393,6 +405,3 @@ class Scheduler:
         if segments is None:
             return 0, 0
         return self.pool.lookup(segments, (seq.target - 1) // self._block_size)
-
-    def _final_blocks(self, seq: Sequence) -> int:
-        return -(-(seq.prompt_tokens + seq.output_tokens - 1) // self._block_size)

@@ -70,6 +70,8 @@ class EngineSettings:
     reservation: Literal["on_demand", "full_output", "new_token_ratio"] = "on_demand"
     """How much memory a request must find at admission: its prompt; its whole output too (TensorRT-LLM's
     guaranteed-no-evict); its output times a ratio that decays (SGLang)."""
+    preempt: Literal["last_admitted", "worst_priority", "fewest_output"] = "last_admitted"
+    """Whom to preempt when memory runs out."""
     asynchronous_scheduling: bool = True
     """Plan step k+2 while step k+1 runs: what arrives, or is freed, during step k serves k+2 (else k+1)."""
     graph_sizes: tuple[int, ...] = ()
@@ -79,7 +81,8 @@ class EngineSettings:
     speculation: SpeculationSettings | None = None
     admission: AdmissionSettings = AdmissionSettings()
     aging_ns: int = 0
-    """Waiting this long raises a request's priority by one; 0 for no aging."""
+    """Waiting this long is worth one level of priority (order by priority) or one prompt token (shortest prompt); 0 for
+    no aging."""
     client_timeout_ns: int = 0
     """A client gives up this long after arrival; 0 for never."""
     options: dict[str, object] = field(default_factory=dict)

@@ -13,6 +13,7 @@ class Chunked:
 
     __slots__ = ("_budget", "_chunk")
     every_step = False
+    prompts_first = False
 
     def __init__(self, settings: EngineSettings) -> None:
         self._budget = settings.max_num_batched_tokens

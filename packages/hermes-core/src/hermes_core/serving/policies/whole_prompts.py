@@ -25,6 +25,7 @@ class Static:
 
     __slots__ = ()
     every_step = False
+    prompts_first = False
 
     def __init__(self, settings: EngineSettings) -> None:
         """Static batching has no settings of its own."""
@@ -39,6 +40,7 @@ class Continuous:
 
     __slots__ = ("_budget",)
     every_step = False
+    prompts_first = True
 
     def __init__(self, settings: EngineSettings) -> None:
         self._budget = settings.max_num_batched_tokens
@@ -53,6 +55,7 @@ class Mixed:
 
     __slots__ = ("_budget",)
     every_step = False
+    prompts_first = False
 
     def __init__(self, settings: EngineSettings) -> None:
         self._budget = settings.max_num_batched_tokens
