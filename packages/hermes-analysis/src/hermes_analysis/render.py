@@ -9,7 +9,7 @@ _DIGITS: Final = 3
 _UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _NEARLY: Final = 0.9995
 """From here on three digits round up to the next unit: 1.00 s, not 1,000 ms."""
-_ENERGY_UNITS: Final = ((3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e4, "Wh"))
+_ENERGY_UNITS: Final = ((3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"))
 _LARGE: Final = ((1e9, "G"), (1e6, "M"), (1e4, "k"))
 
 

@@ -15,7 +15,7 @@ __all__ = ["print_comparison", "print_details", "print_summary", "summary_json"]
 _COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
 _MOST_CLIENTS: Final = 12
 """More are shown by pool."""
-_PIPED_WIDTH: Final = 110
+_PIPED_WIDTH: Final = 140
 _STYLES: Final = {"stable": "green", "near saturation": "yellow", "overloaded": "red", "undetermined": "dim"}
 
 
@@ -244,7 +244,7 @@ def _table(first: str, *others: str) -> Any:
     table = optional("rich.table", "The summary screen", "cli").Table(
         box=_box(), show_edge=False, pad_edge=False, header_style="bold"
     )
-    table.add_column(first, no_wrap=True)
+    table.add_column(first, overflow="fold", min_width=8)
     for other in others:
         table.add_column(other, justify="right", no_wrap=True)
     return table

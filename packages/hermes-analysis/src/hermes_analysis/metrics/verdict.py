@@ -35,6 +35,8 @@ _LEAST_RISE: Final = 4.0
 """A rise below this many standard deviations of a Poisson count may be chance."""
 _LEAST_TIMES_E2E: Final = 3.0
 """Arrivals have to last so many end-to-end times for a level to show."""
+_LEAST_SHARE_OF_E2E: Final = 0.1
+"""Arrivals over less than this share of an end-to-end time are a burst, which has no level."""
 
 
 def in_system(run: RunRecord, times_s: Floats) -> Floats:
@@ -64,7 +66,10 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
 
     growth, rise, mean = _growth(run, begin + FILL_UP * (last - begin), last)
     typical = _early_e2e(metrics.e2e_s[measured], arrivals)
+    # Enough arrivals to see a level; or few, but what they left took long to serve.
     long_enough = last - begin >= _LEAST_TIMES_E2E * typical
+    drain_s = window.end_ns * NS - last
+    long_enough |= drain_s >= _LEAST_TIMES_E2E * typical and last - begin >= _LEAST_SHARE_OF_E2E * typical
     if last <= begin or not (long_enough or refused):
         reason = f"requests arrived for {last - begin:.3g} s, early ones take {typical:.3g} s end to end"
         return Verdict("undetermined", (f"{reason}: too short to tell a level from a rise",))

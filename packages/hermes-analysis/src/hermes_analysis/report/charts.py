@@ -70,7 +70,13 @@ def _latency_charts(ready: Prepared) -> list[Chart]:
                 lines.append(_line(label, points, shares, number, dash="solid" if number == 0 else "dot"))
         if lines:
             figure = _figure(lines, "", "share of requests" if values is not None else "share of gaps")
-            figure["layout"]["xaxis"] |= {"type": "log", "tickformat": "~s", "ticksuffix": "s", "nticks": 7}
+            figure["layout"]["xaxis"] |= {
+                "type": "log",
+                "tickformat": "~s",
+                "ticksuffix": "s",
+                "nticks": 6,
+                "tickangle": 0,
+            }
             figure["layout"]["yaxis"]["range"] = [0, 1.02]
             charts.append(Chart(name, "latency", title, f"Cumulative distribution of {title.lower()}", figure))
     return charts
