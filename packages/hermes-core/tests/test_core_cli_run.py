@@ -42,8 +42,11 @@ class FakeSource(ScriptedSource):
     """Presses Ctrl-C where a test asks for it."""
 
     interrupt = False
+    unlucky = False
 
     def batches(self):
+        if self.unlucky:
+            raise ValueError("unlucky.csv:14:2 is not a number")
         for number, batch in enumerate(super().batches()):
             if number == 1 and self.interrupt:
                 signal.raise_signal(signal.SIGINT)
@@ -201,7 +204,7 @@ def test_ctrl_c_before_the_run_leaves_quietly(scenario, monkeypatch, capsys):
 def test_a_model_that_does_not_fit_is_told(scenario, monkeypatch, capsys):
     monkeypatch.setattr(FakeHardware, "failure", DoesNotFitError("m needs 12.5 GiB more", remedy="tp 2 would fit"))
     assert main(["run", str(scenario)]) == 2
-    assert capsys.readouterr().err == "error: m needs 12.5 GiB more\n  tp 2 would fit\n"
+    assert capsys.readouterr().err == f"error: {scenario}:3:8: m needs 12.5 GiB more\n  tp 2 would fit\n"
     assert main(["explain", str(scenario)]) == 2
     out, err = capsys.readouterr()
     assert "clients" in out
@@ -211,6 +214,36 @@ def test_a_model_that_does_not_fit_is_told(scenario, monkeypatch, capsys):
 def test_what_a_workload_reader_refuses_is_told(scenario, capsys):
     assert main(["run", str(scenario), "--set", "workload.prompt=13"]) == 2
     assert capsys.readouterr().err == "error: unlucky.csv:13:2 is not a number\n"
+
+
+def test_what_a_workload_reader_refuses_later_is_told_alike(scenario, monkeypatch, capsys):
+    monkeypatch.setattr(FakeSource, "unlucky", True)
+    assert main(["run", str(scenario)]) == 2
+    assert capsys.readouterr().err == "error: unlucky.csv:14:2 is not a number\n"
+
+
+@pytest.mark.parametrize(
+    ("problem", "place"),
+    [
+        ("workload.requests: 40 is too few", "6:58"),
+        ("workload.prompt.tokens: 100 is too few", "6:31"),
+        ("workload.prompt: is dull", "6:31"),
+        ("unknown model 'm'", "3:8"),
+        ("m does not fit d", "3:8"),
+        ("device 'd' is slow", "4:11"),
+    ],
+)
+def test_what_other_packages_refuse_gets_a_place_in_the_scenario(scenario, monkeypatch, capsys, problem, place):
+    monkeypatch.setattr(FakeHardware, "failure", DoesNotFitError(problem, remedy="do better"))
+    for command in ("run", "explain"):
+        assert main([command, str(scenario)]) == 2
+        assert capsys.readouterr().err == f"error: {scenario}:{place}: {problem}\n  do better\n"
+
+
+def test_what_has_no_place_stays_as_it_is(scenario, monkeypatch, capsys):
+    monkeypatch.setattr(FakeHardware, "failure", InputError("something else, workload.seed: 3"))
+    assert main(["run", str(scenario)]) == 2
+    assert capsys.readouterr().err == "error: something else, workload.seed: 3\n"
 
 
 def test_a_mistake_in_the_scenario_ends_with_two_and_its_place(scenario, capsys):

@@ -443,7 +443,7 @@ def test_a_named_workload():
 
 
 def test_a_mix_with_one_stream_of_arrivals():
-    spec = workload("{rate: 10/s, requests: 100, mix: [{share: 3, prompt: 10}, {share: 1, prompt: 20, tenant: b}]}")
+    spec = workload("{rate: 10/s, requests: 100, mix: [{share: 3, prompt: 10}, {prompt: 20, tenant: b}]}")
     assert (spec["kind"], spec["requests"], spec["arrivals"]) == ("mix", 100, {"kind": "poisson", "rate_per_s": 10.0})
     assert [(part["share"], part["prompt"]["tokens"], part["tenant"]) for part in spec["entries"]] == [
         (3.0, 10, "default"),
@@ -461,6 +461,7 @@ def test_a_mix_with_arrivals_in_each_entry(tmp_path):
     )
     spec = load_scenario(path).workload
     assert spec["arrivals"] is None
+    assert "share" not in spec["entries"][0]
     assert [part["kind"] for part in spec["entries"]] == ["synthetic", "trace", "named"]
     assert spec["entries"][1]["path"] == str(tmp_path / "a.csv")
     assert dict(load_scenario(path).origins)["/workload/entries/1/path"] == f"{path}:6:15"

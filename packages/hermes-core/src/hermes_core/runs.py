@@ -5,6 +5,7 @@ result = hermes.run("scenario.yaml", sets=["workload.rate=12/s"])
 print(result.requests["ttft_ns"].mean() / 1e6, "ms")
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,9 +17,10 @@ from hermes_proto.common.v1 import column_pb2
 from hermes_proto.core.v1.run_record_pb2 import RunManifest, RunRecordChunk, RunTrailer
 from numpy.typing import NDArray
 
-from hermes_core.api.errors import Interrupted, MissingExtraError
+from hermes_core.api.errors import InputError, Interrupted, MissingExtraError, Place
 from hermes_core.api.plugins import load_plugin, plugin_names
 from hermes_core.config import load_scenario
+from hermes_core.config.origins import DEFAULT
 from hermes_core.record import FileSink, MemorySink, RecordSink
 from hermes_core.record.tables import TABLES
 from hermes_core.serving.plan import SimulationPlan
@@ -32,6 +34,8 @@ Scenario: TypeAlias = str | Path | Mapping[str, Any] | SimulationPlan
 """A file, YAML text (anything with a line break in it), Python values, or a plan made before."""
 
 Table: TypeAlias = dict[str, NDArray[Any]]
+
+_WORKLOAD_PATH: Final = re.compile(r"(workload(?:\.\w+|\[\d+\])*): ")
 
 _DTYPES: Final = {
     column_pb2.DATA_TYPE_INT64: "<i8",
@@ -122,10 +126,12 @@ def run(
     plan = plan_of(scenario, sets=sets, seed=seed, exact=exact)
     memory = MemorySink()
     if out is None:
-        outcome = Simulation(plan).run(sink=memory, progress=progress)
+        outcome, stop = simulate(plan, memory, progress)
     else:
         with FileSink(Path(out)) as file:
-            outcome = Simulation(plan).run(sink=_Both(memory, file), progress=progress)
+            outcome, stop = simulate(plan, _Both(memory, file), progress)
+    if stop is not None:
+        raise stop
     return RunResult(plan, outcome, memory.chunks)
 
 
@@ -154,13 +160,50 @@ def plan_of(
 def simulate(
     plan: SimulationPlan, sink: RecordSink, progress: Callable[[Progress], None] | None = None
 ) -> tuple[RunOutcome, Interrupted | None]:
-    """Simulate into `sink`; an interruption comes back beside the outcome of what was simulated until then."""
+    """Simulate into `sink`; an interruption comes back beside the outcome of what was simulated until then.
+
+    Raises `HermesError`; an `InputError` about a model, a device or the workload says where the scenario has it.
+    """
     try:
         return Simulation(plan).run(sink=sink, progress=progress), None
     except Interrupted as stop:
         if not isinstance(stop.outcome, RunOutcome):
             raise
         return stop.outcome, stop
+    except InputError as error:
+        raise placed(error, plan) from error
+
+
+def placed(error: InputError, plan: SimulationPlan) -> InputError:
+    """Return `error` with the place in the scenario of what it is about, where it lacks one and that can be told.
+
+    Packages that price and generate know names and values, not files and lines. What they say begins with a path in the
+    canonical workload (`workload.entries[0].format: ...`), or has the name of a model or a device in it.
+    """
+    pointer = _subject(error.problem, plan) if error.place is None else None
+    if pointer is None:
+        return error
+    origins = dict(plan.origins)
+    while pointer and pointer not in origins:
+        # A path may end in a section; its first leaf stands nearest.
+        inner = next((path for path in origins if path.startswith(f"{pointer}/")), None)
+        pointer = inner or pointer.rpartition("/")[0]
+    origin = origins.get(pointer)
+    if origin is None or origin == DEFAULT:
+        return error
+    return type(error)(error.problem, place=Place(file=origin), remedy=error.remedy)
+
+
+def _subject(problem: str, plan: SimulationPlan) -> str | None:
+    if (match := _WORKLOAD_PATH.match(problem)) is not None:
+        return "/" + match.group(1).replace("[", ".").replace("]", "").replace(".", "/")
+    for pool in plan.pools:
+        at = f"/pools/{pool.name}"
+        names = ((pool.deployment.model, f"{at}/model/ref"), (pool.deployment.device, f"{at}/hardware/device"))
+        for name, pointer in names:
+            if re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w/-])", problem):
+                return pointer
+    return None
 
 
 def summarise(record: list[RunRecordChunk] | Path) -> Any:

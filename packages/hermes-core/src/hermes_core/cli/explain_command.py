@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hermes_core.api.errors import HermesError
+from hermes_core.api.errors import HermesError, InputError
 from hermes_core.api.units import format_bytes, format_duration, format_rate
 from hermes_core.cli.options import AsJson, ScenarioFile, SeedOption, Sets
 
@@ -80,14 +80,17 @@ def _shown(key: str, value: Any) -> str:
 
 def _deployments(plan: "SimulationPlan") -> tuple[dict[str, Any], HermesError | None]:
     """Compile every pool; the first that cannot be comes back as the error to end with."""
+    from hermes_core.runs import placed  # noqa: PLC0415
+
     found: dict[str, Any] = {}
     failed: HermesError | None = None
     for pool in plan.pools:
         try:
             found[pool.name] = _compiled(pool)
         except HermesError as error:
-            found[pool.name] = {"error": str(error)}
-            failed = failed or error
+            told = placed(error, plan) if isinstance(error, InputError) else error
+            found[pool.name] = {"error": str(told)}
+            failed = failed or told
     return found, failed
 
 

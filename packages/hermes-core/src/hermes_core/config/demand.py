@@ -5,7 +5,7 @@ from typing import Any, TypeAlias
 from hermes_core.config.document import Document, Route, suggest
 from hermes_core.config.draws import Burst, Stages
 from hermes_core.config.findings import Findings, locate
-from hermes_core.config.origins import CanonicalTree
+from hermes_core.config.origins import DEFAULT, CanonicalTree
 from hermes_core.config.sections import Scenario
 from hermes_core.config.traffic import Mix, Named, Plugin, Synthetic, Trace
 from hermes_core.serving.plan import ServiceLevel
@@ -38,14 +38,18 @@ class Demand:
         if not isinstance(section, Mix):
             return self._one(section, at, at)
         spec = _dump(section)
-        entries = []
+        bounded = section.requests is not None or section.duration_ns is not None
+        self._check_arrivals(section, at)
+        spec["entries"] = []
         for index, entry in enumerate(section.entries):
-            bounded = section.requests is not None or section.duration_ns is not None
-            route = (*at, "mix", index)
-            entries.append(self._one(entry, (*at, "entries", index), self._route(route), bounded=bounded))
-            if section.arrivals is not None:
-                self._check_arrivals(section, self._route(route))
-        spec["entries"] = entries
+            entry_at = (*at, "entries", index)
+            part = self._one(entry, entry_at, self._route((*at, "mix", index)), bounded=bounded)
+            if section.arrivals is None:
+                del part["share"]
+            elif entry.share is None:
+                part["share"] = 1.0
+                self._tree.put((*entry_at, "share"), 1.0, DEFAULT)
+            spec["entries"].append(part)
         return spec
 
     def service_levels(self) -> tuple[ServiceLevel, ...]:

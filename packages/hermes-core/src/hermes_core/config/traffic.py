@@ -130,19 +130,19 @@ class Plugin(Section):
 class SyntheticEntry(Synthetic):
     """A synthetic part of a mix."""
 
-    share: Factor = 1.0
+    share: Factor | None = None
 
 
 class TraceEntry(Trace):
     """A trace as part of a mix."""
 
-    share: Factor = 1.0
+    share: Factor | None = None
 
 
 class NamedEntry(Named):
     """A named workload as part of a mix."""
 
-    share: Factor = 1.0
+    share: Factor | None = None
 
 
 def rewrite(value: Any) -> Any:

@@ -6,7 +6,7 @@ from itertools import count, repeat
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes_core.api.errors import InputError
+from hermes_core.api.errors import HermesError, InputError
 from hermes_core.api.workload import RequestBatch, RequestSource
 from hermes_core.serving.request import Request
 from hermes_core.serving.sequence import Segments
@@ -28,7 +28,7 @@ _OPTIONAL = (
 def requests_of(source: RequestSource) -> Iterator[Request]:
     """Yield the requests in the order of the source."""
     last_ns = 0
-    for batch in source.batches():
+    for batch in _batches(source):
         arrivals = batch.arrival_ns
         if len(arrivals) == 0:
             continue
@@ -51,6 +51,16 @@ def requests_of(source: RequestSource) -> Iterator[Request]:
             yield from basic
         else:
             yield from _with_columns(batch, basic, columns)
+
+
+def _batches(source: RequestSource) -> Iterator[RequestBatch]:
+    """Draw the batches; what a workload refuses while it reads is the user's to mend, as when it is opened."""
+    try:
+        yield from source.batches()
+    except HermesError:
+        raise
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _with_columns(
