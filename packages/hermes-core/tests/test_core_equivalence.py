@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.settings import AdmissionSettings, EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, Simulated, simulate, small_plan
 
 POLICIES = ["chunked", "continuous", "mixed", "static", "prefill_first"]
@@ -29,6 +29,18 @@ def engines(draw):
         reservation=draw(st.sampled_from(["on_demand", "full_output", "new_token_ratio"])),
         preempt=draw(st.sampled_from(["last_admitted", "worst_priority", "fewest_output"])),
         aging_ns=draw(st.sampled_from([0, 10_000_000])),
+        client_timeout_ns=draw(st.sampled_from([0, 0, 40_000_000, 900_000_000])),
+        client_retries=draw(st.sampled_from([0, 1])),
+        client_backoff_ns=draw(st.sampled_from([0, 300_000_000])),
+        admission=draw(
+            st.sampled_from(
+                [
+                    AdmissionSettings(),
+                    AdmissionSettings("token_bucket", rate_per_s=30.0, burst=3),
+                    AdmissionSettings("queue_cap", max_waiting=4),
+                ]
+            )
+        ),
         asynchronous_scheduling=draw(st.booleans()),
     )
 

@@ -20,9 +20,11 @@ from hermes_core.api.workload import WORKLOAD_GENERATORS, RequestSource
 from hermes_core.engine import Kernel
 from hermes_core.record import Recorder, RecordSink
 from hermes_core.serving.arrivals import requests_of
+from hermes_core.serving.admission import ADMISSIONS
 from hermes_core.serving.batching import BATCH_POLICIES
 from hermes_core.serving.coordinator import Coordinator, Pool, StageJob
 from hermes_core.serving.llm_client import LlmClient
+from hermes_core.serving.patience import Patience
 from hermes_core.serving.plan import PoolPlan, SimulationPlan
 from hermes_core.serving.queues import QUEUE_ORDERS
 from hermes_core.serving.request import Status
@@ -184,7 +186,13 @@ class Simulation:
         if settings.max_model_len is not None:
             limit = min(limit, settings.max_model_len)
         random = stream(self.plan.seed, f"router/{plan.name}")
-        return Pool(plan.name, clients, router(plan.router_options, random), limit)
+        admission = None
+        if settings.admission.kind != "always":
+            admission = load_plugin(ADMISSIONS, settings.admission.kind)(settings.admission, self._source.classes)
+        patience = None
+        if settings.client_timeout_ns or settings.client_retries:
+            patience = Patience(settings, self._kernel, coordinator.give_up)
+        return Pool(plan.name, clients, router(plan.router_options, random), limit, admission, patience)
 
     # --- the record's head and tail ---------------------------------------------------------------------------------
 
@@ -240,6 +248,8 @@ class Simulation:
             diagnostics.append(f"{coordinator.too_long} requests were dropped: longer than the context window")
         if coordinator.too_big:
             diagnostics.append(f"{coordinator.too_big} requests were dropped: their KV does not fit the client's memory")
+        if coordinator.retries:
+            diagnostics.append(f"{coordinator.retries} attempts were made again after a refusal or a time-out")
         unfinished = coordinator.counts[Status.UNFINISHED]
         if unfinished:
             diagnostics.append(f"{unfinished} requests had arrived and not ended when the run did")

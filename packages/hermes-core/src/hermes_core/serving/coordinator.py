@@ -8,8 +8,10 @@ from typing import Final
 from hermes_core.api.time import Nanos
 from hermes_core.engine import Kernel, Phase, rank
 from hermes_core.record import Recorder
+from hermes_core.serving.admission import Admission
 from hermes_core.serving.llm_client import LlmClient
-from hermes_core.serving.request import DROPPED, UNFINISHED, Request, Status
+from hermes_core.serving.patience import Patience
+from hermes_core.serving.request import DROPPED, SHED, TIMED_OUT, UNFINISHED, Request, Status
 from hermes_core.serving.routers import PoolLoad, Router
 from hermes_core.serving.sequence import Sequence
 
@@ -27,6 +29,10 @@ class Pool:
     clients: SequenceOf[LlmClient]
     router: Router
     max_model_len: int
+    admission: Admission | None = None
+    """None lets everyone in."""
+    patience: Patience | None = None
+    """None waits for ever."""
     load: PoolLoad = field(init=False)
     first_client: int = field(init=False)
     """Number of its first client among all clients; the others follow."""
@@ -74,6 +80,7 @@ class Coordinator:
         "ended",
         "exhausted",
         "live",
+        "retries",
         "too_big",
         "too_long",
     )
@@ -89,6 +96,8 @@ class Coordinator:
         self.ended = 0
         self.counts = [0] * (max(Status) + 1)
         """Requests by how they ended, indexed by status."""
+        self.retries = 0
+        """Attempts beyond the first of each request."""
         self.too_long = 0
         """Requests dropped because they are longer than the context window."""
         self.too_big = 0
@@ -184,12 +193,17 @@ class Coordinator:
             self.too_big += 1
             self._refuse(request, job, now, DROPPED)
             return
+        if pool.admission is not None and not pool.admission.admits(request, client.waiting, now):
+            self._turn_away(request, job, now)
+            return
         request.client = number
         load = pool.load
         load.jobs[number] += 1
         load.tokens[number] += prompt_tokens
         seq = Sequence(request, prompt_tokens, request.output_tokens, now)
         request.sequence = seq
+        if pool.patience is not None:
+            pool.patience.watch(request, seq, now)
         delay = pool.entry_ns + pool.entry_token_ns * prompt_tokens
         if delay:
             self._kernel.schedule(now + delay, _ARRIVAL, partial(client.submit, seq))
@@ -212,12 +226,38 @@ class Coordinator:
                 last_step, seq.preemptions, status,
             )
         )  # fmt: skip
-        self._finish(request, now + pool.stream_ns * streams, status, seq.generated)
+        if request.sequence is seq:
+            self._finish(request, now + pool.stream_ns * streams, status, seq.generated)
 
     def first_token(self, seq: Sequence, now: Nanos, streams: int) -> None:
         """Note when the user holds the first token of the answer."""
         request = seq.request
         request.first_token_ns = now + request.job.pool.stream_ns * streams
+
+    def _turn_away(self, request: Request, job: StageJob, now: Nanos) -> None:
+        """Shed a request at the door; it may try again."""
+        patience = job.pool.patience
+        again_ns = patience.retry_at(request, now) if patience is not None else None
+        if again_ns is None:
+            self._refuse(request, job, now, SHED)
+        else:
+            self.retries += 1
+            self._kernel.schedule(again_ns, _ARRIVAL, partial(self._send, request))
+
+    def give_up(self, request: Request, seq: Sequence, now: Nanos) -> None:
+        """Stop a request whose client has waited too long; it may try again."""
+        job = request.job
+        client = job.pool.clients[request.client]
+        tokens = client.tokens_given(seq, now)
+        request.sequence = None
+        client.cancel(seq, now, TIMED_OUT)
+        again_ns = job.pool.patience.retry_at(request, now) if job.pool.patience is not None else None
+        if again_ns is None:
+            self._finish(request, now, TIMED_OUT, tokens)
+        else:
+            self.retries += 1
+            request.first_token_ns = -1
+            self._kernel.schedule(again_ns, _ARRIVAL, partial(self._send, request))
 
     def _refuse(self, request: Request, job: StageJob, now: Nanos, status: int) -> None:
         self._add_stage_job(
@@ -266,7 +306,7 @@ class Coordinator:
             tokens = 0
             if seq is not None:
                 client = job.pool.clients[request.client]
-                tokens = client.tokens_given(seq)
+                tokens = client.tokens_given(seq, self._kernel.now)
                 self._add_stage_job(
                     self._pack_stage_job(
                         request.request_id, request.position, job.stage_set, client.number, seq.enqueue_ns,

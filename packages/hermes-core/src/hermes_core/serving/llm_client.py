@@ -13,7 +13,7 @@ from hermes_core.record import Recorder
 from hermes_core.record.tables import STEPS
 from hermes_core.serving.batching import BatchPolicy
 from hermes_core.serving.queues import WaitingQueue
-from hermes_core.serving.scheduler import Owner, Scheduler
+from hermes_core.serving.scheduler import WITHDRAWN, Owner, Scheduler
 from hermes_core.serving.sequence import Sequence
 from hermes_core.serving.settings import EngineSettings
 
@@ -122,6 +122,8 @@ class LlmClient:
     def submit(self, seq: Sequence, now: Nanos) -> None:
         """Let `seq` wait for the scheduler."""
         scheduler = self.scheduler
+        if seq.order == WITHDRAWN:
+            return
         scheduler.incoming.append(seq)
         waiting = len(scheduler.incoming) + len(scheduler.queue)
         if waiting > self.peak_waiting:
@@ -174,11 +176,30 @@ class LlmClient:
         """Sequences that are admitted, and so hold a stream open."""
         return len(self.scheduler.running)
 
-    def tokens_given(self, seq: Sequence) -> int:
-        """Return how many tokens a sequence that has not ended has given in the steps that are settled."""
-        if seq.leave_step >= 0:
-            return seq.decode_base + self.scheduler.batch.step - seq.prompt_tokens + 1
-        return seq.generated
+    @property
+    def waiting(self) -> int:
+        """Requests that wait to be admitted."""
+        return len(self.scheduler.queue) + len(self.scheduler.incoming)
+
+    def tokens_given(self, seq: Sequence, now: Nanos) -> int:
+        """Return how many tokens a sequence that has not ended has given by `now`."""
+        if seq.leave_step < 0:
+            return seq.generated
+        ended = 0
+        if self._steps and self._seqs:
+            ended = self._steps_ended_by(now)
+            ended -= round_fs_to_ns(self._end_after(ended)) > now
+        return seq.decode_base + self.scheduler.batch.step + ended - seq.prompt_tokens + 1
+
+    def cancel(self, seq: Sequence, now: Nanos, status: int) -> None:
+        """Stop a sequence: at once if it waits, else with the first step that is not planned yet."""
+        scheduler = self.scheduler
+        if scheduler.withdraw(seq, now, status):
+            return
+        wanted = self._lag + (1 if self._steps == 1 else self._steps_ended_by(now))
+        scheduler.aborts.append((scheduler.step + wanted, seq, status))
+        if wanted < self._steps:
+            self._cut(wanted)
 
     def close(self, now: Nanos) -> None:
         """Settle the whole steps that have ended by `now`, and stop."""
@@ -297,6 +318,8 @@ class LlmClient:
                 steps = seen
         elif scheduler.leaving and scheduler.blocked:
             return 1
+        if scheduler.aborts and scheduler.aborts[0][0] - scheduler.step < steps:
+            steps = scheduler.aborts[0][0] - scheduler.step
         available = scheduler.pool.available
         if scheduler.batch.count * (steps // self._block_size + 1) > available:
             # The first step has its blocks already.

@@ -40,6 +40,8 @@ class WaitingQueue(Protocol):
 
     def __len__(self) -> int: ...
 
+    def __contains__(self, seq: object) -> bool: ...
+
 
 class Fcfs(deque[Sequence]):
     """First come, first served. A deque itself, since every step asks for its length."""
@@ -97,6 +99,9 @@ class _Sorted:
 
     def __len__(self) -> int:
         return len(self._heap)
+
+    def __contains__(self, seq: object) -> bool:
+        return any(entry[3] is seq for entry in self._heap)
 
 
 class ShortestPrompt(_Sorted):
@@ -172,6 +177,9 @@ class Fair:
 
     def __len__(self) -> int:
         return self._size
+
+    def __contains__(self, seq: object) -> bool:
+        return any(seq in queue for queue in self._queues.values())
 
     def _next(self) -> int:
         return min((self._served[tenant], tenant) for tenant, queue in self._queues.items() if queue)[1]

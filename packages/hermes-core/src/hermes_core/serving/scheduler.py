@@ -21,6 +21,10 @@ from hermes_core.serving.settings import EngineSettings
 from hermes_core.serving.victims import victim_of
 
 
+WITHDRAWN = -2
+"""The `order` of a sequence that was stopped before it reached the engine."""
+
+
 class Owner(Protocol):
     """Whom an engine tells what became of the jobs it was given."""
 
@@ -49,6 +53,7 @@ class Scheduler:
         "_victim",
         "_watermark_blocks",
         "_window",
+        "aborts",
         "batch",
         "blocked",
         "cached_tokens",
@@ -96,6 +101,8 @@ class Scheduler:
         """Arrived, not yet seen: their `visible_step` is to come."""
         self.leaving: list[Sequence] = []
         """Ended, slots and blocks not free yet: the step after is already planned."""
+        self.aborts: deque[tuple[int, Sequence, int]] = deque()
+        """Running sequences that were cancelled: (first step without it, sequence, status)."""
         self.blocked = False
         """The head of the queue cannot enter until something is freed."""
         self.queue = queue
@@ -138,6 +145,8 @@ class Scheduler:
                     self._end(seq)
         if self.chunks:
             self._settle_chunks()
+        if self.aborts:
+            self._settle_aborts()
 
     def _settle_chunks(self) -> None:
         """Move prompts that are complete to the decoding batch."""
@@ -169,10 +178,40 @@ class Scheduler:
             self._free(seq, seq.prompt_tokens + seq.output_tokens - 1)
         self._owner.job_ended(seq, self.now_ns, self.step - 1, len(self.running), FINISHED)
 
+    def withdraw(self, seq: Sequence, now: Nanos, status: int) -> bool:
+        """Take out a sequence that waits, or is still on its way. False if it runs."""
+        if seq.order >= 0:
+            return False
+        if seq in self.incoming:
+            self.incoming.remove(seq)
+        elif seq in self.queue:
+            self.queue.remove(seq)
+        else:
+            seq.order = WITHDRAWN
+        self._owner.job_ended(seq, now, -1, len(self.running), status)
+        return True
+
+    def _settle_aborts(self) -> None:
+        """Let those go that were cancelled while they ran."""
+        while self.aborts and self.aborts[0][0] <= self.step:
+            _, seq, status = self.aborts.popleft()
+            if seq.order < 0:
+                # Preempted since.
+                self.withdraw(seq, self.now_ns, status)
+            elif self.running.get(seq.order) is seq:
+                if seq.leave_step >= 0:
+                    seq.generated = seq.decode_base + self.batch.step - seq.prompt_tokens + 1
+                    self.batch.remove(seq)
+                else:
+                    self.prefilling.remove(seq)
+                del self.running[seq.order]
+                self.leaving.append(seq)
+                self._owner.job_ended(seq, self.now_ns, self.step - 1, len(self.running), status)
+
     def free_leaving(self) -> None:
         """Free what the sequences hold that ended a step ago."""
         for seq in self.leaving:
-            self._free(seq, seq.prompt_tokens + seq.generated - 1)
+            self._free(seq, seq.prompt_tokens + seq.generated - 1 if seq.computed >= seq.target else seq.computed)
         self.leaving.clear()
 
     def _free(self, seq: Sequence, context: int) -> None:

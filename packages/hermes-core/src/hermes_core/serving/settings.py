@@ -20,7 +20,8 @@ class SpeculationSettings:
 class AdmissionSettings:
     """What the engine's front door does with a request: let it in, or shed it."""
 
-    kind: Literal["always", "token_bucket", "queue_cap"] = "always"
+    kind: str = "always"
+    """"always", or a name in the entry-point group hermes.admissions: "token_bucket", "queue_cap"."""
     rate_per_s: float = 0.0
     """Token bucket: requests a second, and burst."""
     burst: int = 1
@@ -84,6 +85,10 @@ class EngineSettings:
     """Waiting this long is worth one level of priority (order by priority) or one prompt token (shortest prompt); 0 for
     no aging."""
     client_timeout_ns: int = 0
-    """A client gives up this long after arrival; 0 for never."""
+    """A client gives up this long after it has sent a request; 0 for never."""
+    client_retries: int = 0
+    """How often a client sends a request again that was shed or has timed out."""
+    client_backoff_ns: int = 1_000_000_000
+    """Time between giving up and trying again."""
     options: dict[str, object] = field(default_factory=dict)
     """Settings of plug-in policies."""
