@@ -9,9 +9,6 @@ from html.parser import HTMLParser
 
 import pytest
 from hermes_analysis import optional as optional_module
-from hermes_analysis.cli import compare as compare_command
-from hermes_analysis.cli import export as export_command
-from hermes_analysis.cli import report as report_command
 from hermes_analysis.compare import compare, parse_tolerances
 from hermes_analysis.errors import AnalysisError, MissingExtraError, OutputError
 from hermes_analysis.export import build_timeline, named_columns, write_chrome, write_perfetto, write_table
@@ -74,6 +71,7 @@ def run_dir(tmp_path):
 
 
 def test_screen_says_what_matters_in_plain_text_when_piped():
+    pytest.importorskip("rich", reason="extra cli")
     out = io.StringIO()
     summarise(make_record(**pieces())).print(file=out)
     text = out.getvalue()
@@ -119,6 +117,7 @@ def test_csv_has_names_and_quotes_them():
 
 
 def test_parquet_reads_back_the_same(tmp_path):
+    pytest.importorskip("pyarrow", reason="writes the file")
     pl = pytest.importorskip("polars", reason="reads the file back")
     run = make_record(**pieces())
     for table in ("requests", "stage_jobs", "steps"):
@@ -289,6 +288,7 @@ def page_of(html):
 
 def test_report_stands_alone_and_escapes_what_it_shows():
     pytest.importorskip("plotly", reason="extra report")
+    pytest.importorskip("jinja2", reason="extra report")
     html = report_html(make_record(**pieces()))
     page = page_of(html)
     assert page.links == ["data:,"]
@@ -303,6 +303,7 @@ def test_report_stands_alone_and_escapes_what_it_shows():
 
 def test_report_of_nothing_is_still_a_page():
     pytest.importorskip("plotly", reason="extra report")
+    pytest.importorskip("jinja2", reason="extra report")
     assert "nothing to measure" in report_html(make_record())
 
 
@@ -339,6 +340,7 @@ def test_export_command_writes_what_is_asked(run_dir, tmp_path):
 
 def test_report_command_writes_beside_the_record(run_dir):
     pytest.importorskip("plotly", reason="extra report")
+    pytest.importorskip("jinja2", reason="extra report")
     assert hermes("report", run_dir).returncode == 0
     assert (run_dir / "report.html").stat().st_size > 1_000_000
     assert hermes("report", run_dir).returncode == 2
@@ -364,16 +366,20 @@ def test_mistakes_are_one_line_without_a_traceback(tmp_path):
 
 
 def test_commands_are_plain_functions_with_help():
-    assert all(command.__doc__ for command in (report_command, export_command, compare_command))
+    pytest.importorskip("typer", reason="extra cli")
+    cli = pytest.importorskip("hermes_analysis.cli")
+    assert all(callable(command) and command.__doc__ for command in (cli.report, cli.export, cli.compare))
 
 
 def test_importing_the_package_loads_nothing_heavy():
+    pytest.importorskip("typer", reason="extra cli")
     code = "import sys, hermes_analysis.cli; print({'numpy', 'plotly', 'rich.table', 'polars'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert loaded.strip() == "set()"
 
 
 def test_a_cut_record_is_shown_as_partial(run_dir):
+    pytest.importorskip("rich", reason="extra cli")
     file = run_dir / "record.hermes"
     file.write_bytes(file.read_bytes()[:-20])
     out = io.StringIO()
