@@ -43,8 +43,11 @@ class FakeSource(ScriptedSource):
 
     interrupt = False
     unlucky = False
+    finding = None
 
     def batches(self):
+        if self.finding is not None:
+            self.notes = (self.finding,)
         if self.unlucky:
             raise ValueError("unlucky.csv:14:2 is not a number")
         for number, batch in enumerate(super().batches()):
@@ -209,6 +212,12 @@ def test_a_model_that_does_not_fit_is_told(scenario, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert "clients" in out
     assert "tp 2 would fit" in err
+
+
+def test_what_a_workload_notes_while_it_is_read_is_told(scenario, monkeypatch, capsys):
+    monkeypatch.setattr(FakeSource, "finding", "2 rows were sorted")
+    assert main(["run", str(scenario)]) == 0
+    assert capsys.readouterr().err.count("warning: 2 rows were sorted\n") == 1
 
 
 def test_what_a_workload_reader_refuses_is_told(scenario, capsys):

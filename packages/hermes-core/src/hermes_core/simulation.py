@@ -207,6 +207,7 @@ class Simulation:
     def _manifest(self, stage_sets: SequenceOf[str]) -> run_record_pb2.RunManifest:
         plan = self.plan
         notes = [*self._source.notes]
+        self._notes = list(notes)
         for pool in plan.pools:
             notes += [f"{pool.name}: {note}" for note in self._compiled[pool.name].notes]
         info = diagnostic_pb2.SEVERITY_INFO
@@ -243,7 +244,8 @@ class Simulation:
         )
 
     def _trailer(self, coordinator: Coordinator, recorder: Recorder, end_ns: Nanos) -> run_record_pb2.RunTrailer:
-        diagnostics = []
+        # What a workload finds only while it is read, such as rows out of order.
+        diagnostics = [note for note in self._source.notes if note not in self._notes]
         if coordinator.too_long:
             diagnostics.append(f"{coordinator.too_long} requests were dropped: longer than the context window")
         if coordinator.too_big:
