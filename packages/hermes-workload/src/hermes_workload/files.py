@@ -2,10 +2,11 @@
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import IO, Final, NamedTuple, TypeAlias
 
 from hermes_workload.errors import WorkloadError
 
@@ -21,6 +22,11 @@ class Block(NamedTuple):
 
     data: bytes
     first_line: int
+    lines: int
+
+
+Reading: TypeAlias = Callable[[int], bytes]
+"""Reads up to that many bytes; none at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +59,22 @@ class TraceFile:
                     rest += fresh
                     continue
                 data, rest = rest + fresh[:cut], fresh[cut:]
-                yield Block(data, line)
-                line += data.count(b"\n")
+                lines = data.count(b"\n")
+                yield Block(data, line, lines)
+                line += lines
         if rest:
-            yield Block(rest + b"\n", line)
+            yield Block(rest + b"\n", line, 1)
 
     def head(self) -> bytes:
         """Return the beginning of the file, without byte order mark."""
         with self._opened() as stream:
             return self._without_mark(self._read(stream, HEAD_BYTES, 1))
+
+    @contextmanager
+    def binary(self) -> Iterator[Reading]:
+        """Open the file for formats that are no text."""
+        with self._opened() as stream:
+            yield lambda size: self._read(stream, size, 1)
 
     def content(self) -> bytes:
         """Return the whole file, for formats that are one document."""

@@ -252,6 +252,17 @@ def _wander(found: Survey) -> tuple[float, int]:
     return float(f"{math.exp(level / 2):.3g}"), int(float(f"{max(memory, RESOLUTION_NS):.3g}"))
 
 
+def as_document(found: Fit, origin: str) -> dict[str, Any]:
+    """Return a fit as the document that `hermes workload` opens again, in the form of the shipped workloads."""
+    return {
+        "summary": f"Fitted to {origin}.",
+        "source": origin,
+        "rate_per_s": found.rate_per_s,
+        "requests": found.requests,
+        "spec": found.spec,
+    }
+
+
 def describe(goodness: Goodness) -> Sequence[tuple[str, str, str, str]]:
     """Return rows for a table: what, in the trace, generated, distance."""
     rows = [

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from hermes_workload.arrivals import Arrivals, ClosedLoop, build_arrivals
-from hermes_workload.batch import SEGMENT_COLUMNS, Ints, RequestBatch, concatenate, limited
+from hermes_workload.batch import DEFAULTS, SEGMENT_COLUMNS, Ints, RequestBatch, concatenate, limited
 from hermes_workload.errors import WorkloadError
 from hermes_workload.fields import Section
 from hermes_workload.identity import OWN_TEXT, tagged
@@ -37,8 +37,8 @@ class Entry:
         """Return a batch of this entry with names and ids that hold in the whole mix; requests keep their own ids."""
         out = batch.slice(0, len(batch))
         for column, _ in INDEXED:
-            out_index = self.names[column][batch.column(column).astype(np.int64)]
-            setattr(out, column, out_index if len(self.names[column]) and out_index.any() else None)
+            index = self.names[column][batch.column(column)]
+            setattr(out, column, index if index.any() else None)
         if out.adapter is not None:
             out.adapter = self.names["adapter"][out.adapter]
         if out.session_id is not None:
@@ -90,6 +90,12 @@ def mix(spec: Mapping[str, Any], seed: int) -> Source:
         notes.clear()
         firsts = [_first(source) for source in sources]
         segmented = any(batch is not None and batch.has_segments for batch in firsts)
+        several = {column for column, field in INDEXED if len(names[field]) > 1}
+        present = [
+            name
+            for name in DEFAULTS
+            if name in several or any(getattr(first, name, None) is not None for first in firsts)
+        ]
         entries = [
             Entry(source, at, len(sources), segmented, _places(source, names)) for at, source in enumerate(sources)
         ]
@@ -98,7 +104,10 @@ def mix(spec: Mapping[str, Any], seed: int) -> Source:
         else:
             batches = _shared(entries, shares, arrivals, seed, requests, duration_ns, notes)
         try:
-            yield from limited(batches, requests)
+            for batch in limited(batches, requests):
+                for name in present:
+                    setattr(batch, name, batch.column(name))
+                yield batch
         finally:
             notes.extend(note for source in sources for note in source.notes if note not in notes)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,10 @@ class Rows:
         """Return some of the rows."""
         return Rows(self.line[rows], self.requests.take(rows), self.prompt_name, self.output_name)
 
+    def slice(self, start: int, stop: int) -> "Rows":
+        """Return rows `start` to `stop` as views."""
+        return Rows(self.line[start:stop], self.requests.slice(start, stop), self.prompt_name, self.output_name)
+
 
 def joined_rows(parts: list[Rows]) -> Rows:
     """Return the rows of `parts`, one after another."""
@@ -40,12 +44,16 @@ def joined_rows(parts: list[Rows]) -> Rows:
 
 @dataclass(slots=True)
 class Findings:
-    """What a reader has to say beside its rows: bad rows (refused, or counted where `skip_bad`), and notes."""
+    """What a reader has to say beside its rows: bad rows (refused, or counted where `skip_bad`), and notes.
+
+    `renumbered` is set once rows no longer stand where the file's own references to rows expect them.
+    """
 
     file: str
     skip_bad: bool = False
     skipped: int = 0
     first_skipped: str = ""
+    renumbered: bool = False
     notes: list[str] = field(default_factory=list)
 
     def bad(self, line: int, column: str | None, problem: str, remedy: str | None = None) -> None:
@@ -92,6 +100,24 @@ class TraceReader(Protocol):
 
     def read(self, file: TraceFile, findings: Findings) -> Iterator[Rows]:
         """Yield the rows of `file` in its order, in blocks; bad rows go to `findings`."""
+        ...
+
+
+class Names(NamedTuple):
+    """What the index columns of a file point into."""
+
+    pipelines: tuple[str, ...]
+    tenants: tuple[str, ...]
+    classes: tuple[str, ...]
+    adapters: tuple[str, ...]
+
+
+@runtime_checkable
+class NamedColumns(Protocol):
+    """A reader of a format that has names for pipelines, tenants and classes of its own."""
+
+    def names(self, file: TraceFile) -> Names:
+        """Return the names in `file`."""
         ...
 
 

@@ -13,10 +13,12 @@ from hermes_workload.errors import WorkloadError
 from hermes_workload.fields import Section
 from hermes_workload.files import TraceFile
 from hermes_workload.readers import find_reader
-from hermes_workload.rows import Findings, Rows, TraceReader, joined_rows
+from hermes_workload.rows import Findings, NamedColumns, Names, Rows, TraceReader, joined_rows
 from hermes_workload.source import Labels, Source
 from hermes_workload.streams import stream
-from hermes_workload.synthetic import draw_luck
+from hermes_workload.synthetic import draw_luck, queue_up
+
+LABELLED: Final = (("pipeline", "pipelines"), ("tenant", "tenants"), ("service_class", "classes"))
 
 SORT_WINDOW: Final = 65_536
 """Rows held back, so that late ones can be put in their place."""
@@ -37,6 +39,8 @@ class Trace:
     skip_bad: bool = False
     sort_window: int = SORT_WINDOW
     arrivals: Arrivals | None = None
+    names: Names | None = None
+    replaced: tuple[str, ...] = ()
 
     def draw(self, seed: int, notes: list[str]) -> Iterator[RequestBatch]:
         """Read the trace from the start. `notes` is emptied, and filled when the reading ends."""
@@ -59,17 +63,33 @@ class Trace:
     def _cut(self, findings: Findings) -> Iterator[RequestBatch]:
         """Yield the rows from `start_ns` on for `duration_ns`, timed from there, with scale applied."""
         origin: int | None = None
+        dropped = 0
         for batch in in_order(self._sound(findings), self.sort_window, findings):
+            if batch.after_request is not None:
+                self._check_waits(findings)
+                batch.after_request = np.maximum(batch.after_request - dropped, -1)
             origin = int(batch.arrival_ns[0]) if origin is None else origin
             since = batch.arrival_ns - (origin + self.start_ns)
             first = int(np.searchsorted(since, 0))
             stop = len(since) if self.duration_ns is None else int(np.searchsorted(since, self.duration_ns))
+            dropped += first
             if stop > first:
                 cut = batch.slice(first, stop)
+                if cut.after_request is not None and first:
+                    cut.after_request = np.maximum(cut.after_request - first, -1)
                 cut.arrival_ns = scaled(since[first:stop], self.time_scale / self.rate_scale)
                 yield cut
             if stop < len(since):
                 return
+
+    def _check_waits(self, findings: Findings) -> None:
+        """Requests that wait for others name them by their place in the file, which must then be their place here."""
+        if findings.renumbered:
+            raise WorkloadError(
+                "requests wait for others by their number, which no longer holds after skipping or sorting rows",
+                file=self.file.name,
+                remedy="mend the file",
+            )
 
     def _sound(self, findings: Findings) -> Iterator[Rows]:
         for rows in self.reader.read(self.file, findings):
@@ -84,6 +104,7 @@ class Trace:
                 if prompt >= 1:
                     name, value = rows.output_name, int(requests.output_tokens[row])
                 findings.bad(int(rows.line[row]), name, f"is {value}; a request has at least 1 token", "remove the row")
+            findings.renumbered = True
             yield rows.take(np.flatnonzero(~bad))
 
     def _timed(self, batches: Iterator[RequestBatch], seed: int) -> Iterator[RequestBatch]:
@@ -97,10 +118,13 @@ class Trace:
                 rows = len(batch)
                 batch.first_request_id = first
                 if clock is not None:
-                    clock.retime(batch)
+                    batch = clock.retime(batch)
                     if not len(batch):
                         return
-                batch.luck = draw_luck(luck, rows)[: len(batch)]
+                fresh_luck = draw_luck(luck, rows)[: len(batch)]
+                batch.luck = fresh_luck if batch.luck is None else batch.luck
+                for name in self.replaced:
+                    setattr(batch, name, None)
                 for name, column in self.labels.columns(len(batch)).items():
                     setattr(batch, name, column)
                 first += len(batch)
@@ -116,20 +140,30 @@ class _Clock:
         self.loop = arrivals if isinstance(arrivals, ClosedLoop) else None
         self.times = arrivals.times(stream(seed, "workload.arrivals"))
         self.held = np.empty(0, dtype=np.int64)
+        self.waited = np.empty(0, dtype=np.int64)
+        self.units = 0
+        self.latest = 0
 
-    def retime(self, batch: RequestBatch) -> None:
-        """Change the times of `batch`; cut it where the process ends."""
-        while len(self.held) < len(batch) and (fresh := next(self.times, None)) is not None:
+    def retime(self, batch: RequestBatch) -> RequestBatch:
+        """Return `batch` with other times, cut where the process ends.
+
+        A request that waits for another takes no time of its own, but the latest of those before it.
+        """
+        starts = batch.column("after_request") < 0
+        wanted = int(np.count_nonzero(starts))
+        while len(self.held) < wanted and (fresh := next(self.times, None)) is not None:
             self.held = np.concatenate([self.held, fresh])
-        if len(self.held) < len(batch):
-            whole = batch.slice(0, len(self.held))
-            for name in RequestBatch.__slots__:
-                setattr(batch, name, getattr(whole, name))
-        batch.arrival_ns, self.held = self.held[: len(batch)], self.held[len(batch) :]
+        order = np.cumsum(starts)
+        if len(self.held) < wanted:
+            batch = batch.slice(0, int(np.searchsorted(order, len(self.held), side="right")))
+            order, wanted = order[: len(batch)], len(self.held)
+        times = np.append(self.latest, self.held[:wanted])
+        batch.arrival_ns, self.held = times[order], self.held[wanted:]
+        self.latest = int(times[-1])
         if self.loop is not None:
-            requests = batch.first_request_id + np.arange(len(batch))
-            batch.after_request = np.maximum(requests - self.loop.concurrency, -1)
-            batch.think_ns = np.where(batch.after_request >= 0, self.loop.think_ns, 0)
+            self.waited = queue_up(batch, np.flatnonzero(starts[: len(batch)]), self.loop, self.units, self.waited)
+            self.units += wanted
+        return batch
 
 
 def in_order(blocks: Iterator[Rows], window: int, findings: Findings) -> Iterator[RequestBatch]:
@@ -152,13 +186,14 @@ def in_order(blocks: Iterator[Rows], window: int, findings: Findings) -> Iterato
         if len(behind):
             first_late = first_late if late else int(rows.line[behind[0]])
             late += len(behind)
+            findings.renumbered = True
             _refuse_too_late(rows, given, window, findings.file)
         newest = latest[-1]
         held.append(rows)
         count += len(rows.line)
         if count >= 2 * window:
             ready = _sorted(joined_rows(held))
-            out, rest = ready.take(np.arange(count - window)), ready.take(np.arange(count - window, count))
+            out, rest = ready.slice(0, count - window), ready.slice(count - window, count)
             given = out.requests.arrival_ns[-1]
             held, count = [rest], window
             yield out.requests
@@ -223,6 +258,9 @@ def build_trace(section: Section) -> Trace:
         skip_bad=section.flag("skip_bad", default=False),
     )
     section.finish()
+    if isinstance(reader, NamedColumns):
+        replaced = tuple(label for label, _ in LABELLED if label in section.content)
+        trace = replace(trace, names=reader.names(file), replaced=replaced)
     return trace
 
 
@@ -238,4 +276,10 @@ def trace(spec: Mapping[str, Any], seed: int) -> Source:
     """
     ready = build_trace(Section(spec))
     notes: list[str] = []
-    return ready.labels.source(lambda: ready.draw(seed, notes), None, notes)
+    source = ready.labels.source(lambda: ready.draw(seed, notes), None, notes)
+    if ready.names is not None:
+        source.adapters = ready.names.adapters
+        for label, field in LABELLED:
+            if label not in ready.replaced:
+                setattr(source, field, getattr(ready.names, field))
+    return source

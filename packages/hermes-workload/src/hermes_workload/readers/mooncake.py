@@ -120,20 +120,19 @@ def _decode_with_json(data: bytes) -> _Columns:
 
 def _fast(block: Block) -> Rows | None:
     """Return the rows of a block in which every line is sound, else None."""
-    lines = block.data.count(b"\n")
     try:
         columns = _decoder()(block.data)
         time, prompt, output = (np.array(column) for column in columns[:3])
     except (ValueError, KeyError, TypeError, OverflowError):
         return None
-    if len(time) != lines or not set(map(type, columns.time_ms)) <= {int, float}:
+    if len(time) != block.lines or not set(map(type, columns.time_ms)) <= {int, float}:
         return None
     if any(set(map(type, sizes)) != {int} for sizes in columns[1:3]):
         return None
     sound = (_blocks(prompt) == columns.counts) & (prompt >= 1) & (np.abs(time) < LARGEST_TIME_MS)
     if not sound.all() or int(columns.ids.min(initial=0)) < 0:
         return None
-    line = block.first_line + np.arange(lines)
+    line = block.first_line + np.arange(block.lines)
     requests = _batch(time, prompt, output, columns.counts, columns.ids)
     return Rows(line, requests, "input_length", "output_length")
 

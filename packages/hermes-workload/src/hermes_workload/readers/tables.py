@@ -46,7 +46,7 @@ class TableFormat:
         """Yield the rows in blocks."""
         columns: dict[str, int] = {}
         for block in file.blocks():
-            data, line = block
+            data, line = block.data, block.first_line
             if not columns:
                 header, _, data = data.partition(b"\n")
                 columns = self._columns(header, file, line)
@@ -76,8 +76,11 @@ class TableFormat:
     def _rows(self, data: bytes, first_line: int, columns: dict[str, int], findings: Findings) -> Rows:
         width = max(columns.values()) + 1
 
+        refused: list[int] = []
+
         def refuse(line: int, count: int, text: bytes) -> None:
             shown = text[:60].decode("utf-8", "replace")
+            refused.append(line)
             findings.bad(line, None, f"{shown!r} has {count} fields, not {width}", "mend or remove the row")
 
         fields = split_fields(data, first_line, width, refuse)
@@ -102,6 +105,7 @@ class TableFormat:
             if name.lower() in columns:
                 setattr(requests, field, read(name, _SIZES))
         rows = Rows(fields.line, requests, self.prompt, self.output)
+        findings.renumbered |= bool(bad or refused)
         return without(rows, np.array(sorted(set(bad)))) if bad else rows
 
 

@@ -1,0 +1,234 @@
+"""`hermes workload`: look at traffic, fit it, make it, write it, send it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+if TYPE_CHECKING:
+    from hermes_workload.source import RequestSource
+
+app = typer.Typer(name="workload", help="Look at traffic, fit it, make it, write it, send it.", no_args_is_help=True)
+
+What = Annotated[str, typer.Argument(help="A trace, a file with a section (.json, .toml), or a shipped workload.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random streams.", min=0)]
+Form = Annotated[Optional[str], typer.Option("--format", help="Format of the trace, if not to be guessed.")]  # noqa: UP045 - typer
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip rows that cannot be used, and count them.")]
+Requests = Annotated[Optional[int], typer.Option(help="Stop after so many requests.", min=1)]  # noqa: UP045
+Rate = Annotated[Optional[float], typer.Option(help="Mean rate per second of a shipped workload or a fit.")]  # noqa: UP045
+Start = Annotated[Optional[float], typer.Option(help="Seconds of the trace to leave out.", min=0)]  # noqa: UP045
+Duration = Annotated[Optional[float], typer.Option(help="Seconds to keep.")]  # noqa: UP045
+RateScale = Annotated[Optional[float], typer.Option(help="2 is twice as dense (traces).")]  # noqa: UP045
+TimeScale = Annotated[Optional[float], typer.Option(help="2 takes twice as long (traces).")]  # noqa: UP045
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
+
+
+@app.callback()
+def workload() -> None:
+    """Look at traffic, fit it, make it, write it, send it."""
+
+
+@app.command("list")
+def list_command(*, as_json: Json = False) -> None:
+    """List the shipped workloads, and the formats that can be read and written."""
+    from hermes_workload.named import load, names  # noqa: PLC0415 - keeps the command line quick
+    from hermes_workload.readers import reader_names  # noqa: PLC0415
+    from hermes_workload.writers import FORMATS  # noqa: PLC0415
+
+    found = [load(name) for name in names()]
+    if as_json:
+        shipped = [
+            {"name": one.name, "summary": one.summary, "source": one.source, "rate_per_s": one.rate_per_s}
+            for one in found
+        ]
+        _print_json({"workloads": shipped, "reads": reader_names(), "writes": list(FORMATS)})
+        return
+    _print_table("Shipped workloads", ("name", "requests/s", "what it is"), [
+        (one.name, f"{one.rate_per_s:g}", one.summary) for one in found
+    ])  # fmt: skip
+    typer.echo(f"reads:  {', '.join(reader_names())}")
+    typer.echo(f"writes: {', '.join(FORMATS)}")
+
+
+@app.command()
+def inspect(
+    what: What,
+    *,
+    form: Form = None,
+    skip_bad: SkipBad = False,
+    requests: Requests = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Show rates over time, sizes, burstiness, shared prefixes and conversations."""
+    from hermes_workload.describe import as_dict, as_rows  # noqa: PLC0415
+    from hermes_workload.survey import survey  # noqa: PLC0415
+
+    with _told():
+        source = _open(what, seed, format=form, skip_bad=skip_bad or None, requests=requests)
+        found = survey(source)
+    if as_json:
+        _print_json({**as_dict(found), "notes": list(source.notes)})
+        return
+    _print_table(what, ("", ""), as_rows(found))
+    _print_notes(source)
+
+
+@app.command()
+def fit(
+    trace: What,
+    *,
+    out: Annotated[Optional[Path], typer.Option(help="Where to write the generator (.json).")] = None,  # noqa: UP045
+    shape: Annotated[str, typer.Option(help="Rate over time: curve (as in the trace), drift or poisson.")] = "curve",
+    form: Form = None,
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Fit a compact generator to a trace, and show how close what it makes is."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from hermes_workload.fitting import as_document, describe  # noqa: PLC0415
+    from hermes_workload.fitting import fit as fit_to  # noqa: PLC0415
+    from hermes_workload.survey import survey  # noqa: PLC0415
+
+    with _told():
+        source = _open(trace, seed, format=form, skip_bad=skip_bad or None)
+        found = fit_to(survey(source), shape, seed)
+        if out is not None:
+            _write_text(out, json.dumps(as_document(found, trace), indent=1) + "\n", force=force)
+    if as_json:
+        _print_json({**as_document(found, trace), "goodness": asdict(found.goodness)})
+        return
+    _print_table(f"{trace}, fitted as {shape}", ("", "trace", "generated", "distance"), describe(found.goodness))
+    _print_notes(source)
+
+
+@app.command()
+def compare(
+    left: What,
+    right: What,
+    *,
+    skip_bad: SkipBad = False,
+    requests: Requests = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare two workloads: distances between their sizes and gaps, burstiness side by side."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from hermes_workload.fitting import compare as compare_surveys  # noqa: PLC0415
+    from hermes_workload.fitting import describe  # noqa: PLC0415
+    from hermes_workload.survey import survey  # noqa: PLC0415
+
+    with _told():
+        sources = [_open(one, seed, skip_bad=skip_bad or None, requests=requests) for one in (left, right)]
+        goodness = compare_surveys(*(survey(source) for source in sources))
+    if as_json:
+        _print_json(asdict(goodness))
+        return
+    _print_table("", ("", left, right, "distance"), describe(goodness))
+
+
+@app.command()
+def generate(
+    what: What,
+    *,
+    out: Annotated[Path, typer.Option(help="Where to; .gz is compressed.")],
+    to: Annotated[str, typer.Option(help="Format; auto goes by the name.")] = "auto",
+    form: Form = None,
+    skip_bad: SkipBad = False,
+    requests: Requests = None,
+    rate: Rate = None,
+    start: Start = None,
+    duration: Duration = None,
+    rate_scale: RateScale = None,
+    time_scale: TimeScale = None,
+    anonymise: Annotated[bool, typer.Option("--anonymise", help="Keep only sizes, times and salted ids.")] = False,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Draw a workload, or read a trace, and write it in any format."""
+    import secrets  # noqa: PLC0415
+
+    from hermes_workload.anonymise import anonymised  # noqa: PLC0415
+    from hermes_workload.writers import write  # noqa: PLC0415
+
+    with _told():
+        source = _open(
+            what,
+            seed,
+            format=form,
+            skip_bad=skip_bad or None,
+            requests=requests,
+            rate_per_s=rate,
+            start_ns=_ns(start),
+            duration_ns=_ns(duration),
+            rate_scale=rate_scale,
+            time_scale=time_scale,
+        )
+        written = write(anonymised(source, secrets.token_bytes(32)) if anonymise else source, out, to, force=force)
+    typer.echo(f"{written:,} requests written to {out}", err=True)
+    _print_notes(source)
+
+
+def _open(what: str, seed: int, **options: Any) -> "RequestSource":
+    from hermes_workload.opening import open_named  # noqa: PLC0415
+
+    return open_named(what, options, seed)
+
+
+def _ns(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1_000_000_000)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Turn a fault of this package into one that the command line tells plainly."""
+    from hermes_core.api.errors import InputError  # noqa: PLC0415 - the extra `cli` brings it
+
+    from hermes_workload.errors import WorkloadError  # noqa: PLC0415
+
+    try:
+        yield
+    except WorkloadError as fault:
+        raise InputError(str(fault)) from fault
+
+
+def _write_text(path: Path, text: str, *, force: bool) -> None:
+    from hermes_workload.errors import WorkloadError  # noqa: PLC0415
+
+    if path.exists() and not force:
+        raise WorkloadError("there is such a file already", file=str(path), remedy="give another name, or --force")
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as fault:
+        raise WorkloadError(f"cannot be written: {fault.strerror}", file=str(path)) from None
+
+
+def _print_notes(source: "RequestSource") -> None:
+    for note in source.notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - slow to import
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title=title or None, title_justify="left", show_header=any(heads), box=None, pad_edge=False)
+    for at, head in enumerate(heads):
+        # Names stand to the left; where the first column has no head, the others are figures.
+        figures = at > 0 and not heads[0] and any(heads)
+        table.add_column(head, overflow="fold", justify="right" if figures else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
