@@ -169,6 +169,25 @@ def test_nothing_is_overwritten_without_force(scenario, tmp_path, capsys):
     assert (out / "mine.txt").read_text() == "keep"
 
 
+def test_a_forced_run_that_cannot_begin_leaves_the_old_one(scenario, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    again = ["run", str(scenario), "-q", "--force", "--out", str(out)]
+    assert main(again) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    monkeypatch.setattr(FakeHardware, "failure", InputError("no"))
+    assert main(again) == 2
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_forced_run_leaves_no_summary_of_the_old_one(scenario, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    again = ["run", str(scenario), "-q", "--force", "--out", str(out)]
+    assert main(again) == 0
+    monkeypatch.setattr(FakeSource, "unlucky", True)
+    assert main(again) == 2
+    assert not (out / "summary.json").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_the_run(scenario, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(runs, "Simulation", None)
     file = tmp_path / "file"

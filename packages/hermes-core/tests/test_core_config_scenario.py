@@ -92,6 +92,14 @@ def test_file_text_and_python_values_give_one_scenario(tmp_path):
         load_scenario(path, text=SMALLEST)
 
 
+def test_null_means_not_given():
+    text = SMALLEST.replace("replicas: 2", "replicas: null").replace("output: 256", "output: 256, system_prompt: null")
+    plan = load_scenario(text=text + "engine: {max_num_seqs: null}\nrouting:\n", sets=["slo=null"])
+    assert (plan.pools[0].clients, plan.pools[0].engine.max_num_seqs) == (1, 1024)
+    assert plan.service_levels == ()
+    assert dict(plan.origins)["/pools/default/clients"] == "default"
+
+
 def test_equal_scenarios_written_differently_are_the_same_bytes():
     long = SMALLEST.replace("rate: 8/s", "arrivals: {kind: poisson, rate: 480/min}").replace("1024", "{fixed: 1024}")
     assert load_scenario(text=long).canonical_json == load_scenario(text=SMALLEST).canonical_json

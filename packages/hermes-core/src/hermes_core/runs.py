@@ -124,12 +124,13 @@ def run(
     Raises `HermesError` for what cannot be read or simulated; Ctrl-C raises `Interrupted`.
     """
     plan = plan_of(scenario, sets=sets, seed=seed, exact=exact)
+    simulation = build(plan)
     memory = MemorySink()
     if out is None:
-        outcome, stop = simulate(plan, memory, progress)
+        outcome, stop = simulate(simulation, memory, progress)
     else:
         with FileSink(Path(out)) as file:
-            outcome, stop = simulate(plan, _Both(memory, file), progress)
+            outcome, stop = simulate(simulation, _Both(memory, file), progress)
     if stop is not None:
         raise stop
     return RunResult(plan, outcome, memory.chunks)
@@ -157,21 +158,29 @@ def plan_of(
     return replace(plan, exact=True) if exact else plan
 
 
-def simulate(
-    plan: SimulationPlan, sink: RecordSink, progress: Callable[[Progress], None] | None = None
-) -> tuple[RunOutcome, Interrupted | None]:
-    """Simulate into `sink`; an interruption comes back beside the outcome of what was simulated until then.
+def build(plan: SimulationPlan) -> Simulation:
+    """Compile the deployments of `plan` and open its workload.
 
     Raises `HermesError`; an `InputError` about a model, a device or the workload says where the scenario has it.
     """
     try:
-        return Simulation(plan).run(sink=sink, progress=progress), None
+        return Simulation(plan)
+    except InputError as error:
+        raise placed(error, plan) from error
+
+
+def simulate(
+    simulation: Simulation, sink: RecordSink, progress: Callable[[Progress], None] | None = None
+) -> tuple[RunOutcome, Interrupted | None]:
+    """Simulate into `sink`; an interruption comes back beside the outcome of what was simulated until then."""
+    try:
+        return simulation.run(sink=sink, progress=progress), None
     except Interrupted as stop:
         if not isinstance(stop.outcome, RunOutcome):
             raise
         return stop.outcome, stop
     except InputError as error:
-        raise placed(error, plan) from error
+        raise placed(error, simulation.plan) from error
 
 
 def placed(error: InputError, plan: SimulationPlan) -> InputError:

@@ -54,21 +54,23 @@ def _run(
     from hermes_core.cli.logs import configure_logging  # noqa: PLC0415
     from hermes_core.cli.progress import progress_bar  # noqa: PLC0415
     from hermes_core.record import FileSink, MemorySink  # noqa: PLC0415
-    from hermes_core.runs import plan_of, simulate  # noqa: PLC0415
+    from hermes_core.runs import build, plan_of, simulate  # noqa: PLC0415
 
     configure_logging(debug=os.environ.get("HERMES_DEBUG", "0") not in {"", "0"})
     plan = plan_of(scenario, sets=sets, seed=seed, exact=exact)
     record: list[RunRecordChunk] | Path
     if out is None:
         memory = MemorySink()
+        simulation = build(plan)
         with progress_bar(shown=not quiet) as report:
-            outcome, stop = simulate(plan, memory, report)
+            outcome, stop = simulate(simulation, memory, report)
         record = memory.chunks
     else:
         run_folder.prepare(out, force=force)
-        run_folder.write_scenario(out, plan)
+        simulation = build(plan)
+        run_folder.begin(out, plan)
         with FileSink(out / run_folder.RECORD) as sink, progress_bar(shown=not quiet) as report:
-            outcome, stop = simulate(plan, sink, report)
+            outcome, stop = simulate(simulation, sink, report)
         record = out
     if not quiet:
         _tell_notes(outcome)

@@ -26,13 +26,13 @@ def prepare(folder: Path, *, force: bool) -> None:
             pass
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}\n  choose another --out") from None
-    for name in taken:
+
+
+def begin(folder: Path, plan: SimulationPlan) -> None:
+    """Clear away an earlier run, and write the resolved scenario with the origin of every value."""
+    for name in (RECORD, SCENARIO, SUMMARY):
         # A stale summary beside a new record would be believed.
-        (folder / name).unlink()
-
-
-def write_scenario(folder: Path, plan: SimulationPlan) -> None:
-    """Write the resolved scenario with the origin of every value."""
+        (folder / name).unlink(missing_ok=True)
     write_json(folder / SCENARIO, resolved(plan))
 
 
