@@ -1,12 +1,17 @@
 """Reading records: whole, cut, damaged, older, newer, foreign."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from hermes_analysis.errors import RecordError
 from hermes_analysis.framing import MAGIC, _varint
 from hermes_analysis.load import RunRecord, iter_blocks, read_run
+from hermes_analysis.metrics import summarise
 from hermes_analysis.testing import block, make_chunks, make_record, write_chunks
 from hermes_proto.core.v1 import run_record_pb2 as rr
+from hypothesis import given
+from hypothesis import strategies as st
 
 ROWS = [{"request_id": i, "arrival_ns": 10 * i, "first_token_ns": 10 * i + 1, "end_ns": 10 * i + 5} for i in range(4)]
 
@@ -138,3 +143,24 @@ def test_unknown_names_are_told_with_those_there_are():
         make_record(requests=[{"arrival": 1}])
     with pytest.raises(KeyError, match="no table of a record"):
         next(iter_blocks("x", "tokens"))
+
+
+JOBS = [{"request_id": i, "first_step": 2 * i, "last_step": 2 * i + 1, "output_tokens": 2} for i in range(4)]
+STEPS = [{"first_step": 2 * i, "steps": 2, "start_ns": 10 * i, "t0_fs": 10**6, "decode_seqs": 1} for i in range(4)]
+WHOLE = list(make_chunks(requests=ROWS, stage_jobs=JOBS, steps=STEPS, end_ns=100))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
+    st.integers(0, 10**6),
+)
+def test_whatever_is_broken_gives_a_summary_or_one_clear_error(tmp_path_factory, changes, cut):
+    file = tmp_path_factory.mktemp("broken") / "record.hermes"
+    write_chunks(file, WHOLE)
+    body = bytearray(file.read_bytes())
+    for place, value in changes:
+        body[len(MAGIC) + place % (len(body) - len(MAGIC))] = value
+    del body[len(body) - cut % len(body) :]
+    file.write_bytes(body)
+    with contextlib.suppress(RecordError):  # any other error fails the test
+        summarise(read_run(file)).to_dict()
