@@ -16,7 +16,7 @@ from hermes_analysis.load import read_run, summary_of
 from hermes_analysis.metrics import summarise
 from hermes_analysis.output import replacing, write_summary
 from hermes_analysis.render import duration, energy, number, percent
-from hermes_analysis.report import report_html
+from hermes_analysis.report import comparison_html, report_html
 from hermes_analysis.testing import make_chunks, make_record, write_chunks
 from hermes_proto.core.v1 import run_record_pb2 as rr
 
@@ -298,6 +298,19 @@ def test_report_stands_alone_and_escapes_what_it_shows():
     assert {f"chart-{name}" for name in data} == {i for i in page.ids if i.startswith("chart-")} - {"chart-data"}
     assert {"ttft", "itl", "tpot", "e2e", "load", "busy", "batch", "kv", "stages"} <= set(data)
     assert all(len(t["x"]) <= 240 for figure in data.values() for t in figure["data"])
+
+
+def test_comparison_page_has_every_run_in_every_chart(tmp_path):
+    pytest.importorskip("plotly", reason="extra report")
+    pytest.importorskip("jinja2", reason="extra report")
+    runs = [make_record(**pieces()), make_record(**pieces(slower=2)), make_record(**pieces(name="<b>third</b>"))]
+    html = comparison_html(runs, compare(runs))
+    data = json.loads(re.search(r'id="chart-data">(.*?)</script>', html, re.DOTALL).group(1))
+    assert set(data) == {"ttft", "itl", "tpot", "e2e", "in_system", "tokens"}
+    assert all([t["name"] for t in f["data"]] == ["forty #1", "forty #2", "<b>third</b>"] for f in data.values())
+    assert "+100.0 %" in html
+    assert "service level *" in html
+    assert "<b>third" not in re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
 
 
 def test_report_of_nothing_is_still_a_page():

@@ -105,12 +105,16 @@ def compare(
         bool, typer.Option("--slo/--no-slo", help="Count a run's broken service levels as failures.")
     ] = True,
     as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Also write the comparison as an HTML page.")] = None,
+    force: Force = False,
 ) -> None:
     """Compare runs with a baseline; exit with 1 when a tolerance or a service level is broken."""
     from hermes_analysis import commands  # noqa: PLC0415
 
     with told():
-        broken = commands.compare(runs, tolerances=tolerance or (), service_levels=service_levels, as_json=as_json)
+        broken = commands.compare(
+            runs, tolerances=tolerance or (), service_levels=service_levels, as_json=as_json, out=out, force=force
+        )
     for text in broken:
         typer.echo(f"broken: {text}", err=True)
     if broken:

@@ -15,7 +15,7 @@ from hermes_analysis.metrics import summarise
 from hermes_analysis.metrics.details import details
 from hermes_analysis.metrics.summarise import Prepared
 from hermes_analysis.output import check_free, json_text, replacing, summary_text, write_text
-from hermes_analysis.report import write_report
+from hermes_analysis.report import comparison_html, write_report
 from hermes_analysis.summary import plain
 from hermes_analysis.terminal import print_comparison, print_details, print_summary
 
@@ -46,11 +46,22 @@ def summary(place: Path, *, as_json: bool, more: bool) -> None:
 
 
 def compare(
-    places: Sequence[Path], *, tolerances: Sequence[str], service_levels: bool, as_json: bool
+    places: Sequence[Path],
+    *,
+    tolerances: Sequence[str],
+    service_levels: bool,
+    as_json: bool,
+    out: Path | None,
+    force: bool,
 ) -> tuple[str, ...]:
-    """Print a comparison of runs with the first; return the limits that are broken."""
+    """Print a comparison of runs with the first, and write it to `out` as a page; return the limits that are broken."""
+    if out is not None:
+        check_free(out, force=force)
     allowed = parse_tolerances(tolerances)
-    answer = compare_runs([read_run(place) for place in places], tolerances=allowed, service_levels=service_levels)
+    runs = [read_run(place) for place in places]
+    answer = compare_runs(runs, tolerances=allowed, service_levels=service_levels)
+    if out is not None:
+        write_text(out, comparison_html(runs, answer), force=force)
     if as_json:
         sys.stdout.write(json_text(answer.to_dict()))
     else:

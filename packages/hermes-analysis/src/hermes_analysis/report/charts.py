@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from hermes_analysis.metrics.distribution import Floats
+from hermes_analysis.metrics.requests import Group
 from hermes_analysis.metrics.series import ClientSeries, Series
 from hermes_analysis.metrics.stages import StagePart
 from hermes_analysis.metrics.summarise import Prepared
@@ -37,52 +38,59 @@ def all_charts(ready: Prepared, series: Series, stages: tuple[StagePart, ...]) -
     """Return the charts of a run, in the order of the page."""
     charts = [*_latency_charts(ready), *_load_charts(series), *_client_charts(series.clients, series)]
     if series.links:
-        lines = [_line(name, series.middles_s, rate, number) for number, (name, rate) in enumerate(series.links)]
+        lines = [line(name, series.middles_s, rate, number) for number, (name, rate) in enumerate(series.links)]
         label = "Bytes per second over each link, over time"
-        charts.append(Chart("links", "resources", "Links", label, _figure(lines, "time, s", "bytes/s")))
+        charts.append(Chart("links", "resources", "Links", label, figure_of(lines, "time, s", "bytes/s")))
     if stages:
         charts.append(_stage_chart(stages))
     return charts
 
 
+LATENCIES: Final = (
+    ("ttft", "Time to first token", "ttft_s"),
+    ("itl", "Time between tokens (ITL)", None),
+    ("tpot", "Time per output token (TPOT)", "tpot_s"),
+    ("e2e", "End to end", "e2e_s"),
+)
+"""Name, title, and field of the per-request values; gaps between tokens have none."""
+
+
+def curve(ready: Prepared, group: Group, field: str | None) -> tuple[Floats, Floats]:
+    """Return points of the cumulative distribution of a latency over a group; none when there is nothing."""
+    metrics = ready.requests
+    if field is not None:
+        values = getattr(metrics, field)[group.rows[metrics.measured[group.rows]]]
+        return quantile_points(values[~np.isnan(values)])
+    if ready.gaps is None:
+        return np.empty(0), np.empty(0)
+    return thinned(*ready.gaps.cumulated(ready.jobs_of(group)))
+
+
+def latency_chart(name: str, title: str, field: str | None, lines: list[Figure]) -> Chart:
+    """Return cumulative distributions of a latency as a chart with a logarithmic axis of time."""
+    figure = figure_of(lines, "", "share of requests" if field is not None else "share of gaps")
+    figure["layout"]["xaxis"] |= {"type": "log", "tickformat": "~s", "ticksuffix": "s", "nticks": 6, "tickangle": 0}
+    figure["layout"]["yaxis"]["range"] = [0, 1.02]
+    return Chart(name, "latency", title, f"Cumulative distribution of {title.lower()}", figure)
+
+
 def _latency_charts(ready: Prepared) -> list[Chart]:
     """Return the cumulative distributions of TTFT, ITL, TPOT and end to end, by pipeline where there are several."""
     groups = [g for g in ready.groups if g.kind in {"all", "pipeline"}][: _MOST_GROUPS + 1]
-    metrics = ready.requests
     charts = []
-    for name, title, values in (
-        ("ttft", "Time to first token", metrics.ttft_s),
-        ("itl", "Time between tokens (ITL)", None),
-        ("tpot", "Time per output token (TPOT)", metrics.tpot_s),
-        ("e2e", "End to end", metrics.e2e_s),
-    ):
+    for name, title, field in LATENCIES:
         lines = []
         for number, group in enumerate(groups):
-            if values is not None:
-                mine = values[group.rows[metrics.measured[group.rows]]]
-                points, shares = _quantile_points(mine[~np.isnan(mine)])
-            elif ready.gaps is not None:
-                points, shares = _thinned(*ready.gaps.cumulated(ready.jobs_of(group)))
-            else:
-                continue
+            points, shares = curve(ready, group, field)
             if len(points):
                 label = "all" if group.kind == "all" else group.name
-                lines.append(_line(label, points, shares, number, dash="solid" if number == 0 else "dot"))
+                lines.append(line(label, points, shares, number, dash="solid" if number == 0 else "dot"))
         if lines:
-            figure = _figure(lines, "", "share of requests" if values is not None else "share of gaps")
-            figure["layout"]["xaxis"] |= {
-                "type": "log",
-                "tickformat": "~s",
-                "ticksuffix": "s",
-                "nticks": 6,
-                "tickangle": 0,
-            }
-            figure["layout"]["yaxis"]["range"] = [0, 1.02]
-            charts.append(Chart(name, "latency", title, f"Cumulative distribution of {title.lower()}", figure))
+            charts.append(latency_chart(name, title, field, lines))
     return charts
 
 
-def _quantile_points(values: Floats) -> tuple[Floats, Floats]:
+def quantile_points(values: Floats) -> tuple[Floats, Floats]:
     """Return some 200 points of the cumulative distribution, dense in the tail. A logarithmic axis has no 0."""
     if not len(values):
         return values, values
@@ -91,7 +99,7 @@ def _quantile_points(values: Floats) -> tuple[Floats, Floats]:
     return points[positive], _LEVELS[positive]
 
 
-def _thinned(points: Floats, shares: Floats) -> tuple[Floats, Floats]:
+def thinned(points: Floats, shares: Floats) -> tuple[Floats, Floats]:
     """Return those of many points of a cumulative distribution that are nearest to the levels."""
     if not len(points):
         return points, shares
@@ -101,28 +109,28 @@ def _thinned(points: Floats, shares: Floats) -> tuple[Floats, Floats]:
 
 def _load_charts(series: Series) -> list[Chart]:
     at = series.middles_s
-    rates = [_line("arrived", at, series.arrivals_per_s, 0), _line("ended", at, series.finished_per_s, 1)]
+    rates = [line("arrived", at, series.arrivals_per_s, 0), line("ended", at, series.finished_per_s, 1)]
     return [
         Chart(
             "load",
             "load",
             "Requests per second",
             "Arrivals and ends over time",
-            _figure(rates, "time, s", "requests/s"),
+            figure_of(rates, "time, s", "requests/s"),
         ),
         Chart(
             "in_system",
             "load",
             "Requests in the system",
             "Requests that had arrived and not ended, over time",
-            _figure([_line("in system", at, series.in_system, 2)], "time, s", "requests"),
+            figure_of([line("in system", at, series.in_system, 2)], "time, s", "requests"),
         ),
         Chart(
             "tokens",
             "load",
             "Output tokens per second",
             "Output tokens delivered per second, over time",
-            _figure([_line("output tokens", at, series.tokens_per_s, 3)], "time, s", "tokens/s"),
+            figure_of([line("output tokens", at, series.tokens_per_s, 3)], "time, s", "tokens/s"),
         ),
     ]
 
@@ -135,9 +143,9 @@ def _client_charts(clients: tuple[ClientSeries, ...], series: Series) -> list[Ch
         ("waiting", "Requests waiting", "requests", "waiting"),
         ("kv", "KV blocks in use", "share of blocks", "kv_share"),
     ):
-        lines = [_line(c.name, series.middles_s, getattr(c, field), number) for number, c in enumerate(clients)]
+        lines = [line(c.name, series.middles_s, getattr(c, field), number) for number, c in enumerate(clients)]
         if lines:
-            figure = _figure(lines, "time, s", unit)
+            figure = figure_of(lines, "time, s", unit)
             charts.append(Chart(name, "resources", title, f"{title} of each client, over time", figure))
     return charts
 
@@ -148,24 +156,26 @@ def _stage_chart(stages: tuple[StagePart, ...]) -> Chart:
     bars = {
         "type": "bar",
         "orientation": "h",
-        "x": _short([part.share * 100 for part in shown]),
+        "x": short([part.share * 100 for part in shown]),
         "y": [f"{part.stage} {part.part}".strip() for part in shown],
         "marker": {"color": COLOURS[0]},
         "hovertemplate": "%{y}: %{x:.2f} %<extra></extra>",
     }
-    figure = _figure([bars], "per cent of all end-to-end time", "")
+    figure = figure_of([bars], "per cent of all end-to-end time", "")
     figure["layout"]["yaxis"]["automargin"] = True
     figure["layout"]["height"] = 120 + 28 * len(shown)
     return Chart("stages", "stages", "Where the time goes", "Share of end-to-end time by stage and part", figure)
 
 
-def _line(name: str, x: Floats, y: Floats, number: int, *, dash: str = "solid") -> Figure:
+def line(name: str, x: Floats, y: Floats, number: int, *, dash: str = "solid") -> Figure:
+    """Return a line of a chart in the colour of its number."""
     colour = COLOURS[number % len(COLOURS)]
-    line = {"color": colour, "width": 1.8, "dash": dash}
-    return {"type": "scatter", "mode": "lines", "name": name, "x": _short(x), "y": _short(y), "line": line}
+    style = {"color": colour, "width": 1.8, "dash": dash}
+    return {"type": "scatter", "mode": "lines", "name": name, "x": short(x), "y": short(y), "line": style}
 
 
-def _figure(traces: list[Figure], x: str, y: str) -> Figure:
+def figure_of(traces: list[Figure], x: str, y: str) -> Figure:
+    """Return a figure with titled axes, and a legend when it has several traces."""
     layout = {
         "xaxis": {"title": {"text": x}},
         "yaxis": {"title": {"text": y}, "rangemode": "tozero"},
@@ -174,6 +184,6 @@ def _figure(traces: list[Figure], x: str, y: str) -> Figure:
     return {"data": traces, "layout": layout}
 
 
-def _short(values: Any) -> list[float]:
+def short(values: Any) -> list[float]:
     """Return numbers with five digits: more cannot be seen, and would only make the file larger."""
     return [float(f"{value:.{_DIGITS}g}") for value in np.asarray(values, dtype=np.float64).tolist()]

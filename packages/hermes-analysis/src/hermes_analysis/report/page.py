@@ -14,7 +14,7 @@ from hermes_analysis.metrics.summarise import Prepared, summarise
 from hermes_analysis.optional import optional
 from hermes_analysis.output import write_text
 from hermes_analysis.render import duration, energy, number, percent
-from hermes_analysis.report.charts import all_charts
+from hermes_analysis.report.charts import Chart, all_charts
 
 _MOST_ROWS = 60
 """Rows of a table in the page; what is left out is said below it."""
@@ -23,27 +23,16 @@ _MOST_SCENARIO_CHARACTERS = 200_000
 
 def report_html(run: RunRecord) -> str:
     """Return a run as one HTML page that needs nothing else: styles, data and scripts are in it."""
-    jinja2 = optional("jinja2", "The HTML report", "report")
-    plotly = optional("plotly.offline", "The HTML report", "report")
     ready = Prepared.of(run)
     summary = summarise(run, ready)
     more = details(run, ready)
     charts = all_charts(ready, series(run, ready.index), more.stages)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"duration": duration, "number": number, "percent": percent, "energy": energy}
-    sections: dict[str, list[Any]] = {}
-    for chart in charts:
-        sections.setdefault(chart.section, []).append(chart)
-    page: str = environment.get_template("page.html.j2").render(
+    return render(
+        "page.html.j2",
+        charts,
+        title=summary.name or "run",
         summary=summary,
         details=more,
-        sections=sections,
         latencies=[
             (name, getattr(summary.total, field))
             for name, field in (
@@ -60,8 +49,29 @@ def report_html(run: RunRecord) -> str:
         scenario=_scenario(run.manifest),
         origins=[(o.path, o.origin) for o in run.manifest.scenario.origins if o.origin != "default"][:_MOST_ROWS],
         versions=sorted(run.manifest.versions.items()),
+    )
+
+
+def render(template: str, charts: list[Chart], **values: Any) -> str:
+    """Fill a template with charts, by section, and values. Raises MissingExtraError without jinja2 or plotly."""
+    jinja2 = optional("jinja2", "The HTML report", "report")
+    plotly = optional("plotly.offline", "The HTML report", "report")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"duration": duration, "number": number, "percent": percent, "energy": energy}
+    sections: dict[str, list[Chart]] = {}
+    for chart in charts:
+        sections.setdefault(chart.section, []).append(chart)
+    page: str = environment.get_template(template).render(
+        sections=sections,
         chart_data=_script_json({chart.name: chart.figure for chart in charts}),
         plotly_js=plotly.get_plotlyjs(),
+        **values,
     )
     return page
 
