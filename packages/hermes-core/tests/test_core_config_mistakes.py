@@ -177,6 +177,12 @@ def refused(*lines, **kwargs):
             "'acceptance' missing",
             "add acceptance",
         ),
+        (
+            "engine: {admission: {kind: queue_cup}}",
+            "scenario:4:28 (engine.admission.kind)",
+            "no admission 'queue_cup'",
+            "did you mean 'queue_cap'?",
+        ),
         ("engine: 3", "scenario:4:9 (engine)", "3 is not an engine", "engine: vllm"),
         ("pipelines: {x: [decode]}", "scenario:4:17 (pipelines.x[0])", "decode comes first", "prefill before it"),
         ("pipelines: {x: [prefil]}", "scenario:4:17 (pipelines.x[0])", "'prefil' is not a stage", "'prefill'"),

@@ -9,6 +9,7 @@ import pytest
 from hermes_core.api import InputError
 from hermes_core.config import deployments, load_scenario, traffic
 from hermes_core.config.engine_section import EngineSection, yaml_key
+from hermes_core.serving.plan import KvTransferPlan
 from hermes_core.serving.settings import EngineSettings
 
 SMALLEST = """
@@ -270,6 +271,18 @@ def test_pools_take_what_they_leave_out_from_the_top():
     assert (p.name, p.clients, p.stages, p.router) == ("p", 4, ("prefill",), "round_robin")
     assert (p.deployment.model, p.deployment.device, p.deployment.tensor_parallel) == ("m", "e", 2)
     assert (q.clients, q.deployment.model, q.deployment.device, q.router) == (1, "n", "d", "least_tokens")
+
+
+def test_a_pool_says_how_it_gets_kv():
+    text = (
+        HEAD + "pools:\n  p: {stages: [prefill]}\n"
+        "  q: {stages: [decode], kv_transfer: {bandwidth: 400 Gbit/s, latency: 5 us, pairing: local}}\n" + FEW
+    )
+    p, q = load_scenario(text=text).pools
+    assert p.kv_transfer == KvTransferPlan()
+    assert q.kv_transfer == KvTransferPlan(50 * 10**9, 5_000, layer_wise=False, pairing="local")
+    assert origins(text)["/pools/q/kv_transfer/latency_ns"] == "scenario:5:71"
+    assert origins(text)["/pools/q/kv_transfer/layer_wise"] == "default"
 
 
 @pytest.mark.parametrize("text", ["random", "{kind: random}", "{default: random}", "{default: {kind: random}}"])

@@ -16,7 +16,7 @@ from hermes_core.config.fields import Section, listed
 from hermes_core.config.findings import Findings
 from hermes_core.config.origins import DEFAULT, CanonicalTree
 from hermes_core.config.sections import STAGES, HardwareSection, ModelSection, PoolSection, RouterSection, Scenario
-from hermes_core.serving.plan import PoolPlan
+from hermes_core.serving.plan import KvTransferPlan, PoolPlan
 from hermes_core.serving.settings import EngineSettings
 
 DEFAULT_PRESET: Final = "vllm"
@@ -26,6 +26,7 @@ DEVICE_CATALOGUES: Final = "hermes.device_catalogues"
 (`Deployment.device_spec`), and returns the memory of one device in bytes; it raises `InputError` for an unknown one."""
 
 _ROUTERS: Final = "hermes.routers"
+_ADMISSIONS: Final = "hermes.admissions"
 _ENGINE_CHOICES: Final = {"batching": "hermes.batch_policies", "queue": "hermes.queue_orders"}
 
 
@@ -80,6 +81,7 @@ class Deployments:
             engine=settings,
             router=router.kind if router else DEFAULT_ROUTER,
             router_options=router.options if router else {},
+            kv_transfer=self._kv_transfer(section, here, at),
         )
 
     # --- model --------------------------------------------------------------------------------------------------------
@@ -192,6 +194,9 @@ class Deployments:
         for field, group in _ENGINE_CHOICES.items():
             route = next((r for layer, r in reversed(layers) if field in layer.model_fields_set), ("engine",))
             self._check_plugin(group, getattr(settings, field), (*route, field), field)
+        if settings.admission.kind != "always":
+            route = next((r for layer, r in reversed(layers) if "admission" in layer.model_fields_set), ("engine",))
+            self._check_plugin(_ADMISSIONS, settings.admission.kind, (*route, "admission", "kind"), "admission")
         self._write_engine((*at, "engine"), dataclasses.asdict(settings), layers, origin)
         return settings
 
@@ -221,6 +226,15 @@ class Deployments:
                 self._tree.put((*at, name), value, self._tree.origin(inner[-1][1]))
             else:
                 self._tree.put((*at, name), value, origin)
+
+    def _kv_transfer(self, section: PoolSection, here: Route, at: Route) -> KvTransferPlan:
+        given = section.kv_transfer.model_dump(exclude_none=True) if section.kv_transfer is not None else {}
+        plan = KvTransferPlan(**given)
+        for name, value in dataclasses.asdict(plan).items():
+            location = (*here, "kv_transfer", name.removesuffix("_bytes_per_s").removesuffix("_ns"))
+            origin = self._tree.origin(location) if name in given else DEFAULT
+            self._tree.put((*at, "kv_transfer", name), value, origin)
+        return plan
 
     # --- router -------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The sections of a scenario beside its workload, and the scenario itself."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
@@ -152,6 +152,15 @@ def _stage(value: Any) -> str:
 Stage: TypeAlias = Annotated[str, BeforeValidator(_stage, json_schema_input_type=Any)]
 
 
+class KvTransferSection(Section):
+    """How a decode pool gets the KV that another pool has computed."""
+
+    bandwidth_bytes_per_s: BytesPerS | None = Field(None, alias="bandwidth")
+    latency_ns: SpanNs | None = Field(None, alias="latency")
+    layer_wise: Flag | None = None
+    pairing: Literal["global", "local"] | None = None
+
+
 class PoolSection(Section):
     """Clients that can replace one another. What it leaves out is taken from the top of the scenario."""
 
@@ -166,6 +175,7 @@ class PoolSection(Section):
     hardware: Hardware | None = None
     clients: Count = 1
     engine: Engine | None = None
+    kv_transfer: KvTransferSection | None = None
 
 
 class PipelineStage(Section):
