@@ -47,7 +47,7 @@ def list_command(*, as_json: Json = False) -> None:
         ]
         _print_json({"workloads": shipped, "reads": reader_names(), "writes": list(FORMATS)})
         return
-    _print_table("Shipped workloads", ("name", "requests/s", "what it is"), [
+    print_table("Shipped workloads", ("name", "requests/s", "what it is"), [
         (one.name, f"{one.rate_per_s:g}", one.summary) for one in found
     ])  # fmt: skip
     typer.echo(f"reads:  {', '.join(reader_names())}")
@@ -68,14 +68,14 @@ def inspect(
     from hermes_workload.describe import as_dict, as_rows  # noqa: PLC0415
     from hermes_workload.survey import survey  # noqa: PLC0415
 
-    with _told():
-        source = _open(what, seed, format=form, skip_bad=skip_bad or None, requests=requests)
+    with told():
+        source = open_what(what, seed, format=form, skip_bad=skip_bad or None, requests=requests)
         found = survey(source)
     if as_json:
         _print_json({**as_dict(found), "notes": list(source.notes)})
         return
-    _print_table(what, ("", ""), as_rows(found))
-    _print_notes(source)
+    print_table(what, ("", ""), as_rows(found))
+    print_notes(source)
 
 
 @app.command()
@@ -97,16 +97,16 @@ def fit(
     from hermes_workload.fitting import fit as fit_to  # noqa: PLC0415
     from hermes_workload.survey import survey  # noqa: PLC0415
 
-    with _told():
-        source = _open(trace, seed, format=form, skip_bad=skip_bad or None)
+    with told():
+        source = open_what(trace, seed, format=form, skip_bad=skip_bad or None)
         found = fit_to(survey(source), shape, seed)
         if out is not None:
             _write_text(out, json.dumps(as_document(found, trace), indent=1) + "\n", force=force)
     if as_json:
         _print_json({**as_document(found, trace), "goodness": asdict(found.goodness)})
         return
-    _print_table(f"{trace}, fitted as {shape}", ("", "trace", "generated", "distance"), describe(found.goodness))
-    _print_notes(source)
+    print_table(f"{trace}, fitted as {shape}", ("", "trace", "generated", "distance"), describe(found.goodness))
+    print_notes(source)
 
 
 @app.command()
@@ -126,13 +126,13 @@ def compare(
     from hermes_workload.fitting import describe  # noqa: PLC0415
     from hermes_workload.survey import survey  # noqa: PLC0415
 
-    with _told():
-        sources = [_open(one, seed, skip_bad=skip_bad or None, requests=requests) for one in (left, right)]
+    with told():
+        sources = [open_what(one, seed, skip_bad=skip_bad or None, requests=requests) for one in (left, right)]
         goodness = compare_surveys(*(survey(source) for source in sources))
     if as_json:
         _print_json(asdict(goodness))
         return
-    _print_table("", ("", left, right, "distance"), describe(goodness))
+    print_table("", ("", left, right, "distance"), describe(goodness))
 
 
 @app.command()
@@ -159,8 +159,8 @@ def generate(
     from hermes_workload.anonymise import anonymised  # noqa: PLC0415
     from hermes_workload.writers import write  # noqa: PLC0415
 
-    with _told():
-        source = _open(
+    with told():
+        source = open_what(
             what,
             seed,
             format=form,
@@ -174,10 +174,11 @@ def generate(
         )
         written = write(anonymised(source, secrets.token_bytes(32)) if anonymise else source, out, to, force=force)
     typer.echo(f"{written:,} requests written to {out}", err=True)
-    _print_notes(source)
+    print_notes(source)
 
 
-def _open(what: str, seed: int, **options: Any) -> "RequestSource":
+def open_what(what: str, seed: int, **options: Any) -> "RequestSource":
+    """Open what the user named, with the options that were given."""
     from hermes_workload.opening import open_named  # noqa: PLC0415
 
     return open_named(what, options, seed)
@@ -188,7 +189,7 @@ def _ns(seconds: float | None) -> int | None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """Turn a fault of this package into one that the command line tells plainly."""
     from hermes_core.api.errors import InputError  # noqa: PLC0415 - the extra `cli` brings it
 
@@ -211,7 +212,8 @@ def _write_text(path: Path, text: str, *, force: bool) -> None:
         raise WorkloadError(f"cannot be written: {fault.strerror}", file=str(path)) from None
 
 
-def _print_notes(source: "RequestSource") -> None:
+def print_notes(source: "RequestSource") -> None:
+    """Print the notes of a source to stderr."""
     for note in source.notes:
         typer.echo(f"note: {note}", err=True)
 
@@ -220,7 +222,8 @@ def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
-def _print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to stdout."""
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.table import Table  # noqa: PLC0415
 
@@ -232,3 +235,13 @@ def _print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def _add_live_commands() -> None:
+    from hermes_workload import cli_live  # noqa: PLC0415 - it needs the options above
+
+    app.command()(cli_live.send)
+    app.command()(cli_live.serve)
+
+
+_add_live_commands()
