@@ -115,8 +115,9 @@ def compare(
         broken = commands.compare(
             runs, tolerances=tolerance or (), service_levels=service_levels, as_json=as_json, out=out, force=force
         )
-    for text in broken:
-        typer.echo(f"broken: {text}", err=True)
+    if as_json:  # the screen shows them
+        for text in broken:
+            typer.echo(f"broken: {text}", err=True)
     if broken:
         raise typer.Exit(1)
 

@@ -3,6 +3,7 @@
 Colours are those of Okabe and Ito, "Color Universal Design" (2008), which people with any colour vision can tell apart.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from hermes_analysis.metrics.requests import Group
 from hermes_analysis.metrics.series import ClientSeries, Series
 from hermes_analysis.metrics.stages import StagePart
 from hermes_analysis.metrics.summarise import Prepared
+from hermes_analysis.render import duration
 
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B5A600")
 _LEVELS: Final = np.concatenate(
@@ -20,6 +22,9 @@ _LEVELS: Final = np.concatenate(
 )
 _MOST_GROUPS: Final = 6
 _DIGITS: Final = 5
+_WIDE: Final = 8
+"""An axis from some time to this many times it is logarithmic."""
+_FEW_DECADES: Final = 4
 Figure = dict[str, Any]
 
 
@@ -67,11 +72,24 @@ def curve(ready: Prepared, group: Group, field: str | None) -> tuple[Floats, Flo
 
 
 def latency_chart(name: str, title: str, field: str | None, lines: list[Figure]) -> Chart:
-    """Return cumulative distributions of a latency as a chart with a logarithmic axis of time."""
+    """Return cumulative distributions of a latency as a chart; its axis is logarithmic where times differ much."""
     figure = figure_of(lines, "", "share of requests" if field is not None else "share of gaps")
-    figure["layout"]["xaxis"] |= {"type": "log", "tickformat": "~s", "ticksuffix": "s", "nticks": 6, "tickangle": 0}
+    figure["layout"]["xaxis"] |= _time_axis([value for trace in lines for value in trace["x"]])
     figure["layout"]["yaxis"]["range"] = [0, 1.02]
     return Chart(name, "latency", title, f"Cumulative distribution of {title.lower()}", figure)
+
+
+def _time_axis(seconds: list[float]) -> Figure:
+    """Return the ticks of an axis of time: 1, 2, 5 of each decade when it spans much, otherwise even ones."""
+    low, high = min(seconds), max(seconds)
+    if high < _WIDE * low:
+        return {"tickformat": "~s", "ticksuffix": "s", "nticks": 6, "tickangle": 0, "rangemode": "normal"}
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    mantissas = (1.0, 2.0, 5.0) if len(decades) <= _FEW_DECADES else (1.0,)
+    ticks = [mantissa * 10.0**decade for decade in decades for mantissa in mantissas]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    names = [duration(tick).replace(".00", "").replace(".0 ", " ") for tick in ticks]
+    return {"type": "log", "tickvals": short(ticks), "ticktext": names, "tickangle": 0}
 
 
 def _latency_charts(ready: Prepared) -> list[Chart]:

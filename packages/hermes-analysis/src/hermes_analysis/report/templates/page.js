@@ -4,6 +4,9 @@
   var root = document.documentElement;
   var wish = window.matchMedia("(prefers-color-scheme: dark)");
   var chosen = null;
+  var printing = false;
+  // Half of a sheet of A4 or Letter in CSS pixels, margins and padding taken off.
+  var HALF_SHEET = 320, SHEET = 660;
 
   function colour(name) { return getComputedStyle(root).getPropertyValue(name).trim(); }
 
@@ -13,7 +16,7 @@
     layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
     layout.font = { color: ink, size: 12, family: "system-ui, sans-serif" };
     layout.margin = { l: 58, r: 14, t: 8, b: 44 };
-    layout.height = layout.height || 290;
+    layout.height = layout.height || (printing ? 240 : 290);
     layout.legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 };
     layout.hovermode = layout.showlegend ? "x unified" : "closest";
     layout.hoverlabel = { bgcolor: colour("--paper"), font: { color: ink } };
@@ -25,7 +28,12 @@
 
   function draw() {
     Object.keys(charts).forEach(function (name) {
-      Plotly.react("chart-" + name, charts[name].data, layoutOf(charts[name]),
+      var layout = layoutOf(charts[name]);
+      if (printing) {
+        var alone = document.getElementById("chart-" + name).closest(".grid").children.length === 1;
+        layout.width = alone ? SHEET : HALF_SHEET;
+      }
+      Plotly.react("chart-" + name, charts[name].data, layout,
         { responsive: true, displayModeBar: false });
     });
   }
@@ -37,7 +45,10 @@
     theme(chosen);
   });
   wish.addEventListener("change", function () { if (chosen === null) { theme(wish.matches); } });
-  window.addEventListener("beforeprint", function () { theme(false); });
-  window.addEventListener("afterprint", function () { theme(chosen === null ? wish.matches : chosen); });
+  window.addEventListener("beforeprint", function () { printing = true; theme(false); });
+  window.addEventListener("afterprint", function () {
+    printing = false;
+    theme(chosen === null ? wish.matches : chosen);
+  });
   theme(wish.matches);
 }());
