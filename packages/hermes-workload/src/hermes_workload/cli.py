@@ -93,13 +93,16 @@ def fit(
     """Fit a compact generator to a trace, and show how close what it makes is."""
     from dataclasses import asdict  # noqa: PLC0415
 
+    from hermes_workload.conversations import fit_conversations  # noqa: PLC0415
     from hermes_workload.fitting import as_document, describe  # noqa: PLC0415
     from hermes_workload.fitting import fit as fit_to  # noqa: PLC0415
     from hermes_workload.survey import survey  # noqa: PLC0415
 
     with told():
         source = open_what(trace, seed, format=form, skip_bad=skip_bad or None)
-        found = fit_to(survey(source), shape, seed)
+        seen = survey(source)
+        # Where prompts have identity, who goes on with what can be seen, and is part of the fit.
+        found = fit_conversations(source, seen, shape, seed) if seen.segmented else fit_to(seen, shape, seed)
         if out is not None:
             _write_text(out, json.dumps(as_document(found, trace), indent=1) + "\n", force=force)
     if as_json:
@@ -175,6 +178,19 @@ def generate(
         written = write(anonymised(source, secrets.token_bytes(32)) if anonymise else source, out, to, force=force)
     typer.echo(f"{written:,} requests written to {out}", err=True)
     print_notes(source)
+
+
+@app.command()
+def bench(*, as_json: Json = False) -> None:
+    """Measure how fast requests are made and read here."""
+    from hermes_workload.bench import run  # noqa: PLC0415
+
+    speeds = list(run())
+    if as_json:
+        _print_json([{**one._asdict(), "requests_per_s": one.requests_per_s} for one in speeds])
+        return
+    rows = [(one.case, f"{one.requests:,}", f"{one.requests_per_s:,.0f}") for one in speeds]
+    print_table("", ("case", "requests", "requests/s"), rows)
 
 
 def open_what(what: str, seed: int, **options: Any) -> "RequestSource":

@@ -52,6 +52,7 @@ class Goodness:
     mean_prompt: tuple[float, float]
     mean_output: tuple[float, float]
     rate_per_s: tuple[float, float]
+    shared_share: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ def compare(trace: Survey, other: Survey) -> Goodness:
         (trace.prompt_tokens / trace.requests, other.prompt_tokens / other.requests),
         (trace.output_tokens / trace.requests, other.output_tokens / other.requests),
         (trace.rate_per_s, other.rate_per_s),
+        (trace.shared_tokens / trace.prompt_tokens, other.shared_tokens / other.prompt_tokens),
     )
 
 
@@ -120,6 +122,12 @@ def fit_sizes(prompt: Ints, output: Ints) -> dict[str, Any]:
             "values": [[max(round(float(value), 1), 1) for value in row] for row in rows],
         },
     }
+
+
+def quantile_size(values: Ints, count: int = PROMPT_KNOTS) -> dict[str, Any]:
+    """Return a size section of kind `quantiles` for a sample."""
+    probabilities, knots = _knots(np.sort(values), count)
+    return {"kind": "quantiles", "probabilities": probabilities, "values": knots}
 
 
 def _knots(ordered: Ints, count: int) -> tuple[list[float], list[int]]:
@@ -269,7 +277,8 @@ def describe(goodness: Goodness) -> Sequence[tuple[str, str, str, str]]:
         ("prompt, mean tokens", *_pair(goodness.mean_prompt, ".1f"), f"KS {goodness.prompt_ks:.3f}"),
         ("output, mean tokens", *_pair(goodness.mean_output, ".1f"), f"KS {goodness.output_ks:.3f}"),
         ("rank correlation of both", *_pair(goodness.rank_correlation, ".3f"), ""),
-        ("rate per second", *_pair(goodness.rate_per_s, ".3f"), ""),
+        ("prompt tokens seen before", *_pair(goodness.shared_share, ".1%"), ""),
+        ("rate of arrivals per second", *_pair(goodness.rate_per_s, ".3f"), ""),
         ("gaps, coefficient of variation", *_pair(goodness.gap_cv, ".2f"), f"KS {goodness.gap_ks:.3f}"),
     ]
     rows += [

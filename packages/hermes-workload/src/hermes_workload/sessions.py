@@ -14,11 +14,15 @@ from hermes_workload.sizes import Fixed, Floats, Size, build_size
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
-    """How conversations run: number of turns, and the pause between an answer and the next question."""
+    """How conversations run: number of turns, and the pause between an answer and the next question.
+
+    `later` is the size of a question after the first, where it differs from that of the first.
+    """
 
     turns: Size
     think_mean_ns: int
     think_gaps: Gaps
+    later: Size | None = None
 
 
 class Turns(NamedTuple):
@@ -42,7 +46,7 @@ def constant_gaps(rng: np.random.Generator, count: int) -> Floats:  # noqa: ARG0
 
 
 def build_sessions(section: Section) -> Sessions:
-    """Read `sessions` of a workload section: `turns`, and `think` with `mean_ns` and an optional `cv`."""
+    """Read `sessions` of a workload section: `turns`, and `think` (`mean_ns`, `cv`), `later_prompt`."""
     part = section.section("sessions")
     turns: Size = build_size(part.section("turns")) if part.has("turns") else Fixed(1)
     mean_ns, gaps = 0, exponential_gaps
@@ -53,8 +57,9 @@ def build_sessions(section: Section) -> Sessions:
         if cv != 1:
             gaps = GammaGaps(cv) if cv else constant_gaps
         think.finish()
+    later = build_size(part.section("later_prompt")) if part.has("later_prompt") else None
     part.finish()
-    return Sessions(turns, mean_ns, gaps)
+    return Sessions(turns, mean_ns, gaps, later)
 
 
 def turns_of(lengths: Ints) -> Turns:

@@ -163,6 +163,7 @@ def draw_luck(rng: np.random.Generator, rows: int) -> "np.typing.NDArray[np.uint
 
 def _conversing(workload: Synthetic, sessions: Sessions, seed: int, times: Iterator[Ints]) -> Iterator[RequestBatch]:
     turns_rng, think_rng = stream(seed, "workload.turns"), stream(seed, "workload.think")
+    later_rng = stream(seed, "workload.later_prompt")
     sizes = workload.sizes.start(seed)
     reasoning_rng, luck_rng = stream(seed, "workload.reasoning"), stream(seed, "workload.luck")
     heads = joined(workload.heads, seed)
@@ -176,6 +177,8 @@ def _conversing(workload: Synthetic, sessions: Sessions, seed: int, times: Itera
             rows = len(turns.turn)
             requests = np.arange(first, first + rows)
             own, output = sizes(rows)
+            if sessions.later is not None:
+                own = np.where(turns.turn > 0, sessions.later.draw(later_rng, rows), own)
             reasoning = None if workload.reasoning is None else workload.reasoning.draw(reasoning_rng, rows)
             total = output if reasoning is None else output + reasoning
             made = None if heads is None else heads(first_session, len(arrival))
