@@ -144,7 +144,6 @@ def test_a_strange_field_is_named(change, message):
         {"state_size": 16},
         {"layer_types": ["linear_attention"] * 32},
         {"is_encoder_decoder": True},
-        {"architectures": ["BertForMaskedLM"]},
     ],
 )
 def test_what_cannot_be_priced_is_refused(change):

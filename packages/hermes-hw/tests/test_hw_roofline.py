@@ -11,16 +11,16 @@ from hermes_core.api import (
     InputError,
     StepModel,
     StepShape,
-    UnsupportedError,
 )
 from hermes_hw.auto import AutoModel
 from hermes_hw.devices import device_names, find_device
 from hermes_hw.dtypes import dtype_named
+from hermes_hw.graph import expected_distinct_experts
+from hermes_hw.links import all_reduce_s
 from hermes_hw.memory import kv_bytes_per_token, kv_transfer_bytes_per_token, weights_bytes_per_device
 from hermes_hw.models import architecture_from_config, find_model, model_names
 from hermes_hw.roofline import RooflineModel
-from hermes_hw.roofline.cost import all_reduce_s, gemm_compute_s
-from hermes_hw.roofline.graph import expected_distinct_experts
+from hermes_hw.roofline.cost import gemm_compute_s
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,12 +201,6 @@ def test_a_mistake_is_named(change, message):
 def test_phi_does_not_split_into_four():
     with pytest.raises(InputError, match=r"10 key-value heads[^\n]*\n  Possible: 1, 2"):
         RooflineModel().compile(Deployment(model="phi-4", device="h100", tensor_parallel=4))
-
-
-@pytest.mark.parametrize("degree", ["pipeline_parallel", "data_parallel", "expert_parallel"])
-def test_other_degrees_are_refused(degree):
-    with pytest.raises(UnsupportedError, match=degree):
-        RooflineModel().compile(dataclasses.replace(BASE, **{degree: 2}))
 
 
 @pytest.mark.parametrize("device", device_names())

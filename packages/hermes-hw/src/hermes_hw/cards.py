@@ -6,10 +6,10 @@ from typing import Any
 from hermes_core.api.errors import InputError
 
 from hermes_hw.devices import device_names, find_device
+from hermes_hw.efficiency import efficiency_of
 from hermes_hw.lookup import find_name, load_json, normalised
 from hermes_hw.memory import kv_bytes_per_token
 from hermes_hw.models import architecture_from_config, find_model, model_names
-from hermes_hw.roofline.efficiency import efficiency_of
 
 
 def card_named(name: str) -> dict[str, Any]:

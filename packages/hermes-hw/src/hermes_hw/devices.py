@@ -9,20 +9,8 @@ from typing import Any, Final
 from hermes_core.api.errors import InputError
 
 from hermes_hw.dtypes import DType
+from hermes_hw.links import ALGORITHMS, Interconnect, link_facts, link_kinds
 from hermes_hw.lookup import find_name, load_json, normalised
-
-
-@dataclass(frozen=True, slots=True)
-class Interconnect:
-    """What joins the devices of one tensor-parallel group."""
-
-    kind: str
-    bandwidth_bytes_per_s: float
-    """Of one device, in one direction."""
-    latency_s: float
-    """Start of a collective between peers."""
-    domain_devices: int
-    """Devices that it joins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +29,9 @@ class Device:
     tdp_w: float
     idle_w: float
     interconnect: Interconnect
+    """Joins the devices of a node or rack."""
+    network: Interconnect
+    """Joins devices beyond it."""
     price_usd_per_h: float
     price_date: str
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -80,6 +71,7 @@ _SPELLINGS: Final = {
 }
 """Short keys that a scenario may use for a device of its own."""
 _NEEDED: Final = ("memory_bytes", "memory_bandwidth_bytes_per_s", "flops")
+_LINKS: Final = ("interconnect", "network")
 _DEFAULTS: Final[Mapping[str, Any]] = {
     "vendor": "custom",
     "family": "generic",
@@ -88,7 +80,8 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "idle_w": 0.0,
     "price_usd_per_h": 0.0,
     "price_date": "",
-    "interconnect": {"kind": "PCIe 5 x16", "bandwidth_bytes_per_s": 64e9, "latency_s": 1.5e-5, "domain_devices": 8},
+    "interconnect": {"kind": "PCIe 5 x16"},
+    "network": {"kind": "InfiniBand NDR"},
 }
 
 
@@ -131,14 +124,16 @@ def _spellings() -> dict[str, str]:
 
 def _canonical(name: str, spec: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """Return `spec` with canonical keys; mappings in it are laid over those of `base`."""
-    known = (*_NUMBERS, *_TEXTS, "flops", "interconnect", "sources", "aliases")
+    known = (*_NUMBERS, *_TEXTS, "flops", "interconnect", "network", "sources", "aliases")
     fields: dict[str, Any] = {}
     for written, value in spec.items():
         key = _SPELLINGS.get(written, written)
         if key not in known:
             find_name(written, {normalised(item): item for item in known}, f"key of device {name!r}:", known)
         below = base.get(key)
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and key in _LINKS:
+            fields[key] = _link_fields(name, key, value, below)
+        elif isinstance(value, Mapping):
             fields[key] = {**below, **value} if isinstance(below, Mapping) else dict(value)
         else:
             fields[key] = value
@@ -151,6 +146,39 @@ def _canonical(name: str, spec: Mapping[str, Any], base: Mapping[str, Any]) -> d
     return fields
 
 
+def _link_fields(name: str, key: str, written: Mapping[str, Any], below: Any) -> dict[str, Any]:
+    """Return a link with `written` laid over the facts of its kind, or over those `below` when none is named."""
+    known = ("kind", "bandwidth_bytes_per_s", "latency_s", "domain_devices", "algorithm")
+    for item in written:
+        if item not in known:
+            find_name(str(item), {normalised(one): one for one in known}, f"key of {key} of device {name!r}:", known)
+    base = dict(below) if isinstance(below, Mapping) else {}
+    if "kind" in written:
+        facts = link_facts(str(written["kind"]))
+        if facts is None and "bandwidth_bytes_per_s" not in written:
+            kinds = {normalised(kind): kind for kind in link_kinds()}
+            find_name(str(written["kind"]), kinds, f"kind of {key} of device {name!r}:", kinds.values())
+        base |= facts or {}
+    return {**base, **written}
+
+
+def _link(name: str, key: str, fields: Mapping[str, Any]) -> Interconnect:
+    kind = str(fields.get("kind", _DEFAULTS[key]["kind"]))
+    links = {**(link_facts(str(_DEFAULTS[key]["kind"])) or {}), **(link_facts(kind) or {}), **fields}
+    algorithm = str(links.get("algorithm", "auto"))
+    if algorithm not in ALGORITHMS:
+        raise InputError(
+            f"device {name!r}: {key}.algorithm {algorithm!r} is unknown", remedy=f"Known: {', '.join(ALGORITHMS)}."
+        )
+    return Interconnect(
+        kind=kind,
+        bandwidth_bytes_per_s=_number(name, f"{key}.bandwidth_bytes_per_s", links["bandwidth_bytes_per_s"], least=1),
+        latency_s=_number(name, f"{key}.latency_s", links["latency_s"]),
+        domain_devices=int(_number(name, f"{key}.domain_devices", links["domain_devices"], least=1)),
+        algorithm=algorithm,
+    )
+
+
 def _number(name: str, key: str, value: Any, *, least: float = 0.0) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < least:
         raise InputError(f"device {name!r}: {key} must be a number of at least {least:g}, found {value!r}")
@@ -158,12 +186,13 @@ def _number(name: str, key: str, value: Any, *, least: float = 0.0) -> float:
 
 
 def _device(name: str, fields: Mapping[str, Any]) -> Device:
-    flops, links = fields["flops"], fields["interconnect"]
+    flops = fields["flops"]
     if not isinstance(flops, Mapping) or not flops:
         raise InputError(f"device {name!r}: flops must map number formats to FLOP/s, found {flops!r}")
-    if not isinstance(links, Mapping):
-        raise InputError(f"device {name!r}: interconnect must be a mapping, found {links!r}")
-    links = {**_DEFAULTS["interconnect"], **links}
+    links = {key: fields.get(key, _DEFAULTS[key]) for key in _LINKS}
+    for key, value in links.items():
+        if not isinstance(value, Mapping):
+            raise InputError(f"device {name!r}: {key} must be a mapping, found {value!r}")
     tdp_w = _number(name, "tdp_w", fields["tdp_w"])
     idle_w = _number(name, "idle_w", fields["idle_w"])
     if idle_w > tdp_w:
@@ -180,14 +209,8 @@ def _device(name: str, fields: Mapping[str, Any]) -> Device:
         flops={str(key): _number(name, f"flops.{key}", value, least=1) for key, value in flops.items()},
         tdp_w=tdp_w,
         idle_w=idle_w,
-        interconnect=Interconnect(
-            kind=str(links["kind"]),
-            bandwidth_bytes_per_s=_number(
-                name, "interconnect.bandwidth_bytes_per_s", links["bandwidth_bytes_per_s"], least=1
-            ),
-            latency_s=_number(name, "interconnect.latency_s", links["latency_s"]),
-            domain_devices=int(_number(name, "interconnect.domain_devices", links["domain_devices"], least=1)),
-        ),
+        interconnect=_link(name, "interconnect", links["interconnect"]),
+        network=_link(name, "network", links["network"]),
         price_usd_per_h=_number(name, "price_usd_per_h", fields["price_usd_per_h"]),
         price_date=str(fields["price_date"]),
         sources=dict(fields.get("sources", {})),

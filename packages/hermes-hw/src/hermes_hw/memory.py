@@ -1,11 +1,14 @@
 """Where the memory of a device goes: weights, working memory, KV cache."""
 
+import dataclasses
+
 from hermes_core.api.errors import DoesNotFitError, InputError
-from hermes_core.api.hardware import MemoryPlan
+from hermes_core.api.hardware import KvGroup, MemoryPlan
 
 from hermes_hw.devices import Device
 from hermes_hw.dtypes import DType
 from hermes_hw.models.architecture import Architecture, Attention
+from hermes_hw.parallel import ParallelPlan
 
 _RUNTIME_BYTES = 1_350_000_000
 """Context of the driver, libraries, communication buffers and captured graphs of one device: what vLLM 0.15 to 0.19
@@ -14,6 +17,8 @@ _LOGIT_COPIES = 2
 """Float32 copies of the logits that sampling keeps."""
 _DEGREES = (1, 2, 4, 8, 16, 32, 64)
 _GB = 1e9
+_LEAST_KV_BYTES = 1.0
+"""Of a model that keeps no KV cache, so that a capacity in tokens is still a number."""
 
 
 def kv_heads_per_device(attention: Attention, tensor_parallel: int) -> int:
@@ -26,12 +31,34 @@ def kv_bytes_per_token(model: Architecture, kv: DType, tensor_parallel: int = 1)
 
     Keys and values of the device's heads: `layers * heads * (key + value width) * bytes`. With latent attention one
     latent and one rotary key for each layer, on every device (DeepSeek-V2, arXiv:2405.04434). Windowed layers count
-    in full.
+    in full; an encoder keeps nothing.
     """
     a = model.attention
+    return (a.full_layers + a.windowed_layers) * _kv_bytes_per_layer(model, kv, tensor_parallel)
+
+
+def _kv_bytes_per_layer(model: Architecture, kv: DType, tensor_parallel: int) -> float:
+    a = model.attention
+    if not a.causal:
+        return 0.0
     if a.latent:
-        return model.layers * (a.kv_lora_rank + a.rope_dim) * kv.bytes
-    return model.layers * kv_heads_per_device(a, tensor_parallel) * (a.head_dim + a.v_head_dim) * kv.bytes
+        return (a.kv_lora_rank + a.rope_dim) * kv.bytes
+    return kv_heads_per_device(a, tensor_parallel) * (a.head_dim + a.v_head_dim) * kv.bytes
+
+
+def kv_groups(model: Architecture, kv: DType, tensor_parallel: int = 1, pipeline: int = 1) -> tuple[KvGroup, ...]:
+    """Return the groups of layers that keep the same tokens: all of them, or a window of the newest.
+
+    Of the device that holds most layers when there are pipeline stages. Chunked attention keeps at most a chunk.
+    """
+    a = model.attention
+    each = _kv_bytes_per_layer(model, kv, tensor_parallel)
+    if not each:
+        return ()
+    groups = [KvGroup(-(-a.full_layers // pipeline) * each, 0)] if a.full_layers else []
+    if a.windowed_layers:
+        groups.append(KvGroup(-(-a.windowed_layers // pipeline) * each, a.window))
+    return tuple(groups)
 
 
 def kv_transfer_bytes_per_token(model: Architecture, kv: DType) -> int:
@@ -39,13 +66,15 @@ def kv_transfer_bytes_per_token(model: Architecture, kv: DType) -> int:
     return round(kv_bytes_per_token(model, kv))
 
 
-def weights_bytes_per_device(model: Architecture, tensor_parallel: int = 1) -> int:
-    """Return the bytes of weights on one device when matrices are split over `tensor_parallel` devices.
+def weights_bytes_per_device(model: Architecture, tensor_parallel: int = 1, plan: ParallelPlan | None = None) -> int:
+    """Return the bytes of weights on one device when matrices are split over `tensor_parallel` devices, or by `plan`.
 
     Key-value heads are copied when there are fewer than devices; the down projections of latent attention and the
-    routers are on every device; embeddings are split by vocabulary.
+    routers are on every device; embeddings are split by vocabulary. Routed experts are split over all devices of a
+    pipeline stage. Of several stages, the one with most layers and the larger of embedding and output head.
     """
-    tp, a, q = tensor_parallel, model.attention, model.quantization
+    plan = plan or ParallelPlan(tensor_parallel)
+    tp, a, q = plan.tensor, model.attention, model.quantization
     attention = model.attention_parameters / tp
     if a.latent:
         shared = model.hidden * (a.q_lora_rank + a.kv_lora_rank + a.rope_dim)
@@ -53,16 +82,19 @@ def weights_bytes_per_device(model: Architecture, tensor_parallel: int = 1) -> i
     else:
         copies = kv_heads_per_device(a, tp) - a.kv_heads / tp
         attention += model.hidden * copies * (a.head_dim + a.v_head_dim)
-    total = model.layers * attention * q.attention.bytes
-    total += model.dense.layers * model.dense_parameters / tp * q.dense.bytes
-    experts = model.moe.experts * model.expert_parameters / tp * q.experts.bytes
+    layers = model.layers * attention * q.attention.bytes
+    layers += model.dense.layers * model.dense_parameters / tp * q.dense.bytes
+    experts = model.moe.experts * model.expert_parameters / (tp * plan.data) * q.experts.bytes
     experts += model.shared_expert_parameters / tp * q.shared_experts.bytes
-    total += model.moe.layers * (experts + model.hidden * model.moe.experts * model.activation.bytes)
-    embedding = model.embedding_parameters / tp
-    total += embedding * model.activation.bytes
-    if not model.tied_embeddings:
-        total += embedding * q.lm_head.bytes
-    return round(total)
+    layers += model.moe.layers * (experts + model.hidden * model.moe.experts * model.activation.bytes)
+    embedding = model.embedding_parameters / tp * model.activation.bytes
+    head = 0.0
+    if model.vocab_head and not model.tied_embeddings:
+        head = model.embedding_parameters / tp * q.lm_head.bytes
+    if plan.pipeline == 1:
+        return round(layers + embedding + head)
+    share = -(-model.layers // plan.pipeline) / model.layers
+    return round(layers * share + max(embedding, head))
 
 
 def activation_bytes_per_device(model: Architecture, tensor_parallel: int, max_tokens: int, max_seqs: int) -> int:
@@ -112,8 +144,8 @@ def plan_memory(
     model: Architecture,
     device: Device,
     kv: DType,
+    plan: ParallelPlan,
     *,
-    tensor_parallel: int,
     max_tokens: int,
     max_seqs: int,
     utilization: float,
@@ -123,24 +155,26 @@ def plan_memory(
 
     Raises DoesNotFitError when weights and working memory leave no room for the KV cache of one block.
     """
-    plan = MemoryPlan(
-        device_bytes=device.memory_bytes,
-        weights_bytes=weights_bytes_per_device(model, tensor_parallel),
-        activation_bytes=activation_bytes_per_device(model, tensor_parallel, max_tokens, max_seqs),
-        kv_bytes_per_token=kv_bytes_per_token(model, kv, tensor_parallel),
-    )
-    short = _short_bytes(plan, utilization, block_size_tokens)
+
+    def memory(candidate: ParallelPlan) -> MemoryPlan:
+        groups = kv_groups(model, kv, candidate.tensor, candidate.pipeline)
+        return MemoryPlan(
+            device_bytes=device.memory_bytes,
+            weights_bytes=weights_bytes_per_device(model, plan=candidate),
+            activation_bytes=activation_bytes_per_device(model, candidate.tensor, max_tokens, max_seqs),
+            kv_bytes_per_token=sum(group.bytes_per_token for group in groups) or _LEAST_KV_BYTES,
+            kv_groups=groups,
+        )
+
+    chosen = memory(plan)
+    short = _short_bytes(chosen, utilization, block_size_tokens)
     if short <= 0:
-        return plan
+        return chosen
+    tensor_parallel = plan.tensor
     for degree in _DEGREES:
         if degree <= tensor_parallel or degree > device.interconnect.domain_devices or _split_problem(model, degree):
             continue
-        wider = MemoryPlan(
-            device_bytes=device.memory_bytes,
-            weights_bytes=weights_bytes_per_device(model, degree),
-            activation_bytes=activation_bytes_per_device(model, degree, max_tokens, max_seqs),
-            kv_bytes_per_token=kv_bytes_per_token(model, kv, degree),
-        )
+        wider = memory(dataclasses.replace(plan, tensor=degree))
         if _short_bytes(wider, utilization, block_size_tokens) <= 0:
             remedy = f"tensor_parallel {degree} fits."
             break
@@ -148,7 +182,7 @@ def plan_memory(
         remedy = "No tensor_parallel degree of one node fits: take narrower weights or a device with more memory."
     raise DoesNotFitError(
         f"{model.name} does not fit {device.name} with tensor_parallel {tensor_parallel}: {short / _GB:.1f} GB short "
-        f"(weights {plan.weights_bytes / _GB:.1f} GB, working memory {plan.activation_bytes / _GB:.1f} GB, "
+        f"(weights {chosen.weights_bytes / _GB:.1f} GB, working memory {chosen.activation_bytes / _GB:.1f} GB, "
         f"of {device.memory_bytes / _GB:.1f} GB x {utilization:g})",
         remedy=remedy,
     )

@@ -117,6 +117,16 @@ class StepModel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class KvGroup:
+    """Layers whose KV cache keeps the same tokens of a sequence."""
+
+    bytes_per_token: float
+    """On one device, over the layers of the group."""
+    window: int
+    """Newest tokens that are kept; 0 for all."""
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """Where the memory of one device goes, in bytes."""
 
@@ -128,6 +138,8 @@ class MemoryPlan:
     """KV cache of one token on one device (its share of heads and layers)."""
     state_bytes_per_seq: int = 0
     """Constant state of a sequence (linear attention, state-space layers) on one device."""
+    kv_groups: tuple[KvGroup, ...] = ()
+    """The parts of `kv_bytes_per_token` by what they keep; empty when all layers keep all tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +176,8 @@ class CompiledDeployment:
     """Of all devices of the client."""
     fingerprint: str
     """Changes whenever a price could change."""
+    layers: int = 1
+    """Layers of the model, each of which has its own KV."""
     compile_error: float = 0.0
     """Worst relative error of the compiled prices against direct pricing at random points."""
     source_share: Mapping[str, float] = field(default_factory=dict)

@@ -25,6 +25,10 @@ class Attention:
     """Tokens that a windowed layer sees (sliding window, or the chunk of chunked attention); 0 for none."""
     full_layers: int = 0
     windowed_layers: int = 0
+    qk_norm: bool = False
+    """Whether queries and keys are normed head by head."""
+    causal: bool = True
+    """Whether a token sees only those before it; encoders see all."""
 
     @property
     def latent(self) -> bool:
@@ -90,6 +94,8 @@ class Architecture:
     max_model_len: int
     activation: DType
     quantization: Quantization
+    vocab_head: bool = True
+    """Whether logits over the vocabulary are computed; encoders do not."""
     assumptions: tuple[str, ...] = ()
     """What the configuration did not say and was assumed, one sentence each."""
 
@@ -141,5 +147,5 @@ class Architecture:
     def _parameters(self, experts: int) -> int:
         moe = experts * self.expert_parameters + self.shared_expert_parameters + self.hidden * self.moe.experts
         body = self.layers * self.attention_parameters + self.dense.layers * self.dense_parameters
-        heads = self.embedding_parameters * (1 if self.tied_embeddings else 2)
+        heads = self.embedding_parameters * (1 if self.tied_embeddings or not self.vocab_head else 2)
         return body + self.moe.layers * moe + heads

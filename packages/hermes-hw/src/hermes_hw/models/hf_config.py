@@ -1,5 +1,6 @@
 """Reads the architecture of a model from the content of its Hugging Face `config.json`."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -7,7 +8,7 @@ from hermes_core.api.errors import InputError, UnsupportedError
 
 from hermes_hw.dtypes import dtype_named
 from hermes_hw.models.architecture import Architecture, Attention, FeedForward, MixtureOfExperts
-from hermes_hw.models.quantization import quantization_from_config
+from hermes_hw.models.quantization import quantization_from_config, uniform_quantization
 
 _REFUSED_FIELDS: Final = {
     "state_size": "state-space layers",
@@ -24,6 +25,13 @@ _KNOWN_TYPES: Final = frozenset(
     smollm3 nemotron minimax gpt_bigcode opt bloom gpt2""".split()  # noqa: SIM905 - a list of fifty words
 )
 """Model types whose fields mean what this module takes them to mean."""
+
+_ENCODER_TYPES: Final = frozenset("bert roberta xlm-roberta camembert electra modernbert nomic_bert new".split())  # noqa: SIM905
+"""Model types whose tokens see all others, and that make no tokens: embedding and rerank models."""
+_ENCODER_ARCHITECTURES: Final = ("ForMaskedLM", "ForSequenceClassification")
+_GATED_ENCODERS: Final = frozenset(("modernbert", "nomic_bert", "new"))
+_GATED_TOWERS: Final = frozenset(("qwen2_5_vl", "pixtral"))
+"""Vision towers whose feed-forward layers have a gate."""
 
 _UNGATED_TYPES: Final = frozenset(
     ("phi", "gpt_neox", "falcon", "starcoder2", "nemotron", "gpt_bigcode", "opt", "bloom", "gpt2")
@@ -64,29 +72,35 @@ class _Fields:
         self.assumptions.append(sentence)
 
 
-def architecture_from_config(name: str, config: Mapping[str, Any]) -> Architecture:
+def architecture_from_config(name: str, config: Mapping[str, Any], part: str = "language") -> Architecture:
     """Read an architecture from a `config.json` mapping; `name` is for messages.
 
-    A multimodal configuration is read by its `text_config`. Raises InputError when a needed field is absent or
-    strange and UnsupportedError for encoders and for layers that are neither attention nor feed-forward; what is
-    merely unusual is assumed, and said in `assumptions`.
+    A multimodal configuration is read by its `text_config`, or with `part` "vision" by its `vision_config`. Encoders
+    (embedding and rerank models, vision towers) have no head and tokens that see all others. Raises InputError when a
+    needed field is absent or strange and UnsupportedError for layers that are neither attention nor feed-forward; what
+    is merely unusual is assumed, and said in `assumptions`.
     """
     if not isinstance(config, Mapping):
         raise InputError(f"config.json of {name}: expected a JSON object, found {type(config).__name__}")
+    if part == "vision":
+        return _vision_tower(name, config)
+    if part != "language":
+        raise InputError(f"part {part!r} of {name} is unknown", remedy="Known: language, vision.")
     text = _text_part(name, config)
     fields = _Fields(name, text)
     if text is not config:
         fields.assume("Only the language model is priced, not its vision or audio tower.")
     model_type = str(text.get("model_type") or config.get("model_type") or "")
     _refuse_unknown_layers(name, text)
-    if model_type not in _KNOWN_TYPES:
+    encoder = _is_encoder(model_type, text)
+    if model_type not in _KNOWN_TYPES and not encoder:
         fields.assume(
             f"model_type {model_type or 'absent'!r} is unknown: read as a decoder of the Llama kind "
             "(attention with key-value heads, gated feed-forward)."
         )
     layers = fields.count("num_hidden_layers", "n_layer", "num_layers")
     hidden = fields.count("hidden_size", "n_embd", "d_model")
-    attention = _attention(fields, model_type, layers, hidden)
+    attention = dataclasses.replace(_attention(fields, model_type, layers, hidden), causal=not encoder)
     dense, moe = _feed_forward(fields, model_type, layers, hidden)
     stated = text.get("torch_dtype") or text.get("dtype") or config.get("torch_dtype") or config.get("dtype")
     if stated is None:
@@ -109,6 +123,53 @@ def architecture_from_config(name: str, config: Mapping[str, Any]) -> Architectu
         max_model_len=_max_model_len(fields),
         activation=activation,
         quantization=quantization_from_config({**text, **_quantization_part(config)}, activation, layers),
+        vocab_head=not encoder,
+        assumptions=tuple(fields.assumptions),
+    )
+
+
+def _is_encoder(model_type: str, config: Mapping[str, Any]) -> bool:
+    if model_type in _ENCODER_TYPES:
+        return True
+    # A decoder with a classification head still masks the future.
+    return model_type not in _KNOWN_TYPES and any(
+        str(item).endswith(_ENCODER_ARCHITECTURES) for item in config.get("architectures") or []
+    )
+
+
+def _vision_tower(name: str, config: Mapping[str, Any]) -> Architecture:
+    """Read the vision tower of a multimodal model: an encoder over image patches."""
+    tower = config.get("vision_config")
+    if not isinstance(tower, Mapping):
+        raise InputError(
+            f"config.json of {name}: no vision_config", remedy="Only multimodal models have a vision part."
+        )
+    fields = _Fields(f"{name} (vision_config)", tower)
+    model_type = str(tower.get("model_type", ""))
+    layers = fields.count("num_hidden_layers", "depth", "n_layers")
+    hidden = fields.count("hidden_size", "embed_dim", "d_model")
+    heads = fields.count("num_attention_heads", "num_heads", "attention_heads")
+    width = fields.count("intermediate_size", "mlp_dim", default=0, least=0)
+    if not width:
+        width = round(hidden * float(tower.get("mlp_ratio") or 4))
+        fields.assume(f"No intermediate_size in vision_config: taken as {width}.")
+    fields.assume("Vision tower: a step's tokens are image patches; projection to the language model is not priced.")
+    activation = dtype_named(str(config.get("torch_dtype") or config.get("dtype") or "bf16"))
+    head_dim = fields.count("head_dim", default=hidden // heads)
+    return Architecture(
+        name=f"{name} vision tower",
+        model_type=model_type,
+        layers=layers,
+        hidden=hidden,
+        vocab=0,
+        attention=Attention(heads, heads, head_dim, head_dim, full_layers=layers, causal=False),
+        dense=FeedForward(layers, width, gated=model_type in _GATED_TOWERS),
+        moe=MixtureOfExperts(0, 0, 0, 0),
+        tied_embeddings=True,
+        max_model_len=fields.count("num_positions", "max_position_embeddings", default=16_384),
+        activation=activation,
+        quantization=uniform_quantization(activation, activation),
+        vocab_head=False,
         assumptions=tuple(fields.assumptions),
     )
 
@@ -131,10 +192,6 @@ def _refuse_unknown_layers(name: str, config: Mapping[str, Any]) -> None:
     for key, kind in _REFUSED_FIELDS.items():
         if config.get(key):
             raise UnsupportedError(f"config.json of {name}: {key} announces {kind}, which are not priced yet")
-    architectures = [str(item) for item in config.get("architectures") or []]
-    for item in architectures:
-        if item.endswith(("ForMaskedLM", "ForSequenceClassification")) or item in {"BertModel", "XLMRobertaModel"}:
-            raise UnsupportedError(f"config.json of {name}: architectures names the encoder {item}, not supported yet")
 
 
 def _max_model_len(fields: _Fields) -> int:
@@ -182,6 +239,7 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
         window=window if windowed else 0,
         full_layers=layers - windowed,
         windowed_layers=windowed,
+        qk_norm=model_type.startswith(("qwen3", "gemma3", "olmo2", "glm4_moe")),
     )
 
 
@@ -223,7 +281,7 @@ def _windowed_by_rule(fields: _Fields, model_type: str, layers: int) -> int:
 
 def _feed_forward(fields: _Fields, model_type: str, layers: int, hidden: int) -> tuple[FeedForward, MixtureOfExperts]:
     config = fields.config
-    gated = model_type not in _UNGATED_TYPES
+    gated = model_type not in _UNGATED_TYPES and (model_type not in _ENCODER_TYPES or model_type in _GATED_ENCODERS)
     experts = fields.count(
         "num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", default=0, least=0
     )

@@ -1,0 +1,165 @@
+"""Direct prices of the parts of a step: operators of the graph, priced, and repeated as the pipeline demands.
+
+With `p` pipeline stages a batch is cut into `m = min(p, tokens)` micro-batches. When they fill the pipeline (m = p),
+stages never wait and a step lasts m times the slowest stage with its hand-over; the next step's micro-batches follow
+at once, as engines with one batch in flight for each stage do. With fewer, the pipeline has bubbles and a step lasts
+as long as one micro-batch takes through all stages.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from hermes_core.api.hardware import StepShape
+from hermes_core.api.time import FS_PER_PS
+
+from hermes_hw.devices import Device
+from hermes_hw.efficiency import Efficiency
+from hermes_hw.energy import Energy
+from hermes_hw.graph import StepGraph
+from hermes_hw.operators import ANALYTICAL, Figures, Operator, Price, Pricer, Sizes, sizes_of
+
+PS_PER_S = 1e12
+NJ_PER_J = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class PartPrice:
+    """An operator of a step with its price of one run; `seconds` and `joules` are of the whole step and client."""
+
+    operator: Operator
+    price: Price
+    seconds: Figures
+    joules: Figures
+
+
+@dataclass(frozen=True)
+class DirectPrices:
+    """Prices parts of a step of one deployment, for arrays of sizes."""
+
+    graph: StepGraph
+    device: Device
+    efficiency: Efficiency
+    pricer: Pricer
+
+    @property
+    def stages(self) -> int:
+        """Pipeline stages."""
+        return self.graph.plan.pipeline
+
+    def micro_batches(self, tokens: Sizes) -> Sizes:
+        """Return the number of micro-batches that so many tokens make."""
+        return np.maximum(np.minimum(tokens, self.stages), 1)
+
+    def stage_share(self) -> float:
+        """Return the share of the layers that the largest pipeline stage holds."""
+        layers = self.graph.model.layers
+        return -(-layers // self.stages) / layers
+
+    def layer_repeats(self, micro: Sizes) -> Figures:
+        """Return how often a step waits for all layers, for a number of micro-batches."""
+        return np.where(micro == self.stages, micro * self.stage_share(), 1.0)
+
+    # ---- parts -----------------------------------------------------------------------------------------------
+
+    def tokens(self, tokens: Sizes) -> list[PartPrice]:
+        """Return the operators set by the number of tokens of the step."""
+        micro = self.micro_batches(tokens)
+        each = -(-tokens // micro)
+        layers, edge = self.layer_repeats(micro), np.where(micro == self.stages, 0.0, 1.0)
+        if self.stages == 1:
+            edge = np.ones_like(edge)
+        parts = self._parts(self.graph.embedding_operators(each), edge, micro)
+        parts += self._parts(self.graph.layer_operators(each), layers, micro)
+        if self.stages > 1:
+            hops = np.where(micro == self.stages, micro, self.stages - 1.0)
+            parts += self._parts([self._hand_over(each)], hops, micro * (self.stages - 1.0))
+        return parts
+
+    def sampled(self, sampled: Sizes) -> list[PartPrice]:
+        """Return the output head and the sampler; they are on the last stage."""
+        micro = self.micro_batches(sampled)
+        return self._parts(self.graph.sampled_operators(-(-sampled // micro)), micro * 1.0, micro)
+
+    def launch(self) -> list[PartPrice]:
+        """Return the fixed part of attention."""
+        micro = sizes_of(self.stages)
+        return self._parts([self.graph.attention_launch()], self.layer_repeats(micro), micro)
+
+    def decode(self, batch: Sizes, context: Sizes, *, windowed: bool, tokens: Sizes | None = None) -> list[PartPrice]:
+        """Return decode attention of the full or of the windowed layers, where the model has such.
+
+        `tokens` are those of the whole step where prompts stand beside.
+        """
+        micro = self.micro_batches(batch if tokens is None else tokens)
+        part = self.graph.decode_attention(-(-batch // micro), -(-context // micro), windowed=windowed)
+        return self._parts([part] if part.count else [], self.layer_repeats(micro), micro)
+
+    def prefill(self, shape: StepShape, *, windowed: bool) -> list[PartPrice]:
+        """Return attention of the prompt chunks of `shape` in the full or in the windowed layers."""
+        model = self.graph.model
+        micro = int(self.micro_batches(sizes_of(shape.decode_seqs + shape.prefill_tokens))[0])
+        pairs2, keys = shape.prefill_pairs2, shape.prefill_context
+        if not model.attention.causal:
+            # Every token sees all: x^2 pairs instead of x (x + 1) / 2.
+            pairs2 = 2 * pairs2 - 2 * shape.prefill_tokens
+        if windowed:
+            keys = windowed_keys(shape, model.attention.window)
+            pairs2 = shape.prefill_windowed_pairs2
+        figures = {"batch": shape.prefill_seqs, "tokens": shape.prefill_tokens, "pairs2": pairs2, "keys": keys}
+        sizes = {key: sizes_of(-(-value // micro)) for key, value in figures.items()}
+        part = self.graph.prefill_attention(sizes, windowed=windowed)
+        return self._parts([part] if part.count else [], self.layer_repeats(sizes_of(micro)), sizes_of(micro))
+
+    def _hand_over(self, tokens: Sizes) -> Operator:
+        operator = self.graph.stage_transfer(tokens)
+        far = self.graph.plan.tensor * self.stages > self.device.interconnect.domain_devices
+        return Operator(
+            operator.name, operator.kind, operator.dtype, operator.activation, operator.sizes, {"far": int(far)}
+        )
+
+    def _parts(self, operators: Iterable[Operator], repeats: Figures, runs: Figures | Sizes) -> list[PartPrice]:
+        parts = []
+        for operator in operators:
+            price = self.pricer.price(operator)
+            seconds = price.seconds * (operator.count * repeats)
+            joules = price.joules * (operator.count * runs * float(self.graph.plan.tensor))
+            parts.append(PartPrice(operator, price, seconds, joules))
+        return parts
+
+    # ---- around the operators --------------------------------------------------------------------------------
+
+    def inputs_s(self) -> tuple[float, float]:
+        """Return the time around the operators of a step: of the step, and for each sequence."""
+        return self.efficiency.step_s, self.efficiency.seq_s
+
+    def eager_s(self) -> float:
+        """Return the least time of a step without a graph: launching its kernels."""
+        return self.graph.kernels * self.efficiency.launch_s
+
+    def waiting_joules(self, seconds: float) -> float:
+        """Return the dynamic energy of all devices of the client's rank while a step waits for `seconds`."""
+        one, zero = np.full(1, seconds), np.zeros(1)
+        joules = Energy.of(self.device).joules(one, zero, zero)
+        return float(joules[0]) * self.graph.plan.tensor * self.stages
+
+
+def windowed_keys(shape: StepShape, window: int) -> int:
+    """Return the keys that prompt chunks read in a windowed layer, at most."""
+    return min(shape.prefill_context, shape.prefill_tokens + shape.prefill_seqs * window)
+
+
+def total(parts: Iterable[PartPrice], shape: tuple[int, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the sums over `parts`: femtoseconds, in whole picoseconds, and nanojoules."""
+    seconds, joules = np.zeros(shape), np.zeros(shape)
+    for part in parts:
+        seconds = seconds + part.seconds
+        joules = joules + part.joules
+    femtos = np.rint(seconds * PS_PER_S).astype(np.int64) * FS_PER_PS
+    return femtos, np.rint(joules * NJ_PER_J).astype(np.int64)
+
+
+def analytical(parts: Iterable[PartPrice]) -> bool:
+    """Return whether all of `parts` are priced by the roofline."""
+    return all(bool(np.all(part.price.source == ANALYTICAL)) for part in parts)

@@ -1,0 +1,232 @@
+"""The operators of one step of a transformer on one device of a parallel plan."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hermes_hw.dtypes import DType
+from hermes_hw.memory import kv_heads_per_device
+from hermes_hw.models.architecture import Architecture
+from hermes_hw.operators import Figures, Operator, Sizes
+from hermes_hw.parallel import ParallelPlan
+
+
+def expected_distinct_experts(experts: int, top_k: int, tokens: float | Figures | Sizes) -> Figures:
+    """Return how many of `experts` at least one of `tokens` picks, each token picking `top_k` evenly.
+
+    An expert is left out by one token with probability 1 - k/E, hence E (1 - (1 - k/E)^m).
+    """
+    return np.asarray(experts * (1.0 - np.power(1.0 - top_k / experts, tokens)))
+
+
+@dataclass(frozen=True, slots=True)
+class StepGraph:
+    """A model under a parallel plan: says which operators a step of any size is made of, over all its layers."""
+
+    model: Architecture
+    plan: ParallelPlan
+    kv: DType
+
+    def layer_operators(self, tokens: Sizes) -> list[Operator]:
+        """Return the operators of all layers whose work is set by the tokens of the step (padding included)."""
+        operators = [*self._attention_projections(tokens), *self._elementwise(tokens)]
+        if self.model.dense.layers:
+            operators.extend(self._dense_feed_forward(tokens))
+        if self.model.moe.layers:
+            operators.extend(self._experts(tokens))
+        operators.extend(self._reductions(tokens))
+        return operators
+
+    def embedding_operators(self, tokens: Sizes) -> list[Operator]:
+        """Return the operators before the first layer."""
+        sizes, attributes = {"tokens": tokens}, {"hidden": self.model.hidden}
+        operators = [self._operator("embedding", "embedding", sizes, attributes)]
+        if self.plan.tensor > 1:
+            operators.append(self._collective("all_reduce_embedding", "all_reduce", self._hidden_bytes(tokens), 1))
+        return operators
+
+    def stage_transfer(self, tokens: Sizes) -> Operator:
+        """Return the hand-over of hidden states from one pipeline stage to the next."""
+        return self._operator("stage_transfer", "transfer.p2p", {"bytes": self._hidden_bytes(tokens)})
+
+    def sampled_operators(self, sampled: Sizes) -> list[Operator]:
+        """Return the operators of the output head and the sampler; none for a model without one."""
+        model = self.model
+        if not model.vocab_head:
+            return []
+        vocab = -(-model.vocab // self.plan.tensor)
+        head = self._gemm("lm_head", sampled, vocab, model.hidden, 1, model.quantization.lm_head)
+        operators = [head, self._operator("sampler", "sample", {"sequences": sampled}, {"vocab": model.vocab})]
+        if self.plan.tensor > 1:
+            operators.append(self._collective("logits_gather", "all_gather", sampled * model.vocab * 2, 1))
+        return operators
+
+    def attention_launch(self) -> Operator:
+        """Return the fixed part of the attention calls of a step."""
+        return self._operator("attention_launch", "attention.launch", {"calls": np.ones(1, np.int64)}, {}, self._layers)
+
+    def decode_attention(self, batch: Sizes, context: Sizes, *, windowed: bool) -> Operator:
+        """Return decode attention of `batch` sequences over `context` keys in all, in the full or windowed layers."""
+        a = self.model.attention
+        name, count = (
+            ("attention_decode_window", a.windowed_layers) if windowed else ("attention_decode", a.full_layers)
+        )
+        sizes = {"batch": batch, "context": context}
+        return self._attention(name, "attention.decode", sizes, count, a.window if windowed else 0)
+
+    def prefill_attention(self, sizes: dict[str, Sizes], *, windowed: bool) -> Operator:
+        """Return attention of prompt chunks: `sizes` has batch, tokens, pairs2 and keys (sums over chunks)."""
+        a = self.model.attention
+        name = "attention_prefill_window" if windowed else "attention_prefill"
+        count = a.windowed_layers if windowed else a.full_layers
+        return self._attention(name, "attention.prefill", sizes, count, a.window if windowed else 0)
+
+    @property
+    def kernels(self) -> int:
+        """Kernels that a step launches when no graph is replayed."""
+        model = self.model
+        collectives = 2 * model.layers if self.plan.tensor > 1 else 0
+        return 9 * model.layers + 6 * model.moe.layers + collectives
+
+    # ---- attention -------------------------------------------------------------------------------------------
+
+    @property
+    def _heads(self) -> int:
+        return self.model.attention.heads // self.plan.tensor
+
+    @property
+    def _layers(self) -> int:
+        return self.model.attention.full_layers + self.model.attention.windowed_layers
+
+    def _attention(self, name: str, kind: str, sizes: dict[str, Sizes], count: int, window: int) -> Operator:
+        a = self.model.attention
+        attributes = {
+            "heads": self._heads,
+            "kv_heads": 1 if a.latent else kv_heads_per_device(a, self.plan.tensor),
+            "head_dim": a.head_dim,
+            "v_head_dim": a.v_head_dim,
+            "rope_dim": a.rope_dim,
+            "latent": a.kv_lora_rank,
+            "window": window,
+        }
+        return Operator(name, kind, self.kv, self.model.activation, sizes, attributes, count)
+
+    # ---- products and streams --------------------------------------------------------------------------------
+
+    def _operator(
+        self, name: str, kind: str, sizes: dict[str, Sizes], attributes: dict[str, int] | None = None, count: int = 1
+    ) -> Operator:
+        activation = self.model.activation
+        return Operator(name, kind, activation, activation, sizes, attributes or {}, count)
+
+    def _gemm(self, name: str, m: Sizes, n: int, k: int, count: int, weights: DType) -> Operator:
+        """Return `count` products of (m x k) activations with (k x n) weights."""
+        return Operator(name, "gemm", weights, self.model.activation, {"m": m}, {"n": n, "k": k}, count)
+
+    def _elementwise(self, tokens: Sizes) -> list[Operator]:
+        """Two norms with residuals, the rotary embedding with the cache write: three kernels a layer."""
+        model, a = self.model, self.model.attention
+        sizes = {"tokens": tokens}
+        rotary = {"heads": self._heads, "kv_heads": kv_heads_per_device(a, self.plan.tensor), "head_dim": a.head_dim}
+        rotary |= {"hidden": model.hidden, "qk_norm": int(a.qk_norm)}
+        return [
+            self._operator("norm", "norm", sizes, {"hidden": model.hidden}, 2 * model.layers),
+            self._operator("rotary", "rotary", sizes, rotary, model.layers),
+        ]
+
+    def _attention_projections(self, tokens: Sizes) -> list[Operator]:
+        model, a, layers = self.model, self.model.attention, self._layers
+        weights = model.quantization.attention
+        out = self._gemm("o_proj", tokens, model.hidden, self._heads * a.v_head_dim, layers, weights)
+        if not a.latent:
+            kv_width = kv_heads_per_device(a, self.plan.tensor) * (a.head_dim + a.v_head_dim)
+            width = self._heads * a.head_dim + kv_width
+            return [self._gemm("qkv_proj", tokens, width, model.hidden, layers, weights), out]
+        query_width = self._heads * (a.head_dim + a.rope_dim)
+        latent_width = a.kv_lora_rank + a.rope_dim
+        if a.q_lora_rank:
+            down = self._gemm("qkv_down", tokens, a.q_lora_rank + latent_width, model.hidden, layers, weights)
+            products = [down, self._gemm("q_up", tokens, query_width, a.q_lora_rank, layers, weights)]
+        else:
+            products = [self._gemm("qkv_proj", tokens, query_width + latent_width, model.hidden, layers, weights)]
+        # Absorbed up-projections run head by head on latents: one batched product each way, weights kept wide.
+        key_up = self._gemm("k_up", tokens, a.kv_lora_rank, self._heads * a.head_dim, layers, model.activation)
+        value_up = self._gemm("v_up", tokens, self._heads * a.v_head_dim, a.kv_lora_rank, layers, model.activation)
+        return [*products, key_up, value_up, out]
+
+    def _dense_feed_forward(self, tokens: Sizes) -> list[Operator]:
+        ff = self.model.dense
+        width = -(-ff.intermediate // self.plan.tensor)
+        return self._feed_forward("", tokens, width, ff.matrices_in, ff.layers, self.model.quantization.dense)
+
+    def _feed_forward(
+        self, prefix: str, tokens: Sizes, width: int, matrices_in: int, layers: int, weights: DType
+    ) -> list[Operator]:
+        hidden = self.model.hidden
+        up = "gate_up_proj" if matrices_in > 1 else "up_proj"
+        attributes = {"width": width, "inputs": matrices_in}
+        return [
+            self._gemm(f"{prefix}{up}", tokens, matrices_in * width, hidden, layers, weights),
+            self._operator(f"{prefix}activation", "elementwise", {"tokens": tokens}, attributes, layers),
+            self._gemm(f"{prefix}down_proj", tokens, hidden, width, layers, weights),
+        ]
+
+    # ---- experts and collectives -----------------------------------------------------------------------------
+
+    def _experts(self, tokens: Sizes) -> list[Operator]:
+        moe, model, plan = self.model.moe, self.model, self.plan
+        gathered = tokens * plan.data  # every rank brings as many
+        mean = gathered * float(moe.top_k) / plan.expert
+        sizes = {
+            "tokens": tokens,
+            "picks": np.minimum(plan.busiest_picks(mean), gathered * float(min(moe.top_k, moe.experts // plan.expert))),
+            "distinct": expected_distinct_experts(moe.experts, moe.top_k, gathered) / plan.expert,
+        }
+        attributes = {
+            "hidden": model.hidden,
+            "intermediate": -(-moe.intermediate // plan.experts_tensor),
+            "inputs": moe.matrices_in,
+            "experts": moe.experts,
+            "top_k": moe.top_k,
+            "expert_parallel": plan.expert,
+            "data_parallel": plan.data,
+            "experts_tensor": plan.experts_tensor,
+        }
+        weights = model.quantization.experts
+        operators = [
+            self._gemm("router", tokens, moe.experts, model.hidden, moe.layers, model.activation),
+            Operator("experts", "moe.experts", weights, model.activation, sizes, attributes, moe.layers),
+        ]
+        if moe.shared_intermediate:
+            width = -(-moe.shared_intermediate // plan.tensor)
+            shared = model.quantization.shared_experts
+            operators.extend(self._feed_forward("shared_", tokens, width, moe.matrices_in, moe.layers, shared))
+        return operators
+
+    def _hidden_bytes(self, tokens: Sizes) -> Sizes:
+        return np.asarray(tokens * int(self.model.hidden * self.model.activation.bytes))
+
+    def _collective(self, name: str, kind: str, nbytes: Sizes, count: int, ranks: int = 0) -> Operator:
+        attributes = {"ranks": ranks or self.plan.tensor}
+        return self._operator(name, f"collective.{kind}", {"bytes": nbytes}, attributes, count)
+
+    def _reductions(self, tokens: Sizes) -> list[Operator]:
+        """All-reduces of tensor parallelism; with data parallelism the experts' tokens travel out and back instead."""
+        model, plan = self.model, self.plan
+        operators = []
+        nbytes = self._hidden_bytes(tokens)
+        spread = model.moe.layers if plan.data > 1 else 0
+        if plan.tensor > 1:
+            operators.append(self._collective("all_reduce", "all_reduce", nbytes, 2 * model.layers - spread))
+        if spread and plan.expert > 1:
+            # A token goes once to each group that holds one of its experts, from one device of its own group.
+            reached = float(expected_distinct_experts(plan.expert, 1, float(model.moe.top_k)))
+            sent = np.asarray(nbytes * (reached / plan.tensor), np.int64)
+            ranks = plan.tensor * plan.data
+            operators.append(self._collective("experts_dispatch", "all_to_all", sent, spread, ranks))
+            operators.append(self._collective("experts_combine", "all_to_all", sent, spread, ranks))
+        elif spread:
+            ranks = plan.tensor * plan.data
+            operators.append(self._collective("tokens_gather", "all_gather", nbytes * plan.data, spread, ranks))
+            operators.append(self._collective("tokens_scatter", "reduce_scatter", nbytes * plan.data, spread, ranks))
+        return operators

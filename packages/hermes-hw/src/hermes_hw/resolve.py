@@ -1,0 +1,111 @@
+"""Turns the names and degrees of a deployment into a model, a device and a plan."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from hermes_core.api.errors import InputError
+from hermes_core.api.hardware import Deployment
+
+from hermes_hw.devices import Device, find_device
+from hermes_hw.dtypes import DType, dtype_named
+from hermes_hw.efficiency import Efficiency, efficiency_of
+from hermes_hw.graph import StepGraph
+from hermes_hw.lookup import find_name, normalised
+from hermes_hw.memory import check_tensor_parallel
+from hermes_hw.models.architecture import Architecture
+from hermes_hw.models.catalogue import find_model
+from hermes_hw.models.hf_config import architecture_from_config
+from hermes_hw.models.quantization import uniform_quantization
+from hermes_hw.parallel import parallel_plan
+
+COMMON_OPTIONS: Final = ("efficiency", "expert_imbalance", "part")
+"""Options of every hardware model: constants laid over those of the family, load of the busiest experts over the mean,
+and the part of a multimodal model that is served ("language" or "vision")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A deployment with its names resolved."""
+
+    graph: StepGraph
+    device: Device
+    efficiency: Efficiency
+    notes: tuple[str, ...]
+
+
+def resolve(deployment: Deployment, options: Sequence[str] = ()) -> Resolved:
+    """Resolve `deployment`; `options` are those that its hardware model takes beside the common ones.
+
+    Raises InputError for names, formats, degrees and options that cannot be.
+    """
+    _check_limits(deployment)
+    known = (*COMMON_OPTIONS, *options)
+    for key in deployment.options:
+        find_name(str(key), {normalised(name): name for name in known}, "option of the hardware model", known)
+    device = find_device(deployment.device, deployment.device_spec)
+    config = deployment.model_config
+    name = deployment.model
+    if config is None:
+        entry = find_model(name)
+        name, config = entry.name, entry.config
+    model = architecture_from_config(name, config, part=str(deployment.options.get("part", "language")))
+    if deployment.weight_dtype is not None:
+        weights = dtype_named(deployment.weight_dtype, "weight_dtype")
+        model = dataclasses.replace(model, quantization=uniform_quantization(weights, model.activation))
+    check_tensor_parallel(model, device, deployment.tensor_parallel)
+    plan = parallel_plan(deployment, model, _imbalance(deployment))
+    overrides = deployment.options.get("efficiency", {})
+    if not isinstance(overrides, Mapping):
+        raise InputError(f"options.efficiency must be a mapping of constants, found {overrides!r}")
+    graph = StepGraph(model, plan, _kv_dtype(deployment, model))
+    return Resolved(graph, device, efficiency_of(device.family, overrides), tuple(_notes(graph, device)))
+
+
+def _kv_dtype(deployment: Deployment, model: Architecture) -> DType:
+    if deployment.kv_dtype in {None, "auto"}:
+        return model.activation
+    return dtype_named(str(deployment.kv_dtype), "kv_dtype")
+
+
+def _imbalance(deployment: Deployment) -> float:
+    value: Any = deployment.options.get("expert_imbalance", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
+        raise InputError(f"options.expert_imbalance must be a number of at least 1, found {value!r}")
+    return float(value)
+
+
+def _check_limits(deployment: Deployment) -> None:
+    for name in ("max_batched_tokens", "max_seqs", "block_size_tokens"):
+        if getattr(deployment, name) < 1:
+            raise InputError(f"{name} must be at least 1, found {getattr(deployment, name)}")
+    if not 0 < deployment.memory_utilization <= 1:
+        raise InputError(f"memory_utilization must be above 0 and at most 1, found {deployment.memory_utilization}")
+    sizes = deployment.graph_sizes
+    if any(size < 1 for size in sizes) or any(b <= a for a, b in pairwise(sizes)):
+        raise InputError(f"graph_sizes must be positive and ascending, found {list(sizes)}")
+
+
+def _notes(graph: StepGraph, device: Device) -> list[str]:
+    model, plan = graph.model, graph.plan
+    notes = list(model.assumptions)
+    q = model.quantization
+    formats: dict[str, DType] = {item.name: item for item in (q.attention, q.dense, q.experts, q.shared_experts)}
+    for item in formats.values():
+        used = device.compute_dtype(item)
+        if used != item.compute:
+            notes.append(f"{device.name} has no {item.compute} units: {item.name} weights are multiplied in {used}.")
+    if plan.pipeline > 1:
+        notes.append(
+            f"Pipeline of {plan.pipeline} stages: a step is cut into as many micro-batches, which fill the pipeline."
+        )
+    if plan.data > 1 and not model.moe.layers:
+        notes.append(f"data_parallel {plan.data} of a dense model: ranks are independent; a step is one rank's.")
+    elif plan.data > 1:
+        notes.append(f"data_parallel {plan.data}: a step is one rank's, with as many tokens on every other rank.")
+    if plan.expert > 1 and plan.imbalance == 1:
+        notes.append("Experts are picked evenly: the busiest group has no more load than chance gives it.")
+    return notes

@@ -1,0 +1,236 @@
+"""Prices operators by the roofline: fixed time, and the larger of compute and memory time."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from hermes_core.api.errors import UnsupportedError
+
+from hermes_hw.devices import Device
+from hermes_hw.dtypes import DType
+from hermes_hw.efficiency import Efficiency
+from hermes_hw.energy import Energy
+from hermes_hw.links import Interconnect, all_gather_s, all_reduce_s, all_to_all_s, p2p_s
+from hermes_hw.operators import ANALYTICAL, Figures, Operator, Price
+from hermes_hw.roofline.cost import gemm_compute_s
+
+_NORM_PASSES: Final = 4
+"""Reads and writes of the hidden state by a norm with its residual: both in, both out."""
+_ROTARY_PASSES: Final = 2
+"""The same of the rotary embedding with the cache write."""
+_SAMPLER_PASSES: Final = 4
+"""Reads and writes of the float32 logits: temperature, softmax, draw."""
+_EXPERT_TILES: Final = (16, 32, 64)
+"""Rows of the tile that a grouped product takes; above the last, 128."""
+
+
+@dataclass(frozen=True)
+class RooflinePricer:
+    """Prices operators on `device` from its datasheet and efficiency constants. Implements `Pricer`."""
+
+    device: Device
+    efficiency: Efficiency
+
+    def price(self, operator: Operator) -> Price:
+        """Return what one run of `operator` costs; see `Pricer.price`."""
+        family = operator.kind.split(".", maxsplit=1)[0]
+        method = self._methods.get(operator.kind) or self._methods.get(family)
+        if method is None:
+            raise UnsupportedError(
+                f"operator {operator.name}: the roofline has no price for kind {operator.kind!r}",
+                remedy=f"Known: {', '.join(self._methods)}.",
+            )
+        return method(operator)
+
+    @cached_property
+    def _methods(self) -> Mapping[str, Callable[[Operator], Price]]:
+        return {
+            "gemm": self._gemm,
+            "attention.decode": self._decode,
+            "attention.prefill": self._prefill,
+            "attention.launch": self._launch,
+            "moe.experts": self._experts,
+            "embedding": self._stream,
+            "norm": self._stream,
+            "rotary": self._stream,
+            "elementwise": self._stream,
+            "sample": self._stream,
+            "collective": self._collective,
+            "transfer.p2p": self._collective,
+        }
+
+    # ---- bounds ----------------------------------------------------------------------------------------------
+
+    def peak_flops(self, dtype: DType) -> float:
+        """Return the datasheet's FLOP/s for weights stored as `dtype`."""
+        return self.device.flops[self.device.compute_dtype(dtype)]
+
+    def attention_flops(self, activation: DType) -> float:
+        """Return the FLOP/s that attention reaches."""
+        return self.peak_flops(activation) * self.efficiency.prefill_attention
+
+    @property
+    def kv_bytes_per_s(self) -> float:
+        """Bytes a second at which attention reads the KV cache."""
+        return self.device.memory_bandwidth_bytes_per_s * self.efficiency.decode_attention
+
+    def _bounded(self, fixed_s: float, flop: Figures, compute_s: Figures, nbytes: Figures, bytes_per_s: float) -> Price:
+        memory_s = nbytes / bytes_per_s
+        seconds = fixed_s + np.maximum(compute_s, memory_s)
+        # What counts for energy is the time that the FLOPs need at the attainable peak, not lost in tiles.
+        joules = Energy.of(self.device).joules(seconds, np.minimum(compute_s, seconds), nbytes)
+        return _price(seconds, joules, flop, nbytes, compute_s=compute_s, memory_s=memory_s, fixed_s=fixed_s)
+
+    def quantizes(self, weights: DType) -> bool:
+        """Whether activations are narrowed by a kernel of their own before a product."""
+        return weights.compute in {"fp8", "int8", "fp4"} and self.device.compute_dtype(weights) == weights.compute
+
+    # ---- products and streams --------------------------------------------------------------------------------
+
+    def _gemm(self, op: Operator) -> Price:
+        m, n, k = op.sizes["m"], op.attributes["n"], op.attributes["k"]
+        peak = self.peak_flops(op.dtype) * self.efficiency.compute
+        tiled_s = gemm_compute_s(m, n, k, peak, self.device.compute_units)
+        nbytes = n * k * op.dtype.bytes + m * ((n + k) * op.activation.bytes)
+        fixed_s = self.efficiency.gemm_s
+        if self.quantizes(op.dtype):
+            fixed_s += self.efficiency.elementwise_s
+        flop = 2.0 * n * k * m
+        memory_s = nbytes / (self.device.memory_bandwidth_bytes_per_s * self.efficiency.memory)
+        seconds = fixed_s + np.maximum(tiled_s, memory_s)
+        joules = Energy.of(self.device).joules(seconds, flop / peak, nbytes)
+        return _price(seconds, joules, flop, nbytes, compute_s=tiled_s, memory_s=memory_s, fixed_s=fixed_s)
+
+    def _stream(self, op: Operator) -> Price:
+        """Element-wise kernels: a fixed time, and bytes at the bandwidth of streaming."""
+        nbytes = stream_bytes(op)
+        rate = self.device.memory_bandwidth_bytes_per_s * self.efficiency.memory
+        memory_s = nbytes / rate
+        fixed_s = self.efficiency.elementwise_s
+        seconds = fixed_s + memory_s
+        zero = np.zeros_like(nbytes)
+        joules = Energy.of(self.device).joules(seconds, zero, nbytes)
+        return _price(seconds, joules, zero, nbytes, memory_s=memory_s, fixed_s=fixed_s)
+
+    def _experts(self, op: Operator) -> Price:
+        """The grouped products of the routed experts: each picked expert is read once and fills whole tiles."""
+        a, eff = op.attributes, self.efficiency
+        picks, distinct = op.sizes["picks"].astype(np.float64), op.sizes["distinct"].astype(np.float64)
+        parameters = a["hidden"] * a["intermediate"] * (a["inputs"] + 1)
+        activations = picks * ((2.0 * a["hidden"] + (a["inputs"] + 1.0) * a["intermediate"]) * op.activation.bytes)
+        nbytes = distinct * (parameters * op.dtype.bytes) + activations
+        share = eff.experts_memory if op.dtype.bits >= op.activation.bits else eff.quantized_experts_memory
+        memory_s = nbytes / (self.device.memory_bandwidth_bytes_per_s * share)
+        peak = self.peak_flops(op.dtype) * eff.compute
+        rows = picks / distinct
+        tile = np.select([rows <= size for size in _EXPERT_TILES], [float(size) for size in _EXPERT_TILES], 128.0)
+        # On average the last tile of an expert is half empty.
+        padded = np.maximum(rows + tile / 2.0, tile) * distinct
+        compute_s = padded * (2.0 * parameters / peak)
+        fixed_s = eff.experts_s + (2 * eff.elementwise_s if self.quantizes(op.dtype) else 0.0)
+        seconds = fixed_s + np.maximum(compute_s, memory_s)
+        flop = picks * (2.0 * parameters)
+        joules = Energy.of(self.device).joules(seconds, flop / peak, nbytes)
+        return _price(seconds, joules, flop, nbytes, compute_s=compute_s, memory_s=memory_s, fixed_s=fixed_s)
+
+    # ---- attention -------------------------------------------------------------------------------------------
+
+    def _launch(self, op: Operator) -> Price:
+        seconds = np.full(op.sizes["calls"].shape, self.efficiency.attention_s)
+        zero = np.zeros_like(seconds)
+        joules = Energy.of(self.device).joules(seconds, zero, zero)
+        return _price(seconds, joules, zero, zero, fixed_s=self.efficiency.attention_s)
+
+    def _decode(self, op: Operator) -> Price:
+        """Every key of every sequence is read once; scores and weighted values for every query head."""
+        keys = op.sizes["context"].astype(np.float64)
+        flop = keys * decode_flop_per_key(op)
+        compute_s = flop / self.attention_flops(op.activation)
+        return self._bounded(0.0, flop, compute_s, keys * kv_bytes_per_key(op), self.kv_bytes_per_s)
+
+    def _prefill(self, op: Operator) -> Price:
+        flop = op.sizes["pairs2"] * prefill_flop_per_pair2(op)
+        compute_s = flop / self.attention_flops(op.activation)
+        return self._bounded(0.0, flop, compute_s, op.sizes["keys"] * kv_bytes_per_key(op), self.kv_bytes_per_s)
+
+    # ---- collectives -----------------------------------------------------------------------------------------
+
+    def _collective(self, op: Operator) -> Price:
+        device, kind = self.device, op.kind.split(".")[1]
+        nbytes = op.sizes["bytes"].astype(np.float64)
+        ranks = op.attributes.get("ranks", 2)
+        link = device.interconnect if ranks <= device.interconnect.domain_devices else device.network
+        if kind == "all_reduce":
+            seconds, moved = all_reduce_s(nbytes, ranks, link), nbytes * (2.0 * (ranks - 1) / ranks)
+        elif kind in {"all_gather", "reduce_scatter"}:
+            seconds, moved = all_gather_s(nbytes, ranks, link), nbytes * ((ranks - 1) / ranks)
+        elif kind == "all_to_all":
+            seconds = all_to_all_s(nbytes, ranks, device.interconnect, device.network)
+            moved = nbytes * ((ranks - 1) / ranks)
+        elif kind == "p2p":
+            far = op.attributes.get("far", 0)
+            seconds, moved = p2p_s(nbytes, device.network if far else device.interconnect), nbytes
+        else:
+            raise UnsupportedError(f"operator {op.name}: no model of the collective {kind!r}")
+        fixed_s = _start_s(link, ranks)
+        joules = Energy.of(device).network_joules(seconds, moved)
+        return _price(seconds, joules, np.zeros_like(nbytes), moved, network_s=seconds - fixed_s, fixed_s=fixed_s)
+
+
+def _start_s(link: Interconnect, ranks: int) -> float:
+    return float(link.latency_s * np.log2(max(ranks, 2)))
+
+
+def _price(
+    seconds: Figures,
+    joules: Figures,
+    flop: Figures,
+    nbytes: Figures,
+    *,
+    compute_s: Figures | float = 0.0,
+    memory_s: Figures | float = 0.0,
+    network_s: Figures | float = 0.0,
+    fixed_s: float = 0.0,
+) -> Price:
+    def column(value: Figures | float) -> Figures:
+        return np.broadcast_to(np.asarray(value, dtype=np.float64), seconds.shape)
+
+    source = np.full(seconds.shape, ANALYTICAL, np.int8)
+    bounds = (column(compute_s), column(memory_s), column(network_s), column(fixed_s))
+    return Price(seconds, joules, column(flop), column(nbytes), *bounds, source)
+
+
+def stream_bytes(op: Operator) -> Figures:
+    """Return the bytes that an element-wise operator reads and writes."""
+    a, width = op.attributes, op.activation.bytes
+    if op.kind == "sample":
+        return op.sizes["sequences"] * (_SAMPLER_PASSES * a["vocab"] * 4.0)
+    per_token = {
+        "embedding": 2.0 * a.get("hidden", 0),
+        "norm": float(_NORM_PASSES * a.get("hidden", 0)),
+        "rotary": float(_ROTARY_PASSES * a.get("hidden", 0)),
+        "elementwise": (a.get("inputs", 0) + 1.0) * a.get("width", 0),
+    }[op.kind]
+    return op.sizes["tokens"] * (per_token * width)
+
+
+def kv_bytes_per_key(op: Operator) -> float:
+    """Return the bytes of KV cache of one key in one layer on one device; `op` is an attention operator."""
+    a = op.attributes
+    values = a["latent"] + a["rope_dim"] if a["latent"] else a["kv_heads"] * (a["head_dim"] + a["v_head_dim"])
+    return values * op.dtype.bytes
+
+
+def decode_flop_per_key(op: Operator) -> float:
+    """Return the FLOPs of a new token for one key: in MLA on the latent (absorbed form, DeepSeek-V2)."""
+    a = op.attributes
+    width = 2 * a["latent"] + a["rope_dim"] if a["latent"] else a["head_dim"] + a["v_head_dim"]
+    return 2.0 * a["heads"] * width
+
+
+def prefill_flop_per_pair2(op: Operator) -> float:
+    """Return half the FLOPs of one pair of query and key of a prompt (pairs are counted twice over)."""
+    a = op.attributes
+    return float(a["heads"] * (a["head_dim"] + a["rope_dim"] + a["v_head_dim"]))

@@ -1,0 +1,105 @@
+import dataclasses
+
+import pytest
+from hermes_core.api import Deployment, InputError, StepShape
+from hermes_hw.devices import find_device
+from hermes_hw.dtypes import dtype_named
+from hermes_hw.memory import kv_groups
+from hermes_hw.models import architecture_from_config, find_model
+from hermes_hw.roofline import RooflineModel
+
+BERT = {
+    "model_type": "bert",
+    "architectures": ["BertModel"],
+    "num_hidden_layers": 24,
+    "hidden_size": 1024,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+    "torch_dtype": "float16",
+}
+VISION = {
+    "hidden_size": 1408,
+    "num_hidden_layers": 34,
+    "num_attention_heads": 16,
+    "intermediate_size": 5632,
+    "model_type": "llama4_vision_model",
+}
+BF16 = dtype_named("bf16")
+
+
+def architecture(name):
+    return architecture_from_config(name, find_model(name).config)
+
+
+@pytest.mark.parametrize("name", ["gemma-3-27b", "gpt-oss-20b", "llama-4-scout"])
+def test_groups_of_layers_sum_to_the_whole_cache(name):
+    model = architecture(name)
+    full, windowed = kv_groups(model, BF16)
+    a = model.attention
+    each = a.kv_heads * (a.head_dim + a.v_head_dim) * 2
+    assert (full.bytes_per_token, full.window) == (a.full_layers * each, 0)
+    assert (windowed.bytes_per_token, windowed.window) == (a.windowed_layers * each, a.window)
+    compiled = RooflineModel().compile(Deployment(model=name, device="b200", tensor_parallel=2))
+    total = sum(group.bytes_per_token for group in compiled.memory.kv_groups)
+    assert total == compiled.memory.kv_bytes_per_token
+
+
+def test_a_model_without_windows_is_one_group():
+    (group,) = kv_groups(architecture("llama-3.1-8b"), BF16, 2)
+    assert (group.bytes_per_token, group.window) == (65_536, 0)
+
+
+def encoder(tokens, seqs=1):
+    pairs2 = seqs * tokens * (tokens + 1)
+    return StepShape(
+        prefill_seqs=seqs, prefill_tokens=seqs * tokens, prefill_pairs2=pairs2, prefill_context=seqs * tokens
+    )
+
+
+def test_an_encoder_is_a_forward_pass_over_all_pairs():
+    deployment = Deployment(model="bge-large", device="h100", model_config=BERT, max_batched_tokens=16_384)
+    lines = {line.operator: line for line in RooflineModel().breakdown(deployment, encoder(500, 8))}
+    assert "lm_head" not in lines
+    assert "sampler" not in lines
+    # Scores and values of every pair: 4 x layers x hidden x tokens^2 for each sequence.
+    assert lines["attention_prefill"].flop == pytest.approx(4 * 24 * 1024 * 8 * 500**2)
+    layers = sum(lines[name].flop for name in ("qkv_proj", "o_proj", "up_proj", "down_proj"))
+    assert layers == pytest.approx(2 * 24 * 12 * 1024**2 * 8 * 500)
+    compiled = RooflineModel().compile(deployment)
+    total = sum(line.duration_s for line in lines.values())
+    assert compiled.steps.step(encoder(500, 8))[0] * 1e-15 == pytest.approx(total, rel=1e-6)
+    assert compiled.memory.kv_groups == ()
+    assert compiled.kv_transfer_bytes_per_token == 0
+
+
+def test_an_encoder_costs_more_attention_than_a_decoder_of_the_same_size():
+    decoder = {**BERT, "model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    deployment = Deployment(model="m", device="h100", model_config=BERT)
+    ours = RooflineModel().compile(deployment).steps.step(encoder(4096))[0]
+    theirs = RooflineModel().compile(dataclasses.replace(deployment, model_config=decoder)).steps.step(encoder(4096))[0]
+    assert ours != theirs
+
+
+def test_the_vision_tower_is_an_encoder_of_its_own():
+    config = {"text_config": dict(find_model("llama-3.1-8b").config), "vision_config": VISION}
+    deployment = Deployment(model="m", device="h100", model_config=config, options={"part": "vision"})
+    compiled = RooflineModel().compile(deployment)
+    model = architecture_from_config("m", config, part="vision")
+    assert model.parameters == pytest.approx(34 * (4 * 1408**2 + 2 * 1408 * 5632))
+    flop = sum(line.flop for line in RooflineModel().breakdown(deployment, encoder(576)))
+    assert flop == pytest.approx(2 * 576 * model.parameters + 4 * 34 * 1408 * 576**2)
+    assert 0 < compiled.steps.step(encoder(576))[0] * 1e-15 < 0.1
+
+
+@pytest.mark.parametrize(("part", "message"), [("vision", "no vision_config"), ("audio", "Known: language, vision")])
+def test_a_part_that_is_not_there_is_named(part, message):
+    with pytest.raises(InputError, match=message):
+        RooflineModel().compile(Deployment(model="llama-3.1-8b", device="h100", options={"part": part}))
+
+
+def test_a_network_stands_beside_the_interconnect():
+    device = find_device("h100")
+    assert device.network.domain_devices > device.interconnect.domain_devices
+    assert device.network.bandwidth_bytes_per_s == 50e9

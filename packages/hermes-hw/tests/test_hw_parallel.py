@@ -1,0 +1,242 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hermes_core.api import Deployment, InputError, StepShape, UnsupportedError
+from hermes_hw.devices import find_device
+from hermes_hw.graph import expected_distinct_experts
+from hermes_hw.links import all_gather_s, all_reduce_s, all_to_all_s, link_facts, link_kinds, p2p_s
+from hermes_hw.memory import weights_bytes_per_device
+from hermes_hw.models import architecture_from_config, find_model
+from hermes_hw.parallel import ParallelPlan
+from hermes_hw.roofline import RooflineModel
+from hermes_hw.testing import check_step_model
+
+DENSE = Deployment(model="llama-3.1-70b", device="h100", tensor_parallel=4)
+EXPERTS = Deployment(model="deepseek-v3", device="h200", tensor_parallel=8)
+NVLINK = find_device("h100").interconnect
+
+
+def compiled(deployment, **change):
+    return RooflineModel().compile(dataclasses.replace(deployment, **change))
+
+
+def run_s(deployment, seqs, context, **change):
+    steps = compiled(deployment, **change).steps
+    return steps.decode_run(seqs, seqs * context, seqs * context, seqs)[0] * 1e-15
+
+
+def operators(deployment, shape, **change):
+    lines = RooflineModel().breakdown(dataclasses.replace(deployment, **change), shape)
+    return {line.operator: line for line in lines}
+
+
+def decoding(seqs, context=1000):
+    return StepShape(decode_seqs=seqs, decode_context=seqs * context, decode_windowed=seqs * context, sampled_seqs=seqs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pipeline_parallel": 4, "tensor_parallel": 2},
+        {"pipeline_parallel": 3},  # 80 layers do not divide evenly
+        {"data_parallel": 2},
+    ],
+)
+def test_plans_keep_the_contract(change):
+    check_step_model(compiled(DENSE, **change).steps, points=40)
+
+
+@pytest.mark.parametrize(
+    "change", [{"expert_parallel": 8}, {"tensor_parallel": 1, "data_parallel": 8, "expert_parallel": 8}]
+)
+def test_plans_of_experts_keep_the_contract(change):
+    check_step_model(compiled(EXPERTS, **change).steps, points=40)
+
+
+@pytest.mark.parametrize("stages", [2, 3, 4])
+@pytest.mark.parametrize("seqs", [1, 2, 3, 64, 257])
+def test_the_breakdown_of_a_pipeline_sums_to_its_step(stages, seqs):
+    deployment = dataclasses.replace(DENSE, pipeline_parallel=stages, graph_sizes=(1, 2, 4, 8))
+    chunk = 300
+    for shape in (
+        decoding(seqs),
+        StepShape(seqs, seqs * 900, seqs * 900, 1, chunk, chunk * (chunk + 1), 0, chunk, seqs + 1),
+    ):
+        total = sum(line.duration_s for line in RooflineModel().breakdown(deployment, shape))
+        step_s = RooflineModel().compile(deployment).steps.step(shape)[0] * 1e-15
+        # A step that does not divide evenly is priced by its largest micro-batch, its attention by the mean.
+        assert step_s == pytest.approx(total, rel=1e-5)
+
+
+def test_a_full_pipeline_of_two_stages_reads_its_weights_twice_in_the_time_of_one_stage():
+    # Weights bound this step: two micro-batches each read half of the layers from a stage, so nothing is gained but
+    # memory; the output head and the hand-over come on top.
+    overheads = {"efficiency": {"step_s": 0, "seq_s": 0, "gemm_s": 0, "elementwise_s": 0, "attention_s": 0}}
+    one = run_s(DENSE, 2, 1, options=overheads)
+    two = run_s(DENSE, 2, 1, options=overheads, pipeline_parallel=2)
+    assert one < two < 1.15 * one
+
+
+def test_a_pipeline_with_one_sequence_has_bubbles():
+    # One token passes through both stages, each of half the layers: no faster than on one stage.
+    one, two = run_s(DENSE, 1, 1000), run_s(DENSE, 1, 1000, pipeline_parallel=2)
+    hop = p2p_s(8192 * 2, NVLINK)
+    assert two == pytest.approx(one + float(hop), rel=1e-6)
+
+
+def test_large_batches_gain_from_a_pipeline():
+    shape = StepShape(prefill_seqs=1, prefill_tokens=8192, prefill_pairs2=8192 * 8193, prefill_context=8192)
+    one = compiled(DENSE).steps.step(shape)[0]
+    two = compiled(DENSE, pipeline_parallel=2).steps.step(shape)[0]
+    assert 0.5 < two / one < 0.6
+
+
+def test_stages_in_other_nodes_hand_over_by_the_network():
+    inside = operators(DENSE, decoding(64), pipeline_parallel=2)["stage_transfer"]
+    outside = operators(DENSE, decoding(64), pipeline_parallel=4)["stage_transfer"]
+    network = find_device("h100").network
+    assert outside.duration_s == pytest.approx(4 * float(p2p_s(16 * 8192 * 2, network)))
+    assert inside.duration_s == pytest.approx(2 * float(p2p_s(32 * 8192 * 2, NVLINK)))
+
+
+def test_weights_of_a_plan_by_hand():
+    model = architecture_from_config("m", find_model("mixtral-8x7b").config)
+    whole = weights_bytes_per_device(model)
+    for plan in (ParallelPlan(1, 1, 8, 8), ParallelPlan(1, 1, 8, 1)):
+        experts = 2 * model.layers * model.moe.experts * model.expert_parameters
+        assert weights_bytes_per_device(model, plan=plan) == pytest.approx(whole - experts * 7 / 8, rel=1e-6)
+    half = weights_bytes_per_device(model, plan=ParallelPlan(1, 2))
+    assert half == pytest.approx((whole - 4 * model.embedding_parameters) / 2 + 2 * model.embedding_parameters)
+
+
+def test_pipelines_hold_their_layers_kv():
+    one, four = compiled(DENSE).memory, compiled(DENSE, pipeline_parallel=4).memory
+    assert four.kv_bytes_per_token == one.kv_bytes_per_token / 4
+
+
+def test_data_parallel_ranks_of_a_dense_model_are_independent():
+    alone, many = compiled(DENSE), compiled(DENSE, data_parallel=2)
+    assert alone.steps.step(decoding(16)) == many.steps.step(decoding(16))
+    assert many.idle_power_w == 2 * alone.idle_power_w
+    assert any("independent" in note for note in many.notes)
+
+
+def test_expert_parallel_reads_the_experts_of_its_rank():
+    by_tensor = operators(EXPERTS, decoding(1))["experts"]
+    by_expert = operators(EXPERTS, decoding(1), expert_parallel=8)["experts"]
+    # One token meets 8 of 256 experts: an eighth of each of 8, or on average one expert of a rank's 32.
+    assert by_expert.bytes == pytest.approx(by_tensor.bytes, rel=0.05)
+
+
+def test_the_busiest_rank_decides():
+    even = operators(EXPERTS, decoding(64), expert_parallel=8)["experts"]
+    skewed = operators(EXPERTS, decoding(64), expert_parallel=8, options={"expert_imbalance": 3})["experts"]
+    assert skewed.flop > 2 * even.flop
+    mean = 64 * 8 / 8
+    plan = ParallelPlan(8, 1, 1, 8)
+    assert float(plan.busiest_picks(np.float64(mean))) == pytest.approx(mean + math.sqrt(2 * mean * math.log(8)))
+    assert float(ParallelPlan(8).busiest_picks(np.float64(mean))) == mean
+
+
+def test_tokens_travel_to_their_experts_and_back():
+    change = {"tensor_parallel": 1, "data_parallel": 8, "expert_parallel": 8}
+    lines = operators(EXPERTS, decoding(64), **change)
+    reached = float(expected_distinct_experts(8, 1, 8.0))
+    nbytes = int(64 * 7168 * 2 * reached)
+    h200 = find_device("h200")
+    each = float(all_to_all_s(nbytes, 8, h200.interconnect, h200.network))
+    assert lines["experts_dispatch"].duration_s == pytest.approx(58 * each, rel=1e-4)
+    assert lines["experts_combine"].duration_s == lines["experts_dispatch"].duration_s
+    assert "all_reduce" not in lines
+    gathered = operators(EXPERTS, decoding(64), tensor_parallel=1, data_parallel=8)
+    assert {"tokens_gather", "tokens_scatter"} <= set(gathered)
+
+
+def test_more_ranks_bring_more_tokens_to_each_expert():
+    small = operators(EXPERTS, decoding(8), tensor_parallel=1, data_parallel=8, expert_parallel=8)["experts"]
+    large = operators(EXPERTS, decoding(64), tensor_parallel=1, data_parallel=8, expert_parallel=8)["experts"]
+    assert small.flop < large.flop < 8.5 * small.flop
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pipeline_parallel": 0}, "pipeline_parallel 0"),
+        ({"pipeline_parallel": 81}, "more than the 80 layers"),
+        ({"expert_parallel": 2}, "has no experts"),
+    ],
+)
+def test_impossible_plans_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        compiled(DENSE, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"expert_parallel": 3}, "does not divide tensor_parallel x data_parallel = 8"),
+        ({"options": {"expert_imbalance": 0.5}}, "expert_imbalance"),
+        ({"options": {"expert_imbalance": math.nan}}, "expert_imbalance"),
+    ],
+)
+def test_impossible_expert_plans_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        compiled(EXPERTS, **change)
+    with pytest.raises(UnsupportedError):
+        compiled(DENSE, expert_parallel=4)
+
+
+# ---- links -------------------------------------------------------------------------------------------------------
+
+
+def test_collectives_by_hand():
+    b, a, s = NVLINK.bandwidth_bytes_per_s, NVLINK.latency_s, 1e8
+    ring = 2 * a * 3 + 14 * (0.2 * a + s / 8 / b)
+    assert float(all_reduce_s(s, 8, NVLINK)) == pytest.approx(ring)
+    tree = dataclasses.replace(NVLINK, algorithm="tree")
+    assert float(all_reduce_s(s, 8, tree)) == pytest.approx(2 * a * 3 * 1.2 + 2 * s / b)
+    switch = dataclasses.replace(NVLINK, algorithm="in_switch")
+    assert float(all_reduce_s(s, 8, switch)) == pytest.approx(2 * a + s / b)
+    assert float(all_gather_s(s, 4, NVLINK)) == pytest.approx(a * 2 + 0.6 * a + 0.75 * s / b)
+    assert float(p2p_s(s, NVLINK)) == pytest.approx(a + s / b)
+
+
+def test_a_switch_that_adds_beats_a_ring_on_large_messages():
+    switch = dataclasses.replace(NVLINK, algorithm="in_switch")
+    assert all_reduce_s(1e9, 8, switch) < 0.6 * all_reduce_s(1e9, 8, NVLINK)
+
+
+def test_an_all_to_all_beyond_the_node_waits_for_the_network():
+    network = find_device("h100").network
+    inside = float(all_to_all_s(1e8, 8, NVLINK, network))
+    outside = float(all_to_all_s(1e8, 32, NVLINK, network))
+    assert outside == pytest.approx(network.latency_s * 5 + 24 / 32 * 1e8 / network.bandwidth_bytes_per_s)
+    assert inside < outside / 5
+
+
+@pytest.mark.parametrize("kind", link_kinds())
+def test_every_kind_of_link_can_be_named(kind):
+    device = find_device("h100", {"interconnect": {"kind": kind}, "network": {"kind": kind.lower()}})
+    assert device.interconnect.bandwidth_bytes_per_s == link_facts(kind)["bandwidth_bytes_per_s"]
+    assert device.network.bandwidth_bytes_per_s == device.interconnect.bandwidth_bytes_per_s
+
+
+def test_a_figure_of_a_link_can_be_overridden():
+    link = find_device("h100", {"interconnect": {"kind": "PCIe 5 x16", "latency_s": 1e-3}}).interconnect
+    assert (link.latency_s, link.bandwidth_bytes_per_s) == (1e-3, 64e9)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"interconnect": {"kind": "NVLink 9"}}, "NVLink 5"),
+        ({"interconnect": {"algorithm": "magic"}}, "one_shot"),
+        ({"network": {"bandwith": 3}}, "bandwidth_bytes_per_s"),
+        ({"network": 3}, "must be a mapping"),
+    ],
+)
+def test_a_mistake_in_a_link_is_named(spec, message):
+    with pytest.raises(InputError, match=message):
+        find_device("h100", spec)
