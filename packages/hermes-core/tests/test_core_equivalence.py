@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hermes_core.serving.plan import KvTransferPlan
 from hermes_core.serving.settings import AdmissionSettings, EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, Simulated, simulate, small_plan
 
@@ -118,7 +119,7 @@ def assert_alike(fast: Simulated, exact: Simulated) -> None:
     assert totals(fast) == totals(exact)
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
     engine=engines(),
     source=sources(),
@@ -132,3 +133,30 @@ def test_exact_mode_gives_the_same_record(engine, source, model, clients, router
     fast = simulate(plan, source, model)
     exact = simulate(replace(plan, exact=True), source, model)
     assert_alike(fast, exact)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    engine=engines(),
+    source=sources(),
+    model=models(),
+    clients=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    transfer=st.builds(
+        KvTransferPlan,
+        bandwidth_bytes_per_s=st.sampled_from([1e8, 1e9, 1e11]),
+        latency_ns=st.sampled_from([0, 3_000_000]),
+        layer_wise=st.booleans(),
+        pairing=st.sampled_from(["global", "local"]),
+    ),
+    duration=st.sampled_from([None, 1_234_567_891]),
+)
+def test_exact_mode_gives_the_same_record_when_disaggregated(engine, source, model, clients, transfer, duration):
+    plan = small_plan(engine, duration_ns=duration)
+    prefill = replace(plan.pools[0], name="prefill", stages=("prefill",), clients=clients[0])
+    decode = replace(plan.pools[0], name="decode", stages=("decode",), clients=clients[1], kv_transfer=transfer)
+    plan = replace(plan, pools=(prefill, decode))
+    fast = simulate(plan, source, model)
+    exact = simulate(replace(plan, exact=True), source, model)
+    assert_alike(fast, exact)
+    assert_array_equal = np.testing.assert_array_equal
+    assert_array_equal(fast.table("transfers")["end_ns"], exact.table("transfers")["end_ns"])

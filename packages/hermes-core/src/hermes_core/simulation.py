@@ -29,6 +29,7 @@ from hermes_core.serving.plan import PoolPlan, SimulationPlan
 from hermes_core.serving.queues import QUEUE_ORDERS
 from hermes_core.serving.request import Status
 from hermes_core.serving.routers import ROUTERS
+from hermes_core.serving.transfer import KvTransfer
 from hermes_proto.common.v1 import diagnostic_pb2, price_source_pb2
 from hermes_proto.core.v1 import run_record_pb2, scenario_pb2
 
@@ -192,7 +193,16 @@ class Simulation:
         patience = None
         if settings.client_timeout_ns or settings.client_retries:
             patience = Patience(settings, self._kernel, coordinator.give_up)
-        return Pool(plan.name, clients, router(plan.router_options, random), limit, admission, patience)
+        return Pool(
+            name=plan.name,
+            clients=clients,
+            router=router(plan.router_options, random),
+            max_model_len=limit,
+            transfer=KvTransfer(plan.kv_transfer, compiled.layers),
+            kv_bytes_per_token=compiled.kv_transfer_bytes_per_token,
+            admission=admission,
+            patience=patience,
+        )
 
     # --- the record's head and tail ---------------------------------------------------------------------------------
 
@@ -322,7 +332,7 @@ def _jobs(
         name = "+".join(kinds)
         if name not in stage_sets:
             stage_sets.append(name)
-        jobs.append(StageJob(stage_sets.index(name), pools[pool]))
+        jobs.append(StageJob(stage_sets.index(name), pools[pool], "prefill" in kinds, "decode" in kinds))
     return jobs
 
 

@@ -11,11 +11,13 @@ from hermes_core.record import Recorder
 from hermes_core.serving.admission import Admission
 from hermes_core.serving.llm_client import LlmClient
 from hermes_core.serving.patience import Patience
-from hermes_core.serving.request import DROPPED, SHED, TIMED_OUT, UNFINISHED, Request, Status
+from hermes_core.serving.request import DROPPED, FINISHED, SHED, TIMED_OUT, UNFINISHED, Request, Status
 from hermes_core.serving.routers import PoolLoad, Router
-from hermes_core.serving.sequence import Sequence
+from hermes_core.serving.sequence import HANDED_ON, REMOTE, Sequence
+from hermes_core.serving.transfer import KvTransfer
 
 _ARRIVAL: Final = rank(Phase.ARRIVAL)
+_TRANSFER: Final = rank(Phase.TRANSFER)
 _NO_CLIENT: Final = 65535
 _MAX_LINKED: Final = 1 << 16
 """Requests that wait for another one before the coordinator stops reading ahead."""
@@ -29,11 +31,14 @@ class Pool:
     clients: SequenceOf[LlmClient]
     router: Router
     max_model_len: int
+    transfer: KvTransfer
+    kv_bytes_per_token: int
     admission: Admission | None = None
     """None lets everyone in."""
     patience: Patience | None = None
     """None waits for ever."""
     load: PoolLoad = field(init=False)
+    paired: bool = field(init=False)
     first_client: int = field(init=False)
     """Number of its first client among all clients; the others follow."""
     entry_ns: int = field(init=False)
@@ -42,6 +47,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         self.load = PoolLoad(len(self.clients))
+        self.paired = self.transfer.paired
         self.first_client = self.clients[0].number
         front_end = self.clients[0].settings.front_end
         self.entry_ns = front_end.request_ns
@@ -56,6 +62,10 @@ class StageJob:
     stage_set: int
     """Index into the manifest's stage sets."""
     pool: Pool
+    prefills: bool = True
+    """Whether the prompt is computed here; else its KV comes from the client that had the request before."""
+    decodes: bool = True
+    """Whether the answer is generated here; else the prompt's KV is handed on."""
 
 
 class Coordinator:
@@ -65,6 +75,8 @@ class Coordinator:
         "_add_request",
         "_add_stage_job",
         "_ends",
+        "_add_transfer",
+        "_handovers",
         "_held",
         "_kernel",
         "_linked",
@@ -72,6 +84,7 @@ class Coordinator:
         "_next",
         "_pack_request",
         "_pack_stage_job",
+        "_pack_transfer",
         "_pipelines",
         "_pools",
         "_requests",
@@ -110,6 +123,7 @@ class Coordinator:
         self._pipelines = pipelines
         self._requests = requests
         self._add_request, self._pack_request = recorder.add_request, recorder.pack_request
+        self._add_transfer, self._pack_transfer = recorder.add_transfer, recorder.pack_transfer
         self._add_stage_job, self._pack_stage_job = recorder.add_stage_job, recorder.pack_stage_job
         self._pools: list[Pool] = []
         self._linked: dict[int, list[Request]] = {}
@@ -117,6 +131,8 @@ class Coordinator:
         self._linked_count = 0
         self._ends: dict[int, Nanos] | None = None
         """Ends of requests that others may wait for; None until the first link is seen."""
+        self._handovers: dict[int, tuple[Sequence, LlmClient, Nanos]] = {}
+        """By request: the sequence and client that hold its computed prompt, and since when."""
         self._held: Request | None = None
         """Read, but not taken in because too many wait already."""
         self._next: Request
@@ -179,7 +195,7 @@ class Coordinator:
 
     def _send(self, request: Request, now: Nanos) -> None:
         """Hand the request to a client for the job it has come to."""
-        job = request.job = self._pipelines[request.pipeline][request.position]
+        job = self._pipelines[request.pipeline][request.position]
         pool = job.pool
         prompt_tokens = request.prompt_tokens
         tokens = prompt_tokens + request.output_tokens
@@ -187,7 +203,11 @@ class Coordinator:
             self.too_long += 1
             self._refuse(request, job, now, DROPPED)
             return
-        number = pool.router.pick(request, pool.load)
+        if pool.paired and not job.prefills:
+            source = self._handovers[request.request_id][0]
+            number = source.client % len(pool.clients)
+        else:
+            number = pool.router.pick(request, pool.load)
         client = pool.clients[number]
         if tokens > client.max_tokens:
             self.too_big += 1
@@ -196,14 +216,17 @@ class Coordinator:
         if pool.admission is not None and not pool.admission.admits(request, client.waiting, now):
             self._turn_away(request, job, now)
             return
-        request.client = number
         load = pool.load
         load.jobs[number] += 1
         load.tokens[number] += prompt_tokens
-        seq = Sequence(request, prompt_tokens, request.output_tokens, now)
+        seq = Sequence(request, job, number, prompt_tokens, request.output_tokens if job.decodes else 1, now)
+        if not job.prefills:
+            seq.kv = REMOTE
+        elif not job.decodes:
+            seq.kv = HANDED_ON
         request.sequence = seq
-        if pool.patience is not None:
-            pool.patience.watch(request, seq, now)
+        if pool.patience is not None and not request.position:
+            pool.patience.watch(request, now)
         delay = pool.entry_ns + pool.entry_token_ns * prompt_tokens
         if delay:
             self._kernel.schedule(now + delay, _ARRIVAL, partial(client.submit, seq))
@@ -213,26 +236,51 @@ class Coordinator:
     def job_ended(self, seq: Sequence, now: Nanos, last_step: int, streams: int, status: int) -> None:
         """Take back a request whose job on a client has ended."""
         request = seq.request
-        job = request.job
+        job = seq.job
         pool = job.pool
-        number = request.client
+        number = seq.client
         load = pool.load
         load.jobs[number] -= 1
         load.tokens[number] -= seq.prompt_tokens
         self._add_stage_job(
             self._pack_stage_job(
-                request.request_id, request.position, job.stage_set, pool.first_client + number, seq.enqueue_ns,
+                request.request_id, seq.position, job.stage_set, pool.first_client + number, seq.enqueue_ns,
                 seq.start_ns, seq.first_token_ns, now, seq.prompt_tokens, seq.cached_tokens, seq.generated, seq.first_step,
                 last_step, seq.preemptions, status,
             )
         )  # fmt: skip
-        if request.sequence is seq:
+        if request.sequence is not seq:
+            return
+        if job.decodes or status != FINISHED:
             self._finish(request, now + pool.stream_ns * streams, status, seq.generated)
+        else:
+            self._handovers[request.request_id] = (seq, pool.clients[number], now)
+            request.position += 1
+            self._send(request, now)
 
     def first_token(self, seq: Sequence, now: Nanos, streams: int) -> None:
         """Note when the user holds the first token of the answer."""
         request = seq.request
-        request.first_token_ns = now + request.job.pool.stream_ns * streams
+        job = seq.job
+        if job.decodes and request.sequence is seq:
+            request.first_token_ns = now + job.pool.stream_ns * streams
+
+    # --- KV from client to client -----------------------------------------------------------------------------------
+
+    def fetch_kv(self, seq: Sequence, tokens: int, now: Nanos) -> None:
+        """Send `tokens` of KV from the client that has computed them to the one that has allocated blocks for them."""
+        request = seq.request
+        source_seq, source, prefilled_ns = self._handovers.pop(request.request_id)
+        pool = seq.job.pool
+        size_bytes = tokens * pool.kv_bytes_per_token
+        span_ns = pool.transfer.duration_ns(size_bytes, prefilled_ns - source_seq.start_ns)
+        target = pool.clients[seq.client]
+        end_ns = now + span_ns
+        self._add_transfer(
+            self._pack_transfer(request.request_id, source.number, target.number, 0, size_bytes, now, end_ns)
+        )
+        self._kernel.schedule(end_ns, _TRANSFER, partial(source.kv_taken, source_seq))
+        self._kernel.schedule(end_ns, _TRANSFER, partial(target.kv_fetched, seq))
 
     def _turn_away(self, request: Request, job: StageJob, now: Nanos) -> None:
         """Shed a request at the door; it may try again."""
@@ -241,13 +289,15 @@ class Coordinator:
         if again_ns is None:
             self._refuse(request, job, now, SHED)
         else:
-            self.retries += 1
-            self._kernel.schedule(again_ns, _ARRIVAL, partial(self._send, request))
+            self._try_again(request, now, again_ns)
 
-    def give_up(self, request: Request, seq: Sequence, now: Nanos) -> None:
+    def give_up(self, request: Request, now: Nanos) -> None:
         """Stop a request whose client has waited too long; it may try again."""
-        job = request.job
-        client = job.pool.clients[request.client]
+        seq = request.sequence
+        if seq is None:
+            raise AssertionError("patience ends only for requests that are being served")
+        job = seq.job
+        client = job.pool.clients[seq.client]
         tokens = client.tokens_given(seq, now)
         request.sequence = None
         client.cancel(seq, now, TIMED_OUT)
@@ -255,9 +305,23 @@ class Coordinator:
         if again_ns is None:
             self._finish(request, now, TIMED_OUT, tokens)
         else:
-            self.retries += 1
-            request.first_token_ns = -1
-            self._kernel.schedule(again_ns, _ARRIVAL, partial(self._send, request))
+            self._try_again(request, now, again_ns)
+
+    def _try_again(self, request: Request, now: Nanos, again_ns: Nanos) -> None:
+        """Let a request begin anew."""
+        self.retries += 1
+        request.sequence = None
+        self._forget_kv(request, now)
+        request.first_token_ns = -1
+        request.position = 0
+        self._kernel.schedule(again_ns, _ARRIVAL, partial(self._send, request))
+
+    def _forget_kv(self, request: Request, now: Nanos) -> None:
+        """Let the client that holds KV for a request's next stage free it: nobody will take it."""
+        handover = self._handovers.pop(request.request_id, None)
+        if handover is not None:
+            seq, client, _ = handover
+            self._kernel.schedule(now, _TRANSFER, partial(client.kv_taken, seq))
 
     def _refuse(self, request: Request, job: StageJob, now: Nanos, status: int) -> None:
         self._add_stage_job(
@@ -272,6 +336,8 @@ class Coordinator:
         """Close the books on a request."""
         self.ended += 1
         self.counts[status] += 1
+        if self._handovers:
+            self._forget_kv(request, self._kernel.now)
         request_id = request.request_id
         del self.live[request_id]
         request.sequence = None
@@ -300,20 +366,22 @@ class Coordinator:
 
     def close(self, status: int = UNFINISHED) -> None:
         """Write rows for the requests that have arrived and not ended."""
-        for request in list(self.live.values()):
+        now = self._kernel.now
+        for request in self.live.values():
             seq = request.sequence
-            job = request.job
             tokens = 0
             if seq is not None:
-                client = job.pool.clients[request.client]
-                tokens = client.tokens_given(seq, self._kernel.now)
+                client = seq.job.pool.clients[seq.client]
+                tokens = client.tokens_given(seq, now)
                 self._add_stage_job(
                     self._pack_stage_job(
-                        request.request_id, request.position, job.stage_set, client.number, seq.enqueue_ns,
+                        request.request_id, seq.position, seq.job.stage_set, client.number, seq.enqueue_ns,
                         seq.start_ns, seq.first_token_ns, -1, seq.prompt_tokens, seq.cached_tokens, tokens,
                         seq.first_step, -1, seq.preemptions, status,
                     )
                 )  # fmt: skip
+                if not seq.job.decodes:
+                    tokens = 0
             self.counts[status] += 1
             self._add_request(
                 self._pack_request(

@@ -14,7 +14,7 @@ from hermes_core.record.tables import STEPS
 from hermes_core.serving.batching import BatchPolicy
 from hermes_core.serving.queues import WaitingQueue
 from hermes_core.serving.scheduler import WITHDRAWN, Owner, Scheduler
-from hermes_core.serving.sequence import Sequence
+from hermes_core.serving.sequence import FETCHED, Sequence
 from hermes_core.serving.settings import EngineSettings
 
 
@@ -129,20 +129,45 @@ class LlmClient:
         if waiting > self.peak_waiting:
             self.peak_waiting = waiting
         steps = self._steps
-        step = scheduler.step
         if not steps:
-            seq.visible_step = step
-            if self._event < 0:
-                # The last step may have ended half a nanosecond after the event that said so.
-                self._end_fs = max(self._end_fs, now * FS_PER_NS)
-                self._event = self._schedule(now, self._rank, self._on_boundary)
+            seq.visible_step = scheduler.step
+            self._wake(now)
             return
         if steps == 1:
-            seq.visible_step = step + 1 + self._lag
+            seq.visible_step = scheduler.step + 1 + self._lag
             return
         wanted = self._lag + self._steps_ended_by(now)
-        seq.visible_step = step + wanted
-        if wanted < steps and not (scheduler.blocked and scheduler.queue.ordered_by_arrival):
+        seq.visible_step = scheduler.step + wanted
+        if wanted < steps and (
+            not scheduler.blocked or seq.kv == FETCHED or not scheduler.queue.ordered_by_arrival
+        ):
+            self._cut(wanted)
+
+    def _wake(self, now: Nanos) -> None:
+        """Let an idle engine plan at once."""
+        if self._event < 0:
+            # The last step may have ended half a nanosecond after the event that said so.
+            self._end_fs = max(self._end_fs, now * FS_PER_NS)
+            self._event = self._schedule(now, self._rank, self._on_boundary)
+
+    def kv_fetched(self, seq: Sequence, now: Nanos) -> None:
+        """The KV of `seq`, for which it holds blocks, has come from another client."""
+        if seq.order == WITHDRAWN:
+            self.kv_taken(seq, now)
+        else:
+            seq.kv = FETCHED
+            self.submit(seq, now)
+
+    def kv_taken(self, seq: Sequence, now: Nanos) -> None:
+        """Another client has taken the KV of `seq`: its blocks serve the first step that is not planned yet."""
+        scheduler = self.scheduler
+        if not self._steps:
+            scheduler.releases.append((scheduler.step, seq))
+            self._wake(now)
+            return
+        wanted = self._lag + (1 if self._steps == 1 else self._steps_ended_by(now))
+        scheduler.releases.append((scheduler.step + wanted, seq))
+        if wanted < self._steps:
             self._cut(wanted)
 
     def _steps_ended_by(self, now: Nanos) -> int:
@@ -194,9 +219,13 @@ class LlmClient:
     def cancel(self, seq: Sequence, now: Nanos, status: int) -> None:
         """Stop a sequence: at once if it waits, else with the first step that is not planned yet."""
         scheduler = self.scheduler
+        ended = self._steps_ended_by(now) if self._steps else 0
         if scheduler.withdraw(seq, now, status):
+            # Whoever was behind it may fit.
+            if ended < self._steps and scheduler.blocked:
+                self._cut(ended)
             return
-        wanted = self._lag + (1 if self._steps == 1 else self._steps_ended_by(now))
+        wanted = self._lag + ended
         scheduler.aborts.append((scheduler.step + wanted, seq, status))
         if wanted < self._steps:
             self._cut(wanted)
@@ -229,7 +258,7 @@ class LlmClient:
         if self._steps:
             self._settle()
         else:
-            self.scheduler.now_ns = now
+            self.scheduler.wake(now)
         self._launch()
 
     def _settle(self) -> None:
@@ -314,12 +343,16 @@ class LlmClient:
             if scheduler.leaving:
                 return 1
             seen = incoming[0].visible_step - scheduler.step
-            if seen < steps and not (scheduler.blocked and scheduler.queue.ordered_by_arrival):
+            if seen < steps and not (
+                scheduler.blocked and scheduler.queue.ordered_by_arrival and not scheduler.fetching
+            ):
                 steps = seen
         elif scheduler.leaving and scheduler.blocked:
             return 1
         if scheduler.aborts and scheduler.aborts[0][0] - scheduler.step < steps:
             steps = scheduler.aborts[0][0] - scheduler.step
+        if scheduler.releases and scheduler.releases[0][0] - scheduler.step < steps:
+            steps = scheduler.releases[0][0] - scheduler.step
         available = scheduler.pool.available
         if scheduler.batch.count * (steps // self._block_size + 1) > available:
             # The first step has its blocks already.
@@ -330,10 +363,12 @@ class LlmClient:
         """Nothing runs. An idle engine sees newcomers, and what was freed, at once."""
         scheduler = self.scheduler
         again = bool(scheduler.incoming) or scheduler.preempted or (bool(scheduler.leaving) and scheduler.blocked)
+        again = again or bool(scheduler.releases)
         scheduler.free_leaving()
+        scheduler.free_released()
         for seq in scheduler.incoming:
             seq.visible_step = scheduler.step
         if again:
             self._launch()
-        elif scheduler.queue:
+        elif scheduler.queue and not scheduler.fetching:
             raise AssertionError("a request waits for an idle engine: it should have been refused at the door")

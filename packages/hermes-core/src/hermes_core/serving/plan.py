@@ -2,11 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from hermes_core.api.hardware import Deployment
 from hermes_core.api.time import Nanos
 from hermes_core.serving.settings import EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class KvTransferPlan:
+    """How a decode pool gets the KV that another pool has computed."""
+
+    bandwidth_bytes_per_s: float = 50e9
+    """Of the path between two clients; the default is one 400 Gbit/s adapter."""
+    latency_ns: Nanos = 20_000
+    layer_wise: bool = False
+    """Send each layer as soon as it is computed, so that only what the prefill could not hide is waited for."""
+    pairing: Literal["global", "local"] = "global"
+    """"global": the router picks any client of the pool; "local": prefill client i always feeds decode client i."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +37,8 @@ class PoolPlan:
     router: str = "least_tokens"
     """Name in the entry-point group hermes.routers."""
     router_options: Mapping[str, Any] = field(default_factory=dict)
+    kv_transfer: KvTransferPlan = KvTransferPlan()
+    """Only of use to a pool that decodes what another one has prefilled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,8 @@
 """A request on its way through its pipeline."""
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from hermes_core.serving.sequence import Segments, Sequence
-
-if TYPE_CHECKING:
-    from hermes_core.serving.coordinator import StageJob
-
 
 class Status(IntEnum):
     """How a request or a stage job ended; the numbers of hermes.core.v1.RequestStatus."""
@@ -31,10 +26,8 @@ class Request:
     __slots__ = (
         "after",
         "arrival_ns",
-        "client",
         "deadline_ns",
         "first_token_ns",
-        "job",
         "luck",
         "output_segment",
         "output_tokens",
@@ -70,12 +63,8 @@ class Request:
         self.luck = 0
         self.segments: Segments | None = None
         self.output_segment = -1
-        self.job: StageJob
-        """The stage job it has come to."""
         self.position = 0
         """Number of the stage job it is in."""
-        self.client = -1
-        """Number, within the pool, of the client that has it."""
         self.sequence: Sequence | None = None
         """What its job is to the client that has it."""
         self.first_token_ns = -1

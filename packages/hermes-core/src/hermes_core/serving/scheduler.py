@@ -16,7 +16,7 @@ from hermes_core.serving.exact_batch import ExactBatch
 from hermes_core.serving.queues import WaitingQueue
 from hermes_core.serving.request import FINISHED
 from hermes_core.serving.reservations import reservation_of
-from hermes_core.serving.sequence import Segments, Sequence
+from hermes_core.serving.sequence import FETCHED, HANDED_ON, LOCAL, REMOTE, Segments, Sequence
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.serving.victims import victim_of
 
@@ -34,6 +34,10 @@ class Owner(Protocol):
 
     def job_ended(self, seq: Sequence, now: Nanos, last_step: int, streams: int, status: int) -> None:
         """`seq` has left the engine."""
+        ...
+
+    def fetch_kv(self, seq: Sequence, tokens: int, now: Nanos) -> None:
+        """Blocks for the KV of `seq` are allocated: let `tokens` of it come."""
         ...
 
 
@@ -59,6 +63,8 @@ class Scheduler:
         "cached_tokens",
         "chunks",
         "decode",
+        "fetched",
+        "fetching",
         "incoming",
         "leaving",
         "now_ns",
@@ -68,6 +74,7 @@ class Scheduler:
         "prefill_tokens",
         "prefilling",
         "queue",
+        "releases",
         "running",
         "settings",
         "shape",
@@ -103,6 +110,12 @@ class Scheduler:
         """Ended, slots and blocks not free yet: the step after is already planned."""
         self.aborts: deque[tuple[int, Sequence, int]] = deque()
         """Running sequences that were cancelled: (first step without it, sequence, status)."""
+        self.fetched: deque[Sequence] = deque()
+        """Sequences whose KV has come from another client; they hold their blocks."""
+        self.fetching = 0
+        """Sequences that hold blocks without running: their KV is on its way, in or out."""
+        self.releases: deque[tuple[int, Sequence]] = deque()
+        """Sequences whose KV another client has taken: (first step that can have their blocks, sequence)."""
         self.blocked = False
         """The head of the queue cannot enter until something is freed."""
         self.queue = queue
@@ -147,6 +160,8 @@ class Scheduler:
             self._settle_chunks()
         if self.aborts:
             self._settle_aborts()
+        if self.releases:
+            self.free_released(self.step)
 
     def _settle_chunks(self) -> None:
         """Move prompts that are complete to the decoding batch."""
@@ -172,7 +187,9 @@ class Scheduler:
         """Let a sequence go that has given all its tokens."""
         seq.generated = seq.output_tokens
         del self.running[seq.order]
-        if self._delayed:
+        if seq.kv == HANDED_ON:
+            self.fetching += 1
+        elif self._delayed:
             self.leaving.append(seq)
         else:
             self._free(seq, seq.prompt_tokens + seq.output_tokens - 1)
@@ -187,6 +204,7 @@ class Scheduler:
         elif seq in self.queue:
             self.queue.remove(seq)
         else:
+            # On its way here, or its KV is: whoever brings it finds it withdrawn.
             seq.order = WITHDRAWN
         self._owner.job_ended(seq, now, -1, len(self.running), status)
         return True
@@ -243,16 +261,20 @@ class Scheduler:
         if incoming:
             step = self.step
             while incoming and incoming[0].visible_step <= step:
-                queue.push(incoming.popleft())
+                seq = incoming.popleft()
+                if seq.kv == FETCHED:
+                    self.fetched.append(seq)
+                else:
+                    queue.push(seq)
         first = self._policy.prompts_first
         if not first:
             self._feed_decodes()
-        if queue or self.prefilling or self._policy.every_step:
+        if queue or self.prefilling or self.fetched or self._policy.every_step:
             self._policy.plan(self)
             if not self.decode and self._demand_taken:
                 # The decoding members stand still: what was taken for them is given back.
                 self.pool.take_back(self.batch.demand())
-            self.blocked = bool(queue)
+            self.blocked = bool(queue) or bool(self.fetched)
         else:
             self.blocked = False
         if first and self.decode:
@@ -324,21 +346,33 @@ class Scheduler:
 
     def waiting(self) -> Sequence | None:
         """Return who is next in the queue and may enter this step."""
-        if not self.queue or len(self.running) + len(self.leaving) >= self._max_seqs:
+        if len(self.running) + len(self.leaving) >= self._max_seqs:
             return None
-        return self.queue.head()
+        if self.fetched:
+            return self.fetched[0]
+        return self.queue.head() if self.queue else None
 
     def uncached(self, seq: Sequence) -> int:
         """Return how many tokens of a waiting sequence's prompt the prefix cache does not hold."""
+        if seq.kv == FETCHED:
+            return 1
         return seq.target - self._hit(seq, self._segments_of(seq))[0] * self._block_size
 
     def admit(self, max_tokens: int) -> int:
         """Admit the head of the queue with up to `max_tokens` of its prompt; 0 if nobody may enter."""
         queue = self.queue
         running = self.running
-        if not queue or len(running) + len(self.leaving) >= self._max_seqs:
+        if len(running) + len(self.leaving) >= self._max_seqs:
+            return 0
+        if self.fetched:
+            return self._admit_fetched()
+        if not queue:
             return 0
         seq = queue.head()
+        while seq.kv == REMOTE:
+            if not self._begin_fetch(seq) or not queue:
+                return 0
+            seq = queue.head()
         pool = self.pool
         size = self._block_size
         tokens = target = seq.target
@@ -359,11 +393,9 @@ class Scheduler:
             pool.acquire(seq, segments, hit)
             seq.shared = hit
         pool.allocate(blocks)
-        seq.order = order = self._admissions
-        self._admissions = order + 1
-        running[order] = seq
         if self._reservation is not None:
             self._reservation.entered(seq)
+        self._enter(seq)
         if seq.start_ns < 0:
             seq.start_ns = self.now_ns
             seq.cached_tokens = cached
@@ -372,6 +404,57 @@ class Scheduler:
         if seq.computed < target:
             self.prefilling.append(seq)
         return tokens
+
+    def _enter(self, seq: Sequence) -> None:
+        """Put a sequence at the end of the running list."""
+        seq.order = order = self._admissions
+        self._admissions = order + 1
+        self.running[order] = seq
+
+    # --- KV that another client has computed ------------------------------------------------------------------------
+
+    def _begin_fetch(self, seq: Sequence) -> bool:
+        """Allocate the blocks of the head of the queue and let its KV come. It waits, with its blocks, until then."""
+        pool = self.pool
+        segments = self._segments_of(seq)
+        hit, idle = self._hit(seq, segments)
+        blocks = -(-seq.target // self._block_size) - hit
+        if not self._has_room(seq, blocks, hit, idle):
+            return False
+        self.queue.pop()
+        if segments is not None:
+            pool.acquire(seq, segments, hit)
+            seq.shared = hit
+        pool.allocate(blocks)
+        if self._reservation is not None:
+            self._reservation.entered(seq)
+        seq.cached_tokens = hit * self._block_size
+        self.cached_tokens += seq.cached_tokens
+        self.fetching += 1
+        self._owner.fetch_kv(seq, seq.target - seq.cached_tokens, self.now_ns)
+        return True
+
+    def _admit_fetched(self) -> int:
+        """Admit a sequence whose KV has come: its last prompt token is computed again, to get its logits."""
+        seq = self.fetched.popleft()
+        self.fetching -= 1
+        seq.kv = LOCAL
+        self._enter(seq)
+        seq.start_ns = self.now_ns
+        self._schedule(seq, seq.target - 1, 1)
+        return 1
+
+    def free_released(self, step: int = NEVER) -> None:
+        """Free what was held for another client that has taken it, for use from `step` on."""
+        while self.releases and self.releases[0][0] <= step:
+            seq = self.releases.popleft()[1]
+            self.fetching -= 1
+            self._free(seq, seq.target)
+
+    def wake(self, now: Nanos) -> None:
+        """Begin anew after having been idle."""
+        self.now_ns = now
+        self.free_released(self.step)
 
     def _has_room(self, seq: Sequence, blocks: int, hit: int, idle: int) -> bool:
         """Return whether the memory policy lets a sequence in that needs `blocks` now and has found `hit`."""
@@ -391,6 +474,9 @@ class Scheduler:
         blocks = -(-(computed + tokens) // size) - -(-computed // size)
         while blocks > pool.available:
             victim = self._victim(self.running, self.batch)
+            if victim in self.chunks:
+                # Already in this step: then it is this one that waits.
+                victim = seq
             self._preempt(victim)
             if victim is seq:
                 return 0

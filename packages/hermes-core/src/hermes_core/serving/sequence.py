@@ -4,10 +4,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from hermes_core.serving.blocks import PrefixNode
+    from hermes_core.serving.coordinator import StageJob
     from hermes_core.serving.request import Request
 
 Segments: TypeAlias = tuple[tuple[int, int], ...]
 """(segment id, tokens) from the start of the prompt."""
+
+
+LOCAL, REMOTE, FETCHED, HANDED_ON = range(4)
+"""States of a sequence's KV: computed here; computed elsewhere and to be fetched; fetched, with blocks held; computed
+here for another client, which has to take it before the blocks are free."""
 
 
 class Sequence:
@@ -20,17 +26,21 @@ class Sequence:
 
     __slots__ = (
         "cached_tokens",
+        "client",
         "computed",
         "decode_base",
         "enqueue_ns",
         "first_step",
         "first_token_ns",
         "generated",
+        "job",
+        "kv",
         "leave_step",
         "order",
         "output_segment",
         "output_tokens",
         "path",
+        "position",
         "preemptions",
         "prompt_tokens",
         "request",
@@ -41,8 +51,21 @@ class Sequence:
         "visible_step",
     )
 
-    def __init__(self, request: "Request", prompt_tokens: int, output_tokens: int, enqueue_ns: int) -> None:
+    def __init__(
+        self,
+        request: "Request",
+        job: "StageJob",
+        client: int,
+        prompt_tokens: int,
+        output_tokens: int,
+        enqueue_ns: int,
+    ) -> None:
         self.request = request
+        self.job = job
+        self.position = request.position
+        """Number of its job within the request."""
+        self.client = client
+        """Number, within the job's pool, of the client that has it."""
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.enqueue_ns = enqueue_ns
@@ -56,6 +79,8 @@ class Sequence:
         """Tokens of these that are computed, or found in the prefix cache."""
         self.generated = 0
         """Tokens given until it was last preempted, or joined the decoding batch."""
+        self.kv = LOCAL
+        """Where the KV of its prompt is: to be computed here, at another client, or fetched from there."""
         self.cached_tokens = 0
         """Found in the prefix cache at first admission."""
         self.preemptions = 0
