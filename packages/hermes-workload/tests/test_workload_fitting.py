@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from hermes_workload import WorkloadError, open_workload
+from hermes_workload.classes import fit_classes
 from hermes_workload.conversations import find_conversations, fit_conversations
 from hermes_workload.distance import ks_distance, ks_significance, rank_correlation
 from hermes_workload.fitting import fit
@@ -125,6 +126,29 @@ def test_conversations_are_found_by_their_shared_beginnings():
     assert fitted.goodness.prompt_ks < 0.06
     with pytest.raises(WorkloadError, match="no identity"):
         find_conversations(open_with())
+
+
+def test_a_mix_of_sizes_that_changes_over_time_is_kept():
+    def entry(median, shares):
+        size = {"kind": "lognormal", "median": median, "p95": 1.2 * median}
+        return {"prompt": size, "output": {"kind": "fixed", "tokens": median}, "share": shares}
+
+    truth = {
+        "kind": "mix",
+        "requests": 20_000,
+        "arrivals": {"kind": "poisson", "rate_per_s": 10},
+        "share_step_ns": 1_000 * SECOND,
+        "entries": [entry(100, [0.9, 0.1]), entry(5_000, [0.1, 0.9])],
+    }
+    found = fit_classes(survey(open_workload(truth, 5)))
+    assert found.goodness.prompt_ks < 0.03
+    source = open_workload({**found.spec, "requests": 20_000}, 6)
+    times = np.concatenate([batch.arrival_ns for batch in source.batches()])
+    long = np.concatenate([batch.prompt_tokens for batch in source.batches()]) > 700
+    for part, share in ((times < 900 * SECOND, 0.1), ((times > 1_100 * SECOND) & (times < 1_900 * SECOND), 0.9)):
+        assert long[part].mean() == pytest.approx(share, abs=0.03)
+    with pytest.raises(WorkloadError, match="cannot be divided"):
+        fit_classes(survey(open_with(requests=50)))
 
 
 def test_too_little_cannot_be_fitted():

@@ -260,6 +260,23 @@ def test_shares_are_of_conversations():
     assert (batch.session_id[waits] == batch.session_id[batch.after_request[waits]]).all()
 
 
+def test_shares_may_change_over_time():
+    def entry(tokens, shares):
+        return {"prompt": {"kind": "fixed", "tokens": tokens}, "output": PLAIN["output"], "share": shares}
+
+    spec = {
+        "kind": "mix",
+        "requests": 4_000,
+        "arrivals": {"kind": "constant", "rate_per_s": 10},
+        "share_step_ns": 100 * SECOND,
+        "entries": [entry(1, [1.0, 0.0]), entry(2, [1.0, 3.0])],
+    }
+    batch = drawn(spec)
+    even = batch.arrival_ns // (100 * SECOND) % 2 == 0
+    assert (batch.prompt_tokens[~even] == 2).all()
+    assert (batch.prompt_tokens[even] == 1).mean() == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / even.sum()))
+
+
 def test_a_short_trace_in_a_shared_mix_is_played_again(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("arrival_s,prompt_tokens,output_tokens\n0,5,1\n1,6,1\n2,7,1\n")
@@ -312,6 +329,9 @@ def test_shipped_workloads_have_the_rate_that_is_asked_for(name):
         ({**SPECS["shared"], "entries": [{**PLAIN, "share": 1}]}, r"entries\[0\].*arrivals of its own"),
         ({**SPECS["shared"], "entries": [{"prompt": 1}]}, r"entries\[0\].*lacks a share"),
         ({**SPECS["shared"], "requests": None}, "says nothing of how long"),
+        ({**SPECS["shared"], "entries": [{"share": [1, 2]}, {"share": 1}]}, "not all alike"),
+        ({**SPECS["shared"], "entries": [{"share": [1, 2]}, {"share": [1, 2]}]}, "share_step_ns"),
+        ({**SPECS["shared"], "share_step_ns": 5, "entries": [{"share": [1, 0]}]}, "no entry has a share"),
         ({"kind": "mix", "entries": [PLAIN, {**PLAIN, "output": {}}]}, r"entries\[1\].output: lacks the key 'kind'"),
     ],
 )

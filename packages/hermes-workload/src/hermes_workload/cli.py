@@ -83,7 +83,9 @@ def fit(
     trace: What,
     *,
     out: Annotated[Optional[Path], typer.Option(help="Where to write the generator (.json).")] = None,  # noqa: UP045
-    shape: Annotated[str, typer.Option(help="Rate over time: curve (as in the trace), drift or poisson.")] = "curve",
+    shape: Annotated[
+        str, typer.Option(help="Rate over time: curve (as in the trace), classes (mix of sizes too), drift, poisson.")
+    ] = "curve",
     form: Form = None,
     skip_bad: SkipBad = False,
     seed: Seed = 0,
@@ -93,6 +95,7 @@ def fit(
     """Fit a compact generator to a trace, and show how close what it makes is."""
     from dataclasses import asdict  # noqa: PLC0415
 
+    from hermes_workload.classes import fit_classes  # noqa: PLC0415
     from hermes_workload.conversations import fit_conversations  # noqa: PLC0415
     from hermes_workload.fitting import as_document, describe  # noqa: PLC0415
     from hermes_workload.fitting import fit as fit_to  # noqa: PLC0415
@@ -101,8 +104,13 @@ def fit(
     with told():
         source = open_what(trace, seed, format=form, skip_bad=skip_bad or None)
         seen = survey(source)
-        # Where prompts have identity, who goes on with what can be seen, and is part of the fit.
-        found = fit_conversations(source, seen, shape, seed) if seen.segmented else fit_to(seen, shape, seed)
+        if shape == "classes":
+            found = fit_classes(seen, seed)
+        elif seen.segmented:
+            # Where prompts have identity, who goes on with what can be seen, and is part of the fit.
+            found = fit_conversations(source, seen, shape, seed)
+        else:
+            found = fit_to(seen, shape, seed)
         if out is not None:
             _write_text(out, json.dumps(as_document(found, trace), indent=1) + "\n", force=force)
     if as_json:

@@ -105,14 +105,14 @@ def compare(trace: Survey, other: Survey) -> Goodness:
     )
 
 
-def fit_sizes(prompt: Ints, output: Ints) -> dict[str, Any]:
+def fit_sizes(prompt: Ints, output: Ints, knots: int = PROMPT_KNOTS, most_bins: int = MOST_BINS) -> dict[str, Any]:
     """Return a joint section: quantiles of the prompt, and of the output in bins of prompts of equal weight.
 
     The prompt's knots are set where a straight line would be furthest off, on a logarithmic scale.
     """
     order = np.argsort(prompt, kind="stable")
-    probabilities, values = _knots(np.sort(prompt), PROMPT_KNOTS)
-    bins = int(np.clip(len(prompt) // ROWS_PER_BIN, 1, MOST_BINS))
+    probabilities, values = _knots(np.sort(prompt), knots)
+    bins = int(np.clip(len(prompt) // ROWS_PER_BIN, 1, most_bins))
     rows = [np.quantile(part, OUTPUT_PROBABILITIES) for part in np.array_split(output[order], bins)]
     return {
         "kind": "conditional",

@@ -12,6 +12,7 @@ from hermes_workload.errors import WorkloadError
 from hermes_workload.fields import Section
 from hermes_workload.identity import OWN_TEXT, tagged
 from hermes_workload.registry import find_generator
+from hermes_workload.sizes import Floats
 from hermes_workload.source import RequestSource, Source
 from hermes_workload.streams import child_seed, stream
 from hermes_workload.supply import Supply
@@ -61,7 +62,8 @@ class Entry:
 def mix(spec: Mapping[str, Any], seed: int) -> Source:
     """Mix several workloads: the factory of kind `mix` in the group `hermes.workload_generators`.
 
-    Either every entry has its own times, or `arrivals` gives the times and each entry a `share` of them. A share counts
+    Either every entry has its own times, or `arrivals` gives the times and each entry a `share` of them: a number, or a
+    list of numbers for steps of `share_step_ns` that are gone through over and over. A share counts
     conversations where an entry has sessions, else requests; an entry that ends is played again from its start.
 
     Raises:
@@ -72,8 +74,8 @@ def mix(spec: Mapping[str, Any], seed: int) -> Source:
     requests, duration_ns = read_extent(section)
     arrivals = build_arrivals(section.section("arrivals")) if section.has("arrivals") else None
     parts = section.sections("entries")
+    shares = _shares(section, parts, arrivals)
     section.finish()
-    shares = _shares(parts, arrivals, section.path)
     if arrivals is not None and requests is None and arrivals.requests is None:
         endless = spec["arrivals"].get("kind") in ("burst", "closed_loop")
         if duration_ns is None or endless:
@@ -99,7 +101,7 @@ def mix(spec: Mapping[str, Any], seed: int) -> Source:
         entries = [
             Entry(source, at, len(sources), segmented, _places(source, names)) for at, source in enumerate(sources)
         ]
-        if arrivals is None:
+        if arrivals is None or shares is None:
             batches = _merged(entries, duration_ns)
         else:
             batches = _shared(entries, shares, arrivals, seed, requests, duration_ns, notes)
@@ -122,14 +124,32 @@ def mix(spec: Mapping[str, Any], seed: int) -> Source:
     )
 
 
-def _shares(parts: Sequence[Section], arrivals: Arrivals | None, path: str) -> list[float]:
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """The chance of each entry, in each step of time (one row of `cumulative` a step; cyclic)."""
+
+    cumulative: Floats
+    step_ns: int
+
+    def choose(self, times: Ints, chance: Floats) -> Ints:
+        """Return the entry for each of `times`, by a number from 0 to 1 for each."""
+        steps = times // self.step_ns % len(self.cumulative)
+        chosen: Ints = (chance[:, None] >= self.cumulative[steps]).sum(axis=1)
+        return chosen
+
+
+def _shares(section: Section, parts: Sequence[Section], arrivals: Arrivals | None) -> Shares | None:
     given = [part.has("share") for part in parts]
+    step_ns = section.optional_integer("share_step_ns", least=1)
     if arrivals is None:
         if any(given):
             raise WorkloadError(
-                "shares need arrivals to share", path=path, remedy="add arrivals: to the mix, or drop the shares"
+                "shares need arrivals to share",
+                path=section.path,
+                remedy="add arrivals: to the mix, or drop the shares",
             )
-        return []
+        return None
+    rows: list[list[float]] = []
     for at, part in enumerate(parts):
         if not given[at]:
             raise WorkloadError("lacks a share", path=part.path, remedy="add share: to every entry")
@@ -137,7 +157,21 @@ def _shares(parts: Sequence[Section], arrivals: Arrivals | None, path: str) -> l
             raise WorkloadError(
                 "has arrivals of its own beside those of the mix", path=part.path, remedy="drop one of the two"
             )
-    return [part.number("share", above=0) for part in parts]
+        changing = isinstance(part.content["share"], list | tuple)
+        rows.append(part.numbers("share") if changing else [part.number("share", above=0)])
+    lengths = {len(row) for row in rows}
+    if len(lengths) > 1 or (lengths != {1} and step_ns is None):
+        raise WorkloadError(
+            "has shares that change over time, but not all alike",
+            path=section.path,
+            remedy="give every entry as many shares, and share_step_ns",
+        )
+    shares = np.array(rows).T
+    if not (shares.sum(axis=1) > 0).all():
+        raise WorkloadError("has a step in which no entry has a share", path=section.path, remedy="raise a share")
+    cumulative = np.cumsum(shares / shares.sum(axis=1)[:, None], axis=1)
+    cumulative[:, -1] = 1.0
+    return Shares(cumulative, step_ns or 1)
 
 
 def _open(
@@ -267,7 +301,7 @@ def _merged(entries: Sequence[Entry], duration_ns: int | None) -> Iterator[Reque
 
 def _shared(
     entries: Sequence[Entry],
-    shares: Sequence[float],
+    shares: Shares,
     arrivals: Arrivals,
     seed: int,
     requests: int | None,
@@ -277,8 +311,6 @@ def _shared(
     """Give each arrival to an entry, drawn by share; a conversation follows its first turn."""
     supplies = [Supply(entry.source, notes, f"entry {entry.number} of the mix") for entry in entries]
     numbering = [_Numbering() for _ in entries]
-    cumulative = np.cumsum(np.array(shares) / sum(shares))
-    cumulative[-1] = 1.0
     chance = stream(seed, "workload.shares")
     loop = arrivals if isinstance(arrivals, ClosedLoop) else None
     waited = np.empty(0, dtype=np.int64)
@@ -288,7 +320,7 @@ def _shared(
         if requests is not None:
             times = times[: max(requests - first, 0)]
         if len(times):
-            which = np.searchsorted(cumulative, chance.random(len(times)), side="right")
+            which = shares.choose(times, chance.random(len(times)))
             lengths = np.empty(len(times), dtype=np.int64)
             drawn = []
             for at, entry in enumerate(entries):
