@@ -146,7 +146,8 @@ def test_a_mix_of_sizes_that_changes_over_time_is_kept():
     times = np.concatenate([batch.arrival_ns for batch in source.batches()])
     long = np.concatenate([batch.prompt_tokens for batch in source.batches()]) > 700
     for part, share in ((times < 900 * SECOND, 0.1), ((times > 1_100 * SECOND) & (times < 1_900 * SECOND), 0.9)):
-        assert long[part].mean() == pytest.approx(share, abs=0.03)
+        # Shrinking towards the mean share of a half costs some of the contrast.
+        assert long[part].mean() == pytest.approx(share, abs=0.06)
     with pytest.raises(WorkloadError, match="cannot be divided"):
         fit_classes(survey(open_with(requests=50)))
 
