@@ -50,7 +50,8 @@ class Batch(Protocol):
     def extend(self, seq: Sequence, max_tokens: int) -> int:
         """Work on up to `max_tokens` more of an admitted prompt; preempts others if memory is short.
 
-        Returns how many tokens that makes; 0 if the sequence itself was preempted.
+        Returns how many tokens of the step's budget that takes: none if the sequence itself was preempted, fewer than
+        it works on (or less than none) if others gave back theirs.
         """
         ...
 

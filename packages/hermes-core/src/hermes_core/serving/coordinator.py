@@ -242,10 +242,14 @@ class Coordinator:
         load = pool.load
         load.jobs[number] -= 1
         load.tokens[number] -= seq.prompt_tokens
+        first_token_ns, first_step, tokens = seq.first_token_ns, seq.first_step, seq.generated
+        if not job.decodes:
+            # The token that ends a prompt is generated again by whoever decodes.
+            first_token_ns, first_step, tokens = -1, -1, 0
         self._add_stage_job(
             self._pack_stage_job(
                 request.request_id, seq.position, job.stage_set, pool.first_client + number, seq.enqueue_ns,
-                seq.start_ns, seq.first_token_ns, now, seq.prompt_tokens, seq.cached_tokens, seq.generated, seq.first_step,
+                seq.start_ns, first_token_ns, now, seq.prompt_tokens, seq.cached_tokens, tokens, first_step,
                 last_step, seq.preemptions, status,
             )
         )  # fmt: skip

@@ -203,9 +203,14 @@ class Scheduler:
             self.incoming.remove(seq)
         elif seq in self.queue:
             self.queue.remove(seq)
+        elif seq in self.fetched:
+            self.fetched.remove(seq)
         else:
             # On its way here, or its KV is: whoever brings it finds it withdrawn.
             seq.order = WITHDRAWN
+        if seq.kv == FETCHED:
+            self.fetching -= 1
+            self._free(seq, seq.target)
         self._owner.job_ended(seq, now, -1, len(self.running), status)
         return True
 
@@ -472,18 +477,36 @@ class Scheduler:
         computed = seq.computed
         tokens = min(seq.target - computed, max_tokens)
         blocks = -(-(computed + tokens) // size) - -(-computed // size)
+        undone = 0
         while blocks > pool.available:
             victim = self._victim(self.running, self.batch)
             if victim in self.chunks:
-                # Already in this step: then it is this one that waits.
-                victim = seq
+                undone += self._unschedule(victim)
             self._preempt(victim)
             if victim is seq:
-                return 0
+                return -undone
         pool.allocate(blocks)
         self._schedule(seq, computed, tokens)
         if seq.computed >= seq.target:
             self.prefilling.remove(seq)
+        return tokens - undone
+
+    def _unschedule(self, seq: Sequence) -> int:
+        """Take a prompt out of the step that is planned, before it is preempted. Returns the tokens it had there."""
+        shape = self.shape
+        start, end = seq.chunk_start, seq.computed
+        tokens = end - start
+        pairs2 = tokens * (start + end + 1)
+        self.chunks.remove(seq)
+        shape.prefill_seqs -= 1
+        shape.prefill_tokens -= tokens
+        shape.prefill_context -= end
+        shape.prefill_pairs2 -= pairs2
+        shape.prefill_windowed_pairs2 -= self._windowed_pairs2(start, tokens) if end > self._window else pairs2
+        if end >= seq.target:
+            shape.sampled_seqs -= 1
+            self.prefilling.append(seq)
+        self.prefill_tokens -= tokens
         return tokens
 
     def _schedule(self, seq: Sequence, computed: int, tokens: int) -> None:
@@ -493,6 +516,7 @@ class Scheduler:
             shape.prefill_seqs = shape.prefill_tokens = shape.prefill_context = 0
             shape.prefill_pairs2 = shape.prefill_windowed_pairs2 = shape.sampled_seqs = 0
         self.chunks.append(seq)
+        seq.chunk_start = computed
         end = seq.computed = computed + tokens
         shape.prefill_seqs += 1
         shape.prefill_tokens += tokens

@@ -26,6 +26,7 @@ class Sequence:
 
     __slots__ = (
         "cached_tokens",
+        "chunk_start",
         "client",
         "computed",
         "decode_base",
@@ -81,6 +82,8 @@ class Sequence:
         """Tokens given until it was last preempted, or joined the decoding batch."""
         self.kv = LOCAL
         """Where the KV of its prompt is: to be computed here, at another client, or fetched from there."""
+        self.chunk_start = 0
+        """Tokens that were computed before the chunk it has in the step under way."""
         self.cached_tokens = 0
         """Found in the prefix cache at first admission."""
         self.preemptions = 0
