@@ -1,0 +1,36 @@
+"""Which engine preset stands for a measured engine and version."""
+
+import re
+from typing import Final
+
+from hermes_analysis.validate.experiments import NotRepresentedError
+
+_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
+_V1_SINCE: Final = (0, 8)
+"""vLLM runs its V1 engine by default since 0.8."""
+_NEW_SINCE: Final = (0, 24)
+"""Halfway between the two versions of vLLM whose habits the presets follow, 0.15 and 0.33."""
+
+
+def preset_of(name: str, version: str) -> tuple[str, str | None]:
+    """Return the preset for an engine, and what was assumed (None where nothing was).
+
+    Raises:
+        NotRepresentedError: There is no preset for the engine.
+    """
+    engine = name.lower().replace("-", "").replace("_", "")
+    match = _VERSION.match(version or "")
+    known = (int(match[1]), int(match[2])) if match else None
+    if engine == "vllm":
+        if known is None:
+            return "vllm", f"vLLM {version or 'of unknown version'} as the newest preset"
+        if known < _V1_SINCE:
+            return "vllm-v0", None
+        preset = "vllm-0.15" if known < _NEW_SINCE else "vllm-0.33"
+        exact = preset.endswith(f"{known[0]}.{known[1]}")
+        return preset, None if exact else f"vLLM {version} as {preset}"
+    if engine == "sglang":
+        return "sglang-0.5", None if known == (0, 5) else f"SGLang {version or 'of unknown version'} as sglang-0.5"
+    if engine in {"trtllm", "tensorrtllm"}:
+        return "tensorrt-llm", None
+    raise NotRepresentedError(f"there is no preset for the engine {name!r}")

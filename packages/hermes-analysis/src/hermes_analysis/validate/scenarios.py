@@ -1,0 +1,187 @@
+"""Turns a measured experiment into a scenario, the mapping that `hermes run` takes as YAML."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hermes_analysis.validate.engines import preset_of
+from hermes_analysis.validate.experiments import Experiment, NotRepresentedError, number, section
+
+CLIENT_TIMEOUT: Final = "300 s"
+"""After which the load generator inference-perf gave requests up in the published runs (all failures took 300 to 301 s)."""
+
+SERVED_OVER_ASKED: Final = 1.04
+"""Prompts as served are longer than asked for: random tokens are turned to text and tokenised again, and a token begins
+the sequence. Mean over the 16 runs that recorded both; used for the others."""
+
+PROMPT_SPREAD: Final = 0.013
+"""Standard deviation over mean of served prompt lengths in the same 16 runs (557 to 596 tokens, 570.7 on average)."""
+
+QUANTIZED_NAMES: Final = ("fp8", "fp4", "awq", "gptq", "int4", "int8", "w8a8", "w4a16")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A scenario that stands for an experiment."""
+
+    scenario: Mapping[str, Any]
+    config: Mapping[str, Any] | None
+    """The architecture as a `config.json`, for a model that the catalogue lacks."""
+    assumptions: tuple[str, ...]
+
+
+def case_of(experiment: Experiment) -> Case:
+    """Return the scenario for `experiment`.
+
+    Raises:
+        NotRepresentedError: Something in it has no counterpart in the scenario language; the message says what.
+    """
+    inputs = experiment.inputs
+    assumptions: list[str] = []
+    model = inputs.get("model")
+    if not isinstance(model, str):
+        raise NotRepresentedError("experiment.json names no model")
+    scenario: dict[str, Any] = {
+        "name": experiment.name,
+        "model": _model(model, inputs),
+        "hardware": _hardware(inputs),
+        "engine": _engine(experiment, assumptions),
+        "workload": _workload(experiment, assumptions),
+    }
+    return Case(scenario, config_of(inputs), tuple(assumptions))
+
+
+def _model(name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the model section; a format that the model's own name announces is in its configuration already."""
+    quantization = inputs.get("quantization")
+    model = {"ref": name}
+    if quantization and not any(word in name.lower() for word in QUANTIZED_NAMES):
+        model["quantization"] = str(quantization).split()[0]
+    return model
+
+
+def _hardware(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    hardware, parallel = section(inputs, "hardware"), section(inputs, "parallel")
+    device = hardware.get("id")
+    if not isinstance(device, str):
+        raise NotRepresentedError("experiment.json names no hardware.id")
+    return {"device": device, **{key: int(parallel.get(key) or 1) for key in ("tp", "pp", "dp", "ep")}}
+
+
+def _engine(experiment: Experiment, assumptions: list[str]) -> dict[str, Any]:
+    engine = section(experiment.inputs, "engine")
+    preset, assumed = preset_of(str(engine.get("name", "")), str(engine.get("version") or ""))
+    if assumed:
+        assumptions.append(assumed)
+    settings: dict[str, Any] = {"preset": preset}
+    names = {"kv_block_size": "block_size"}
+    for key in (
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "gpu_memory_utilization",
+        "kv_blocks",
+        "kv_block_size",
+        "prefix_caching",
+    ):
+        if engine.get(key) is not None:
+            settings[names.get(key, key)] = engine[key]
+    if engine.get("chunked_prefill") is False:
+        settings["batching"] = "continuous"
+    graphs = str(engine.get("cuda_graphs", ""))
+    if graphs.startswith(("off", "eager", "disabled")):
+        settings["graph_sizes"] = []
+    if engine.get("cpu_kv_offload"):
+        assumptions.append("KV offload to the CPU left out")
+    if experiment.engine_clock:
+        settings["front_end"] = {"request": "0 ns", "per_stream": "0 ns"}
+    else:
+        settings["client_timeout"] = CLIENT_TIMEOUT
+    return settings
+
+
+def _workload(experiment: Experiment, assumptions: list[str]) -> dict[str, Any]:
+    workload = section(experiment.inputs, "workload")
+    if (workload.get("multi_turn") or {}).get("enabled"):
+        raise NotRepresentedError("workload.multi_turn: how turns follow one another is not in the format")
+    arrival = section(workload, "arrival")
+    if "stages" not in arrival:
+        if experiment.requests_file is None:
+            raise NotRepresentedError("workload.arrival has no stages, and there is no requests.csv")
+        return {"trace": str(experiment.requests_file.absolute()), "format": _trace_format(experiment.requests_file)}
+    process = "constant" if str(arrival.get("process", "")).startswith("constant") else "poisson"
+    requests, stages = 0, []
+    for stage in arrival["stages"]:
+        rate, duration = number(stage, "rate_rps", "stage"), number(stage, "duration_s", "stage")
+        stages.append({"rate": f"{rate!r}/s", "duration": f"{duration!r} s"})
+        requests += round(rate * duration)
+    output = section(workload, "output")
+    drawn: dict[str, Any] = {
+        "arrivals": {"kind": "stages", "of": process, "stages": stages},
+        "output": int(number(output, "tokens", "workload.output")),
+        "requests": requests,
+    }
+    prompt = _prompt_tokens(section(workload, "prompt"), assumptions)
+    shared = workload.get("shared_prefix") or {}
+    prefix = int(shared.get("group_prefix_tokens") or 0)
+    if shared.get("distinct_prompts"):
+        groups = int(shared.get("num_groups") or 1)
+        drawn["cycle"] = {"prompts": int(shared["distinct_prompts"]), "groups": groups, "group_prefix": prefix}
+    else:
+        prefix = 0
+    spread = PROMPT_SPREAD * prompt
+    drawn["prompt"] = {"kind": "normal", "mean": round(prompt) - prefix, "std": spread, "min": 1}
+    return drawn
+
+
+def _prompt_tokens(prompt: Mapping[str, Any], assumptions: list[str]) -> float:
+    recorded = prompt.get("recorded_mean")
+    if recorded:
+        return float(recorded)
+    asked = number(prompt, "requested_total", "workload.prompt")
+    assumptions.append(f"prompts served {SERVED_OVER_ASKED} times as long as asked for")
+    return SERVED_OVER_ASKED * asked
+
+
+def _trace_format(requests: Path) -> str:
+    with requests.open(encoding="utf-8") as lines:
+        header = lines.readline()
+    return "measured" if "shared_prefix_tokens_with_earlier" in header else "table"
+
+
+def config_of(inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the architecture in `inputs` as a Hugging Face `config.json`, or None where it has too little for one."""
+    architecture = inputs.get("architecture")
+    if not isinstance(architecture, dict) or not architecture.get("layers") or not architecture.get("hidden_size"):
+        return None
+    fields = {
+        "num_hidden_layers": "layers",
+        "hidden_size": "hidden_size",
+        "num_attention_heads": "heads",
+        "num_key_value_heads": "kv_heads",
+        "head_dim": "head_dim",
+        "intermediate_size": "intermediate_size",
+        "vocab_size": "vocab_size",
+        "torch_dtype": "torch_dtype",
+        "tie_word_embeddings": "tie_word_embeddings",
+    }
+    config = {target: architecture[source] for target, source in fields.items() if architecture.get(source) is not None}
+    if architecture.get("num_experts"):
+        config |= {
+            "model_type": "mixtral",
+            "num_local_experts": architecture["num_experts"],
+            "num_experts_per_tok": architecture.get("experts_per_token") or 1,
+            "moe_intermediate_size": architecture.get("moe_intermediate_size") or architecture["intermediate_size"],
+        }
+    else:
+        config["model_type"] = "llama"
+    return config
+
+
+def with_config(scenario: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return `scenario` with its model described by `config`, which is written to a file in `folder`."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    model = {**scenario["model"], "config": str(file)}
+    return {**scenario, "models": {"measured": model}, "model": "measured"}
