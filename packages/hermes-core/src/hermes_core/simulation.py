@@ -119,7 +119,7 @@ class Simulation:
                     told = now_s
                     progress(self._progress(coordinator))
         end_ns = kernel.now
-        if until is not None and not self._stop_reason and (coordinator.live or not coordinator.exhausted):
+        if until is not None and not self._stop_reason and kernel.pending:
             end_ns = until
         for client in self._clients:
             client.close(end_ns)

@@ -221,6 +221,8 @@ class LlmClient:
         scheduler = self.scheduler
         ended = self._steps_ended_by(now) if self._steps else 0
         if scheduler.withdraw(seq, now, status):
+            if seq.kv == FETCHED:
+                self.kv_taken(seq, now)
             # Whoever was behind it may fit.
             if ended < self._steps and scheduler.blocked:
                 self._cut(ended)

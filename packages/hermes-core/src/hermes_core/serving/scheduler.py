@@ -208,9 +208,6 @@ class Scheduler:
         else:
             # On its way here, or its KV is: whoever brings it finds it withdrawn.
             seq.order = WITHDRAWN
-        if seq.kv == FETCHED:
-            self.fetching -= 1
-            self._free(seq, seq.target)
         self._owner.job_ended(seq, now, -1, len(self.running), status)
         return True
 
