@@ -1,0 +1,49 @@
+"""How long it takes until the command answers: imports and start-up included, each time a fresh process."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.rows import REPOSITORY, Row
+
+
+def python(code: str) -> list[str]:
+    """Return the command that runs `code`."""
+    return [sys.executable, "-c", code]
+
+
+def hermes(*arguments: str) -> list[str]:
+    """Return the `hermes` command of this environment."""
+    return [str(Path(sys.executable).parent / "hermes"), *arguments]
+
+
+def measure_start(case: str, command: Sequence[str], repeat: int) -> Row:
+    """Run a command `repeat` times and keep the fastest by wall time, which is what a user waits for."""
+    row = Row(case, repeat=repeat)
+    for _ in range(repeat):
+        with TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            child = subprocess.Popen(
+                [part.replace("{folder}", folder) for part in command],
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
+            assert child.stderr is not None  # noqa: S101 - it was asked for
+            complaint = child.stderr.read()
+            _, status, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            wall_s = time.perf_counter() - began
+        if child.returncode:
+            raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}: {complaint.decode()}")
+        cpu_s = used.ru_utime + used.ru_stime
+        row.runs_cpu_s.append(cpu_s)
+        if row.wall_s is None or wall_s < row.wall_s:
+            row.wall_s, row.cpu_s = wall_s, cpu_s
+            row.peak_mib = used.ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+    return row
