@@ -2,6 +2,7 @@
 
 from bisect import insort
 
+import numpy as np
 import pytest
 from hermes_core.engine import Kernel, Phase, kernel, rank
 from hypothesis import settings
@@ -115,3 +116,22 @@ def test_cancelled_events_do_not_pile_up():
         one.cancel(one.schedule(1 << 40, 0, lambda _: None))
     assert one.pending == 0
     assert len(one._heap) < 20_000
+
+
+def test_a_queue_that_is_tidied_up_keeps_its_order(monkeypatch):
+    """Most of many events are taken back, some of them while others happen."""
+    monkeypatch.setattr(kernel, "_COMPACT_ABOVE", 10)
+    rng = np.random.default_rng(0)
+    one, happened, handles = Kernel(), [], {}
+    for number in range(2000):
+        time_ns, order = int(rng.integers(0, 300)), rank(Phase.STEP, int(rng.integers(0, 4)))
+        handle = one.schedule(time_ns, order, lambda _, number=number: happened.append(number))
+        handles[number] = (time_ns, order, handle)
+    gone = rng.permutation(2000)[:1500].tolist()
+    for number in gone[:1200]:
+        one.cancel(handles[number][2])
+    late = [number for number in gone[1200:] if handles[number][0] > 100]
+    one.schedule(100, rank(Phase.ARRIVAL), lambda _: [one.cancel(handles[number][2]) for number in late])
+    one.run()
+    left = set(range(2000)) - set(gone[:1200]) - set(late)
+    assert happened == sorted(left, key=lambda number: handles[number])

@@ -360,6 +360,26 @@ def test_vllm_015_lets_a_prompt_in_when_its_first_chunk_fits(monkeypatch):
     )
 
 
+def test_a_chunk_may_take_the_blocks_of_a_decode_behind_it(monkeypatch):
+    """Step 1: one block is left, a's chunk and b's second token need one each. a comes first in the running list."""
+    case = Case([(0, 12, 1), (0, 4, 5)], blocks=3, preset="vllm-0.15")
+    case.settings = {**SYNCHRONOUS, "long_prefill_token_threshold": 4}
+    check(
+        monkeypatch,
+        case,
+        """
+        0 |   | a:4 b:4 |   |   | 2
+        1 |   | a:4     | b | b | 2
+        2 |   | a:4     |   | b | 3
+        3 |   | b:4     |   |   | 1
+        4 |   | b:1     |   |   | 2
+        5 | b |         |   |   | 2
+        6 | b |         |   |   | 2
+        7 | b |         |   |   | 2
+        """,
+    )
+
+
 def test_watermark_keeps_blocks_free_while_others_run(monkeypatch):
     """A quarter of 8 blocks: b would leave one free, so it waits for a; with nobody running there is no watermark."""
     case = Case([(0, 8, 2), (0, 17, 1), (0, 29, 1)], blocks=8, settings={**SYNCHRONOUS, "watermark": 0.25})

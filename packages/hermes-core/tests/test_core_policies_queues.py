@@ -218,3 +218,22 @@ class FairMachine(RuleBasedStateMachine):
 
 TestFair = FairMachine.TestCase
 TestFair.settings = settings(max_examples=60, stateful_step_count=60, deadline=None, derandomize=True)
+
+
+def test_a_tenant_that_comes_late_has_no_credit_from_its_absence():
+    """Ten requests of tenant 0 are served before tenant 1 comes: from then on they take turns."""
+    queue = Fair(EngineSettings(queue="fair"))
+
+    def push(tenant):
+        request = Request(0, 0, 10, 10)
+        request.tenant = tenant
+        queue.push(Waiting(request, 10, 10, 0))
+
+    for _ in range(20):
+        push(0)
+    for _ in range(10):
+        queue.pop()
+    for _ in range(20):
+        push(1)
+    served = [queue.pop().request.tenant for _ in range(20)]
+    assert served == [0, 1] * 10

@@ -23,6 +23,7 @@ from hermes_core.config import load_scenario
 from hermes_core.config.origins import DEFAULT
 from hermes_core.record import FileSink, MemorySink, RecordSink
 from hermes_core.record.tables import TABLES
+from hermes_core.serving.llm_client import StretchObserver
 from hermes_core.serving.plan import SimulationPlan
 from hermes_core.simulation import Progress, RunOutcome, Simulation
 
@@ -32,6 +33,9 @@ with `to_dict()` and `print(file)`."""
 
 Scenario: TypeAlias = str | Path | Mapping[str, Any] | SimulationPlan
 """A file, YAML text (anything with a line break in it), Python values, or a plan made before."""
+
+Plugins: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""Plug-ins by entry-point group and name."""
 
 Table: TypeAlias = dict[str, NDArray[Any]]
 
@@ -116,15 +120,19 @@ def run(
     out: str | Path | None = None,
     exact: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    plugins: Plugins | None = None,
+    observer: StretchObserver | None = None,
 ) -> RunResult:
     """Simulate `scenario` and return the result.
 
     `sets` are `path=value` overrides, `seed` replaces the scenario's. With `out` the record also goes to the file of
     that name. `exact` walks step by step (slow; equal results). `progress` is called about ten times a second.
-    Raises `HermesError` for what cannot be read or simulated; Ctrl-C raises `Interrupted`.
+    `plugins` has plug-ins that are not installed, by entry-point group and name, as in
+    `{"hermes.batch_policies": {"mine": MyPolicy}}`; the scenario then names them like any other. `observer` is told of
+    every stretch of like steps. Raises `HermesError` for what cannot be read or simulated; Ctrl-C raises `Interrupted`.
     """
     plan = plan_of(scenario, sets=sets, seed=seed, exact=exact)
-    simulation = build(plan)
+    simulation = build(plan, plugins=plugins, observer=observer)
     memory = MemorySink()
     if out is None:
         outcome, stop = simulate(simulation, memory, progress)
@@ -158,13 +166,15 @@ def plan_of(
     return replace(plan, exact=True) if exact else plan
 
 
-def build(plan: SimulationPlan) -> Simulation:
+def build(
+    plan: SimulationPlan, *, plugins: Plugins | None = None, observer: StretchObserver | None = None
+) -> Simulation:
     """Compile the deployments of `plan` and open its workload.
 
     Raises `HermesError`; an `InputError` about a model, a device or the workload says where the scenario has it.
     """
     try:
-        return Simulation(plan)
+        return Simulation(plan, plugins=plugins, observer=observer)
     except InputError as error:
         raise placed(error, plan) from error
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from hermes_core.api.errors import DoesNotFitError, HermesError, InputError, Interrupted
 from hermes_core.api.hardware import HARDWARE_MODELS, CompiledDeployment, HardwareModel
@@ -23,7 +23,7 @@ from hermes_core.serving.arrivals import requests_of
 from hermes_core.serving.admission import ADMISSIONS
 from hermes_core.serving.batching import BATCH_POLICIES
 from hermes_core.serving.coordinator import Coordinator, Pool, StageJob
-from hermes_core.serving.llm_client import LlmClient
+from hermes_core.serving.llm_client import LlmClient, StretchObserver
 from hermes_core.serving.patience import Patience
 from hermes_core.serving.plan import PoolPlan, SimulationPlan
 from hermes_core.serving.queues import QUEUE_ORDERS
@@ -75,14 +75,19 @@ class Simulation:
         *,
         source: RequestSource | None = None,
         compiled: Mapping[str, CompiledDeployment] | None = None,
+        plugins: Mapping[str, Mapping[str, Any]] | None = None,
+        observer: StretchObserver | None = None,
     ) -> None:
         """Compile the deployments and open the workload.
 
         `source` takes the place of the plan's workload, `compiled` (by pool name) that of compiling: for embedding,
-        and for sharing compiled deployments between runs. Raises HermesError for what cannot be simulated.
+        and for sharing compiled deployments between runs. `plugins` has plug-ins that are not installed, by
+        entry-point group and name: `{"hermes.batch_policies": {"mine": MyPolicy}}`. `observer` is told of every
+        stretch of every client. Raises HermesError for what cannot be simulated.
         """
         self.plan = plan
-        self._notes: list[str] = []
+        self._plugins = plugins or {}
+        self._observer = observer
         began = time.perf_counter()
         self._compiled = {pool.name: (compiled or {}).get(pool.name) or _compile(pool) for pool in plan.pools}
         self.compile_s = time.perf_counter() - began
@@ -163,8 +168,8 @@ class Simulation:
         compiled = self._compiled[plan.name]
         settings = plan.engine
         blocks = settings.kv_blocks if settings.kv_blocks is not None else kv_blocks_of(compiled)
-        policy = load_plugin(BATCH_POLICIES, settings.batching)
-        queue = load_plugin(QUEUE_ORDERS, settings.queue)
+        policy = self._plugin(BATCH_POLICIES, settings.batching)
+        queue = self._plugin(QUEUE_ORDERS, settings.queue)
         clients = []
         for index in range(plan.clients):
             client = LlmClient(
@@ -178,18 +183,19 @@ class Simulation:
                 owner=coordinator,
                 recorder=recorder if self.plan.record.steps else None,
                 exact=self.plan.exact,
+                observer=self._observer,
             )
             clients.append(client)
             self._clients.append(client)
             self._infos.append(_client_info(plan, compiled, index, blocks))
-        router = load_plugin(ROUTERS, plan.router)
+        router = self._plugin(ROUTERS, plan.router)
         limit = compiled.max_model_len
         if settings.max_model_len is not None:
             limit = min(limit, settings.max_model_len)
         random = stream(self.plan.seed, f"router/{plan.name}")
         admission = None
         if settings.admission.kind != "always":
-            admission = load_plugin(ADMISSIONS, settings.admission.kind)(settings.admission, self._source.classes)
+            admission = self._plugin(ADMISSIONS, settings.admission.kind)(settings.admission, self._source.classes)
         patience = None
         if settings.client_timeout_ns or settings.client_retries:
             patience = Patience(settings, self._kernel, coordinator.give_up)
@@ -203,6 +209,10 @@ class Simulation:
             admission=admission,
             patience=patience,
         )
+
+    def _plugin(self, group: str, name: str) -> Any:
+        given = self._plugins.get(group, {})
+        return given[name] if name in given else load_plugin(group, name)
 
     # --- the record's head and tail ---------------------------------------------------------------------------------
 

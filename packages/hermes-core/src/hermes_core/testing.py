@@ -1,6 +1,6 @@
 """Tools for testing what is built on HERMES: a step model with known prices, a scripted workload, a small plan."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hermes_core.api.hardware import CompiledDeployment, Deployment, MemoryPlan, StepShape
 from hermes_core.api.workload import RequestBatch
 from hermes_core.record import MemorySink
+from hermes_core.serving.llm_client import StretchObserver
 from hermes_core.serving.plan import PoolPlan, RecordPlan, SimulationPlan
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.simulation import RunOutcome, Simulation
@@ -175,9 +176,18 @@ class Simulated:
         return {name: np.concatenate(found) if found else np.zeros(0, np.int64) for name, found in parts.items()}
 
 
-def simulate(plan: SimulationPlan, source: ScriptedSource, steps: Any = None, **compiled: Any) -> Simulated:
+def simulate(
+    plan: SimulationPlan,
+    source: ScriptedSource,
+    steps: Any = None,
+    *,
+    plugins: Mapping[str, Mapping[str, Any]] | None = None,
+    observer: StretchObserver | None = None,
+    **compiled: Any,
+) -> Simulated:
     """Run `plan` on `source` with the step model `steps` (an AffineStepModel by default) in every pool."""
     ready = compiled_with(steps if steps is not None else AffineStepModel(), **compiled)
     sink = MemorySink()
-    simulation = Simulation(plan, source=source, compiled={pool.name: ready for pool in plan.pools})
+    by_pool = {pool.name: ready for pool in plan.pools}
+    simulation = Simulation(plan, source=source, compiled=by_pool, plugins=plugins, observer=observer)
     return Simulated(simulation.run(sink=sink), sink.chunks)

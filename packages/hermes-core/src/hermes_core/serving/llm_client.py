@@ -5,7 +5,10 @@ It ends where something changes; an arrival in the middle of it cuts it short. W
 it ends, in one go for all its steps.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import sqrt
+from typing import TypeAlias
 from hermes_core.api.hardware import CompiledDeployment
 from hermes_core.api.time import FS_PER_NS, HALF_NS_FS, Femtos, Nanos, round_fs_to_ns
 from hermes_core.engine import Kernel, Phase, rank
@@ -16,6 +19,30 @@ from hermes_core.serving.queues import WaitingQueue
 from hermes_core.serving.scheduler import WITHDRAWN, Owner, Scheduler
 from hermes_core.serving.sequence import FETCHED, Sequence
 from hermes_core.serving.settings import EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A run of like steps of one client, as an observer is shown it when it has ended."""
+
+    client: int
+    first_step: int
+    steps: int
+    begin_fs: Femtos
+    t0_fs: Femtos
+    """Duration of its first step; each further one lasts `slope_fs` longer."""
+    slope_fs: Femtos
+    decode_seqs: int
+    decode_context: int
+    """Sum of their contexts at the first step."""
+    prefill_seqs: int
+    prefill_tokens: int
+    waiting: int
+    kv_blocks: int
+    energy_nj: int
+
+
+StretchObserver: TypeAlias = Callable[[Stretch], None]
 
 
 class LlmClient:
@@ -34,6 +61,7 @@ class LlmClient:
         "_kernel",
         "_lag",
         "_model",
+        "_observer",
         "_pack_step",
         "_prompt_tokens",
         "_prompts",
@@ -69,6 +97,7 @@ class LlmClient:
         owner: Owner,
         recorder: Recorder | None,
         exact: bool = False,
+        observer: StretchObserver | None = None,
     ) -> None:
         self.number = number
         self.settings = settings
@@ -93,6 +122,7 @@ class LlmClient:
         self._model = compiled.steps
         self._add_step = recorder.add_step if recorder is not None else None
         self._pack_step = STEPS.pack
+        self._observer = observer
         self._single = exact or policy.every_step
         """Whether each step is planned by itself."""
         self._block_size = settings.block_size_tokens
@@ -276,6 +306,13 @@ class LlmClient:
                     self.number, scheduler.step, steps, begin // FS_PER_NS, begin % FS_PER_NS, self._t0_fs,
                     self._slope_fs, self._seqs, self._context, self._prompts, self._prompt_tokens, self._waiting,
                     self._blocks, energy,
+                )
+            )  # fmt: skip
+        if self._observer is not None:
+            self._observer(
+                Stretch(
+                    self.number, scheduler.step, steps, begin, self._t0_fs, self._slope_fs, self._seqs, self._context,
+                    self._prompts, self._prompt_tokens, self._waiting, self._blocks, energy,
                 )
             )  # fmt: skip
         self.busy_fs += end - begin

@@ -1,8 +1,9 @@
 """Engine presets: the defaults and habits of an engine at a version, as settings.
 
 The facts were read in the released packages vLLM 0.15.1, vLLM 0.33.0 and SGLang 0.5.23 and in NVIDIA's TensorRT-LLM
-documentation; `docs/engines/` has a page for each. Front-end costs of vLLM were fitted on 40 published serving runs of
-vLLM 0.15 over streaming HTTP (mean TTFT is 2.5 steps plus 5 ms plus 75 us for each stream) and are kept for 0.33.
+documentation; `docs/engines/` has a page for each. Front-end costs of vLLM were fitted on the mean TTFT of 46 stages of
+published serving runs of vLLM 0.15 over streaming HTTP (2.5 steps, and 5 ms for a request, 2 us for each prompt token,
+45 us for each stream; `docs/validation/` has the error when a model is left out) and are kept for 0.33.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from hermes_core.api.errors import InputError
 from hermes_core.serving.settings import EngineSettings, FrontEndSettings
 
 _GIB: Final = 2**30
-_VLLM_FRONT_END: Final = FrontEndSettings(request_ns=5_000_000, per_stream_ns=75_000)
+_VLLM_FRONT_END: Final = FrontEndSettings(request_ns=5_000_000, per_prompt_token_ns=2_000, per_stream_ns=45_000)
 
 
 def _graphs(limit: int) -> tuple[int, ...]:
