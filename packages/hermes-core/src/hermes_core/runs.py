@@ -131,7 +131,7 @@ def run(
     `{"hermes.batch_policies": {"mine": MyPolicy}}`; the scenario then names them like any other. `observer` is told of
     every stretch of like steps. Raises `HermesError` for what cannot be read or simulated; Ctrl-C raises `Interrupted`.
     """
-    plan = plan_of(scenario, sets=sets, seed=seed, exact=exact)
+    plan = plan_of(scenario, sets=sets, seed=seed, exact=exact, plugins=plugins)
     simulation = build(plan, plugins=plugins, observer=observer)
     memory = MemorySink()
     if out is None:
@@ -150,7 +150,12 @@ def run_to_chunks(scenario: Scenario, sets: Sequence[str] = (), seed: int | None
 
 
 def plan_of(
-    scenario: Scenario, *, sets: Sequence[str] = (), seed: int | None = None, exact: bool = False
+    scenario: Scenario,
+    *,
+    sets: Sequence[str] = (),
+    seed: int | None = None,
+    exact: bool = False,
+    plugins: Plugins | None = None,
 ) -> SimulationPlan:
     """Return the plan of a scenario in any of its forms. A plan made before takes no `sets` and no `seed`."""
     if isinstance(scenario, SimulationPlan):
@@ -158,11 +163,11 @@ def plan_of(
             raise TypeError("sets and seed change a scenario before it becomes a plan")
         plan = scenario
     elif isinstance(scenario, Mapping):
-        plan = load_scenario(data=scenario, sets=sets, seed=seed)
+        plan = load_scenario(data=scenario, sets=sets, seed=seed, plugins=plugins)
     elif isinstance(scenario, str) and "\n" in scenario:
-        plan = load_scenario(text=scenario, sets=sets, seed=seed)
+        plan = load_scenario(text=scenario, sets=sets, seed=seed, plugins=plugins)
     else:
-        plan = load_scenario(Path(scenario), sets=sets, seed=seed)
+        plan = load_scenario(Path(scenario), sets=sets, seed=seed, plugins=plugins)
     return replace(plan, exact=True) if exact else plan
 
 

@@ -33,7 +33,8 @@ _ENGINE_CHOICES: Final = {"batching": "hermes.batch_policies", "queue": "hermes.
 class Deployments:
     """Resolves the pools of one scenario, noting mistakes and writing the canonical tree."""
 
-    def __init__(self, scenario: Scenario, document: Document, findings: Findings, tree: CanonicalTree) -> None:
+    def __init__(self, scenario: Scenario, document: Document, findings: Findings, tree: CanonicalTree, plugins: Mapping[str, Mapping[str, Any]]) -> None:
+        self._plugins = plugins
         self._scenario = scenario
         self._document = document
         self._findings = findings
@@ -262,7 +263,7 @@ class Deployments:
         return routing[key]
 
     def _check_plugin(self, group: str, name: str, route: Route, what: str) -> None:
-        known = plugin_names(group)
+        known = sorted({*plugin_names(group), *self._plugins.get(group, {})})
         # With nothing installed the run says which package to install; here any name would be refused.
         if known and name not in known:
             self._findings.add(route, f"there is no {what} {name!r}", suggest(name, known, what="installed"))

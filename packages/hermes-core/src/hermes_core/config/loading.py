@@ -21,10 +21,12 @@ def load_scenario(
     data: Mapping[str, Any] | None = None,
     sets: Sequence[str] = (),
     seed: int | None = None,
+    plugins: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> SimulationPlan:
     """Load a scenario from a file, from YAML text or from Python values (one of the three).
 
-    `sets` are `path=value` overrides as on the command line, `seed` replaces the scenario's. File names in `text` and
+    `sets` are `path=value` overrides as on the command line, `seed` replaces the scenario's. `plugins` has names that
+    may be used although they are not installed, by entry-point group. File names in `text` and
     `data` are relative to the working folder. Raises `InputError` (or its subclass `UnsupportedError`) naming file,
     line, column and path of everything that is wrong.
     """
@@ -41,7 +43,7 @@ def load_scenario(
         document = apply_set(document, assignment)
     if seed is not None:
         document = overlay_seed(document, seed, "--seed")
-    return resolve(validated(document), document, default_name=Path(path).stem if path is not None else "scenario")
+    return resolve(validated(document), document, default_name=Path(path).stem if path is not None else "scenario", plugins=plugins or {})
 
 
 def validated(document: Document) -> Scenario:

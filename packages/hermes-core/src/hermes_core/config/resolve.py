@@ -1,5 +1,8 @@
 """From a scenario as read to the plan of a simulation, with every default filled in."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from hermes_core.config.demand import Demand
 from hermes_core.config.deployments import Deployments
 from hermes_core.config.document import Document, Route, suggest
@@ -10,7 +13,9 @@ from hermes_core.config.sections import STAGES, PipelineStage, Scenario
 from hermes_core.serving.plan import CostPlan, RecordPlan, SimulationPlan
 
 
-def resolve(scenario: Scenario, document: Document, *, default_name: str) -> SimulationPlan:
+def resolve(
+    scenario: Scenario, document: Document, *, default_name: str, plugins: Mapping[str, Mapping[str, Any]]
+) -> SimulationPlan:
     """Fill in what the scenario leaves out, and check what only the whole can tell.
 
     Raises `InputError` with everything that is wrong.
@@ -18,7 +23,7 @@ def resolve(scenario: Scenario, document: Document, *, default_name: str) -> Sim
     findings = Findings(document)
     tree = CanonicalTree(document)
     pipelines = _pipelines(scenario, findings, tree)
-    pools = Deployments(scenario, document, findings, tree).pools()
+    pools = Deployments(scenario, document, findings, tree, plugins).pools()
     _check_stages(scenario, pipelines, findings)
     demand = Demand(scenario, document, findings, tree, list(pipelines))
     workload = demand.workload()
