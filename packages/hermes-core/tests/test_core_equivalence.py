@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from hermes_core.serving.plan import KvTransferPlan
 from hermes_core.serving.settings import AdmissionSettings, EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, Simulated, simulate, small_plan
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 POLICIES = ["chunked", "continuous", "mixed", "static", "prefill_first"]
 

@@ -37,5 +37,7 @@ def test_a_policy_object_changes_the_schedule():
     engine = EngineSettings(kv_blocks=1001, batching="mine", max_num_batched_tokens=128)
     mine = simulate(small_plan(engine), SOURCE, plugins={"hermes.batch_policies": {"mine": HalfChunks}})
     plain = simulate(small_plan(engine), SOURCE, plugins={"hermes.batch_policies": {"mine": Chunked}})
-    beside = [run.table("steps")["prefill_tokens"][run.table("steps")["decode_seqs"] > 0].max() for run in (mine, plain)]
+    beside = [
+        run.table("steps")["prefill_tokens"][run.table("steps")["decode_seqs"] > 0].max() for run in (mine, plain)
+    ]
     assert beside == [64, 127]

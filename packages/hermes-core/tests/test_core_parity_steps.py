@@ -552,7 +552,6 @@ def test_priority_preempts_the_worst_priority(monkeypatch):
     )
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="a prompt that ends in the step is not among those under way")
 def test_priority_may_take_back_a_prompt_that_was_to_end_in_this_step(monkeypatch):
     """Step 2: a has got its last chunk when b finds no memory. vLLM takes that chunk out of the step again."""
     case = Case([(0, 12, 2), (0.5, 12, 1)], blocks=18, columns={"priority": [1, 0]}, preset="vllm-0.15")
@@ -578,7 +577,6 @@ def test_priority_may_take_back_a_prompt_that_was_to_end_in_this_step(monkeypatc
     )
 
 
-@pytest.mark.xfail(strict=True, reason="the tokens of a chunk that is taken back stay in the price of the step")
 def test_a_chunk_that_is_taken_back_is_not_computed(monkeypatch):
     """As before with a longer prompt: in step 2 the engine computes four tokens of b, and none of a."""
     case = Case([(0, 16, 2), (0.5, 12, 1)], blocks=18, columns={"priority": [1, 0]}, preset="vllm-0.15")

@@ -237,3 +237,15 @@ def test_a_tenant_that_comes_late_has_no_credit_from_its_absence():
         push(1)
     served = [queue.pop().request.tenant for _ in range(20)]
     assert served == [0, 1] * 10
+
+
+def test_fairness_is_counted_in_tokens():
+    """Requests of tenant 0 are three times as long as those of tenant 1, so it gets a third as many."""
+    queue = Fair(EngineSettings(queue="fair"))
+    for tenant, tokens in ((0, 45), (1, 5)):
+        for _ in range(40):
+            request = Request(0, 0, tokens, 15)
+            request.tenant = tenant
+            queue.push(Waiting(request, tokens, 15, 0))
+    served = [queue.pop().request.tenant for _ in range(40)]
+    assert (served.count(0), served.count(1)) == (10, 30)

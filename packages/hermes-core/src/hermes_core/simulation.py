@@ -4,12 +4,16 @@ import gc
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence as SequenceOf
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any, Final
+
+from hermes_proto.common.v1 import diagnostic_pb2, price_source_pb2
+from hermes_proto.core.v1 import run_record_pb2, scenario_pb2
 
 from hermes_core.api.errors import DoesNotFitError, HermesError, InputError, Interrupted
 from hermes_core.api.hardware import HARDWARE_MODELS, CompiledDeployment, HardwareModel
@@ -19,8 +23,8 @@ from hermes_core.api.time import FS_PER_NS, Nanos
 from hermes_core.api.workload import WORKLOAD_GENERATORS, RequestSource
 from hermes_core.engine import Kernel
 from hermes_core.record import Recorder, RecordSink
-from hermes_core.serving.arrivals import requests_of
 from hermes_core.serving.admission import ADMISSIONS
+from hermes_core.serving.arrivals import requests_of
 from hermes_core.serving.batching import BATCH_POLICIES
 from hermes_core.serving.coordinator import Coordinator, Pool, StageJob
 from hermes_core.serving.llm_client import LlmClient, StretchObserver
@@ -30,8 +34,6 @@ from hermes_core.serving.queues import QUEUE_ORDERS
 from hermes_core.serving.request import Status
 from hermes_core.serving.routers import ROUTERS
 from hermes_core.serving.transfer import KvTransfer
-from hermes_proto.common.v1 import diagnostic_pb2, price_source_pb2
-from hermes_proto.core.v1 import run_record_pb2, scenario_pb2
 
 RECORD_SCHEMA_VERSION: Final = "1.0"
 _EVENTS_A_SLICE: Final = 4096
@@ -269,7 +271,9 @@ class Simulation:
         if coordinator.too_long:
             diagnostics.append(f"{coordinator.too_long} requests were dropped: longer than the context window")
         if coordinator.too_big:
-            diagnostics.append(f"{coordinator.too_big} requests were dropped: their KV does not fit the client's memory")
+            diagnostics.append(
+                f"{coordinator.too_big} requests were dropped: their KV does not fit the client's memory"
+            )
         if coordinator.retries:
             diagnostics.append(f"{coordinator.retries} attempts were made again after a refusal or a time-out")
         unfinished = coordinator.counts[Status.UNFINISHED]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from hermes_proto.core.v1 import run_record_pb2
 from numpy.typing import NDArray
 
 from hermes_core.api.hardware import CompiledDeployment, Deployment, MemoryPlan, StepShape
@@ -14,7 +15,6 @@ from hermes_core.serving.llm_client import StretchObserver
 from hermes_core.serving.plan import PoolPlan, RecordPlan, SimulationPlan
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.simulation import RunOutcome, Simulation
-from hermes_proto.core.v1 import run_record_pb2
 
 _NEVER = 1 << 62
 
@@ -36,7 +36,13 @@ class AffineStepModel:
     window: int = 0
     energy_per_token_nj: int = 1_000_000
 
-    def decode_run(self, seqs: int, context: int, windowed: int, growing: int) -> tuple[int, int, int, int, int]:
+    def decode_run(
+        self,
+        seqs: int,
+        context: int,  # noqa: ARG002 - every layer has the window
+        windowed: int,
+        growing: int,
+    ) -> tuple[int, int, int, int, int]:
         """Price a run of decoding steps; see `hermes_core.api.hardware.StepModel`."""
         t0 = self.base_fs + self.per_seq_fs * seqs + self.per_context_fs * windowed
         slope = self.per_context_fs * growing

@@ -190,8 +190,10 @@ class HardwareModel(Protocol):
     """Compiles deployments: a roofline, a table of measurements, a fit, a vendor's service."""
 
     def compile(self, deployment: Deployment) -> CompiledDeployment:
-        """Price `deployment` over all shapes it can meet. Raises `InputError` when it cannot, `DoesNotFitError` when
-        the weights leave no room for the KV of one block (saying by how much, and which tensor parallel degree fits).
+        """Price `deployment` over all shapes it can meet.
+
+        Raises `InputError` when it cannot, `DoesNotFitError` when the weights leave no room for the KV of one block
+        (saying by how much, and which tensor parallel degree fits).
         """
         ...
 

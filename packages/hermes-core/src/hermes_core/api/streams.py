@@ -5,7 +5,6 @@ import hashlib
 import numpy as np
 
 
-
 def stream(seed: int, name: str) -> np.random.Generator:
     """Return the generator of the consumer called `name` in a run with `seed`.
 

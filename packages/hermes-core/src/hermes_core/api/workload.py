@@ -47,10 +47,13 @@ class RequestSource(Protocol):
     tenants: Sequence[str]
     classes: Sequence[str]
     adapters: Sequence[str]
-    requests: int | None
-    """Requests in all, where known."""
     notes: Sequence[str]
     """Things to tell the user: rows sorted, rows skipped, defaults that matter."""
+
+    @property
+    def requests(self) -> int | None:
+        """Requests in all, where known."""
+        ...
 
     def batches(self) -> Iterator[RequestBatch]:
         """Draw from the start. Arrival times do not decrease, within a batch and from one to the next."""

@@ -33,7 +33,14 @@ _ENGINE_CHOICES: Final = {"batching": "hermes.batch_policies", "queue": "hermes.
 class Deployments:
     """Resolves the pools of one scenario, noting mistakes and writing the canonical tree."""
 
-    def __init__(self, scenario: Scenario, document: Document, findings: Findings, tree: CanonicalTree, plugins: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        document: Document,
+        findings: Findings,
+        tree: CanonicalTree,
+        plugins: Mapping[str, Mapping[str, Any]],
+    ) -> None:
         self._plugins = plugins
         self._scenario = scenario
         self._document = document

@@ -43,7 +43,12 @@ def load_scenario(
         document = apply_set(document, assignment)
     if seed is not None:
         document = overlay_seed(document, seed, "--seed")
-    return resolve(validated(document), document, default_name=Path(path).stem if path is not None else "scenario", plugins=plugins or {})
+    return resolve(
+        validated(document),
+        document,
+        default_name=Path(path).stem if path is not None else "scenario",
+        plugins=plugins or {},
+    )
 
 
 def validated(document: Document) -> Scenario:

@@ -4,8 +4,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol, Self
 
-from hermes_core.api.errors import OutputError
 from hermes_proto.core.v1.run_record_pb2 import RunRecordChunk
+
+from hermes_core.api.errors import OutputError
 
 MAGIC: Final = b"HERMESR1"
 """First bytes of a record file; then come messages, each after its length as a varint."""

@@ -4,7 +4,6 @@ from struct import Struct
 from typing import Any
 
 import numpy as np
-
 from hermes_proto.common.v1 import column_pb2
 from hermes_proto.core.v1 import run_record_pb2
 

@@ -8,7 +8,7 @@ from hermes_core.serving.request import Request
 from hermes_core.serving.settings import AdmissionSettings
 
 ADMISSIONS = "hermes.admissions"
-"""Entry-point group. Each entry is called with (admission settings, names of the classes) and returns an `Admission`."""
+"""Entry-point group. Each entry is called with (admission settings, class names) and returns an `Admission`."""
 
 
 class Admission(Protocol):

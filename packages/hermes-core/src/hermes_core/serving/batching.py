@@ -23,8 +23,11 @@ class Batch(Protocol):
     """Whether the decoding sequences take part; True unless the policy says otherwise."""
     preempted: bool
     """Whether a sequence was preempted while this step was planned."""
-    prefilling: SequenceOf[Sequence]
-    """Admitted sequences whose prompt is not fully scheduled, in the order of admission."""
+
+    @property
+    def prefilling(self) -> SequenceOf[Sequence]:
+        """Admitted sequences whose prompt is not fully scheduled, in the order of admission."""
+        ...
 
     @property
     def decode_seqs(self) -> int:

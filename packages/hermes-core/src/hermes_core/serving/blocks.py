@@ -74,8 +74,7 @@ class BlockPool:
     def allocate(self, blocks: int) -> None:
         """Take `blocks` of the available ones; evicts the least recently freed content when no empty one is left."""
         available = self.available = self.available - blocks
-        if available < self.low:
-            self.low = available
+        self.low = min(self.low, available)
         if blocks <= self.empty:
             self.empty -= blocks
         else:
@@ -163,7 +162,7 @@ class BlockPool:
         for node in path:
             if full <= node.first_block:
                 break
-            present = (full if full < node.last_block else node.last_block) - node.first_block
+            present = (min(node.last_block, full)) - node.first_block
             if present > node.cached:
                 new += present - node.cached
                 node.cached = present
@@ -212,7 +211,7 @@ class BlockPool:
         while blocks:
             run = queue[0]
             count = run.count
-            taken = count if count < blocks else blocks
+            taken = min(blocks, count)
             blocks -= taken
             run.count = count - taken
             node = run.node

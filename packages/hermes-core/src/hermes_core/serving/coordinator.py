@@ -1,6 +1,7 @@
 """The coordinator: sends each request from stage to stage and keeps the books."""
 
-from collections.abc import Iterator, Sequence as SequenceOf
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -74,8 +75,8 @@ class Coordinator:
     __slots__ = (
         "_add_request",
         "_add_stage_job",
-        "_ends",
         "_add_transfer",
+        "_ends",
         "_handovers",
         "_held",
         "_kernel",
@@ -153,7 +154,7 @@ class Coordinator:
                 now = self._kernel.now
                 time_ns = request.arrival_ns
                 self._next = request
-                self._kernel.schedule(time_ns if time_ns > now else now, _ARRIVAL, self._arrive_and_read)
+                self._kernel.schedule(max(now, time_ns), _ARRIVAL, self._arrive_and_read)
                 return
             if not self._link(request):
                 return
@@ -351,20 +352,20 @@ class Coordinator:
                 request.tenant, request.service_class, request.prompt_tokens, output_tokens, request.session_id,
             )
         )  # fmt: skip
-        if self._ends is not None:
-            self._release(request_id, end_ns)
+        if self._ends is not None and not self._release(request_id, end_ns):
+            self._ends[request_id] = end_ns
 
-    def _release(self, request_id: int, end_ns: Nanos) -> None:
-        """Let those come that waited for this request, and read on if that had stopped."""
+    def _release(self, request_id: int, end_ns: Nanos) -> bool:
+        """Let those come that waited for this request, and read on if that had stopped. False if nobody did."""
         waiting = self._linked.pop(request_id, None)
         if waiting is None:
-            self._ends[request_id] = end_ns  # type: ignore[index] - only called once links exist
-            return
+            return False
         self._linked_count -= len(waiting)
         for request in waiting:
             self._arrive_at(request, max(end_ns + request.think_ns, self._kernel.now))
         if self._held is not None:
             self._read()
+        return True
 
     # --- the end ----------------------------------------------------------------------------------------------------
 

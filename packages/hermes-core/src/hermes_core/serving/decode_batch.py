@@ -98,8 +98,7 @@ class AggregateBatch:
         self._residues[residue] += 1
         self._residues[residue + size] += 1
         leave_step = seq.leave_step
-        if leave_step < self.next_leave:
-            self.next_leave = leave_step
+        self.next_leave = min(self.next_leave, leave_step)
         heappush(self._leaving, (leave_step, seq.order, seq))
         if self._window and self._window - base > self.step:
             self._growing += 1

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
 from typing import TypeAlias
+
 from hermes_core.api.hardware import CompiledDeployment
 from hermes_core.api.time import FS_PER_NS, HALF_NS_FS, Femtos, Nanos, round_fs_to_ns
 from hermes_core.engine import Kernel, Phase, rank
@@ -51,13 +52,13 @@ class LlmClient:
     __slots__ = (
         "_add_step",
         "_begin_fs",
+        "_block_size",
         "_blocks",
         "_context",
         "_e0_nj",
         "_e_slope_nj",
         "_end_fs",
         "_event",
-        "_block_size",
         "_kernel",
         "_lag",
         "_model",
@@ -156,8 +157,7 @@ class LlmClient:
             return
         scheduler.incoming.append(seq)
         waiting = len(scheduler.incoming) + len(scheduler.queue)
-        if waiting > self.peak_waiting:
-            self.peak_waiting = waiting
+        self.peak_waiting = max(self.peak_waiting, waiting)
         steps = self._steps
         if not steps:
             seq.visible_step = scheduler.step
@@ -168,9 +168,7 @@ class LlmClient:
             return
         wanted = self._lag + self._steps_ended_by(now)
         seq.visible_step = scheduler.step + wanted
-        if wanted < steps and (
-            not scheduler.blocked or seq.kv == FETCHED or not scheduler.queue.ordered_by_arrival
-        ):
+        if wanted < steps and (not scheduler.blocked or seq.kv == FETCHED or not scheduler.queue.ordered_by_arrival):
             self._cut(wanted)
 
     def _wake(self, now: Nanos) -> None:
@@ -335,7 +333,7 @@ class LlmClient:
         elif count:
             context, windowed, growing, steps = batch.outlook()
             t0, slope, valid, self._e0_nj, self._e_slope_nj = self._model.decode_run(count, context, windowed, growing)
-            steps = self._steps_planned(steps if steps < valid else valid)
+            steps = self._steps_planned(min(valid, steps))
             self._seqs = count
             self._context = context
             self._prompts = self._prompt_tokens = 0
@@ -348,8 +346,7 @@ class LlmClient:
             return
         self._end_fs = end
         running = len(scheduler.running)
-        if running > self.peak_running:
-            self.peak_running = running
+        self.peak_running = max(self.peak_running, running)
         pool = scheduler.pool
         self._blocks = pool.total - pool.available
         self._waiting = len(scheduler.queue) + len(scheduler.incoming)

@@ -58,7 +58,7 @@ def _vllm_033(device_memory_bytes: int | None, device: str) -> EngineSettings:
 
 
 def _vllm_v0(device_memory_bytes: int | None, device: str) -> EngineSettings:  # noqa: ARG001 - the port's
-    """vLLM before V1 (0.6): prompts first, synchronous, 256 sequences, one per cent of blocks as watermark."""
+    """VLLM before V1 (0.6): prompts first, synchronous, 256 sequences, one per cent of blocks as watermark."""
     return EngineSettings(
         preset="vllm-v0",
         batching="continuous",

@@ -7,7 +7,6 @@ from typing import Protocol
 from hermes_core.serving.sequence import Sequence
 from hermes_core.serving.settings import EngineSettings
 
-
 QUEUE_ORDERS = "hermes.queue_orders"
 """Entry-point group. Each entry is called with the engine settings and returns a `WaitingQueue`."""
 
@@ -53,7 +52,7 @@ class Fcfs(deque[Sequence]):
 
     push = deque[Sequence].append
     put_back = deque[Sequence].appendleft
-    pop = deque[Sequence].popleft  # type: ignore[assignment]
+    pop = deque[Sequence].popleft
 
     def head(self) -> Sequence:
         """Return who is next."""
@@ -73,7 +72,7 @@ class _Sorted:
         self._heap: list[tuple[int, int, int, Sequence]] = []
         self._count = 0
 
-    def key(self, seq: Sequence) -> int:
+    def key(self, seq: Sequence) -> int:  # noqa: ARG002 - the subclasses'
         raise AssertionError("a subclass sorts")
 
     def push(self, seq: Sequence) -> None:

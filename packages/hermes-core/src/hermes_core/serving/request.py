@@ -4,6 +4,7 @@ from enum import IntEnum
 
 from hermes_core.serving.sequence import Segments, Sequence
 
+
 class Status(IntEnum):
     """How a request or a stage job ended; the numbers of hermes.core.v1.RequestStatus."""
 

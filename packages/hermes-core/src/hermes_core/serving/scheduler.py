@@ -20,7 +20,6 @@ from hermes_core.serving.sequence import FETCHED, HANDED_ON, LOCAL, REMOTE, Segm
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.serving.victims import victim_of
 
-
 WITHDRAWN = -2
 """The `order` of a sequence that was stopped before it reached the engine."""
 
@@ -360,7 +359,7 @@ class Scheduler:
             return 1
         return seq.target - self._hit(seq, self._segments_of(seq))[0] * self._block_size
 
-    def admit(self, max_tokens: int) -> int:
+    def admit(self, max_tokens: int) -> int:  # noqa: C901 - one straight line of refusals, on the hot path
         """Admit the head of the queue with up to `max_tokens` of its prompt; 0 if nobody may enter."""
         queue = self.queue
         running = self.running
@@ -385,8 +384,7 @@ class Scheduler:
             hit, idle = self._hit(seq, segments)
             cached = hit * size
             tokens -= cached
-        if tokens > max_tokens:
-            tokens = max_tokens
+        tokens = min(tokens, max_tokens)
         blocks = -(-(cached + tokens) // size) - hit
         if not self._has_room(seq, blocks, hit, idle):
             return 0

@@ -7,7 +7,7 @@ WHOLE = 1 << 62
 
 
 def admit_whole(batch: Batch, budget: int) -> int:
-    """Admit waiting prompts whole while the token budget lasts; one that exceeds it alone goes alone. Returns tokens."""
+    """Admit waiting prompts whole while the budget lasts; one that exceeds it goes alone. Returns their tokens."""
     used = 0
     while (seq := batch.waiting()) is not None:
         tokens = batch.uncached(seq)
