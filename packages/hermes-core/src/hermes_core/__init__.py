@@ -10,18 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hermes_core.api.plugins import plugged_in
     from hermes_core.config import load_scenario
     from hermes_core.runs import RunResult, run
 
-__all__ = ["RunResult", "load_scenario", "plugged_in", "run"]
+__all__ = ["RunResult", "load_scenario", "run"]
 
-_HOME = {
-    "RunResult": "hermes_core.runs",
-    "load_scenario": "hermes_core.config",
-    "plugged_in": "hermes_core.api.plugins",
-    "run": "hermes_core.runs",
-}
+_HOME = {"RunResult": "hermes_core.runs", "load_scenario": "hermes_core.config", "run": "hermes_core.runs"}
 
 
 def __getattr__(name: str) -> Any:

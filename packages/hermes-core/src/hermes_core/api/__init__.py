@@ -22,7 +22,7 @@ from hermes_core.api.hardware import (
     StepModel,
     StepShape,
 )
-from hermes_core.api.plugins import load_plugin, plugged_in, plugin_names
+from hermes_core.api.plugins import load_plugin, plugin_names
 from hermes_core.api.streams import stream
 from hermes_core.api.time import FS_PER_NS, FS_PER_PS, NS_PER_MS, NS_PER_S, Femtos, Nanos, round_fs_to_ns, seconds_to_ns
 from hermes_core.api.workload import WORKLOAD_GENERATORS, RequestBatch, RequestSource, WorkloadFactory
@@ -57,7 +57,6 @@ __all__ = [
     "UnsupportedError",
     "WorkloadFactory",
     "load_plugin",
-    "plugged_in",
     "plugin_names",
     "round_fs_to_ns",
     "seconds_to_ns",
