@@ -1,9 +1,9 @@
 """A batching policy of one's own: prompts get only the time that a bound on the gaps between tokens leaves them.
 
-A step that decodes n sequences and reads c prompt tokens takes about BASE + n x PER_SEQ + c x PER_TOKEN. Whoever decodes
+A step that decodes n sequences and reads c prompt tokens takes about BASE + n x PER_SEQ + c x PER_TOKEN. Who decodes
 waits for all of it, so the more decode, the smaller the chunk. `hermes hw price` says what to put in for a deployment.
-To check by hand: a bound of 30 ms leaves (30 - 6.8) / 0.023 = 1,008 prompt tokens where nobody decodes, 4 fewer for each
-that does; no chunk may be longer, and hardly a gap.
+To check by hand: a bound of 30 ms leaves (30 - 6.8) / 0.023 = 1,008 prompt tokens where nobody decodes, 4 fewer for
+each that does; no chunk may be longer, and hardly a gap.
 """
 
 import hermes_core as hermes
@@ -24,6 +24,7 @@ class SloAwareChunks:
         self.least, self.most = settings.block_size_tokens, settings.max_num_batched_tokens
 
     def plan(self, batch: Batch) -> None:
+        """Give the prompts under way, then waiting ones, what time is left."""
         left_ms = self.bound_ms - BASE_MS - PER_SEQ_MS * batch.decode_seqs
         left = min(max(int(left_ms / PER_TOKEN_MS), self.least), self.most)
         for seq in tuple(batch.prefilling):
@@ -39,11 +40,13 @@ SCENARIO = {
     "workload": {"rate": "9/s", "requests": 2000, "prompt": {"uniform": [500, 4000]}, "output": 200},
 }
 
+PLUGINS = {"hermes.batch_policies": {"slo_aware": SloAwareChunks}}
+
 print("policy     bound   TTFT mean   TPOT mean   gap p99   gap max   longest chunk")
-with hermes.plugged_in("hermes.batch_policies", "slo_aware", SloAwareChunks):
-    for name, bound_ms in (("chunked", 0), ("slo_aware", 60), ("slo_aware", 30)):
-        result = hermes.run({**SCENARIO, "engine": {"batching": name, "options": {"bound_ms": bound_ms}}})
-        total = result.summary().total
-        values = (total.ttft_s.mean, total.tpot_s.mean, total.itl_s.p99, total.itl_s.maximum)
-        told = "".join(f"{1000 * value:8.1f} ms" for value in values)
-        print(f"{name:10} {bound_ms or '-':>3} ms {told} {result.steps['prefill_tokens'].max():7} tokens")
+for name, bound_ms in (("chunked", 0), ("slo_aware", 60), ("slo_aware", 30)):
+    engine = {"batching": name, "options": {"bound_ms": bound_ms}}
+    result = hermes.run({**SCENARIO, "engine": engine}, plugins=PLUGINS)
+    total = result.summary().total
+    values = (total.ttft_s.mean, total.tpot_s.mean, total.itl_s.p99, total.itl_s.maximum)
+    told = "".join(f"{1000 * value:8.1f} ms" for value in values)
+    print(f"{name:10} {bound_ms or '-':>3} ms {told} {result.steps['prefill_tokens'].max():7} tokens")
