@@ -43,10 +43,11 @@ def case_of(experiment: Experiment) -> Case:
     model = inputs.get("model")
     if not isinstance(model, str):
         raise NotRepresentedError("experiment.json names no model")
+    hardware = _hardware(inputs)
     scenario: dict[str, Any] = {
         "name": experiment.name,
         "model": _model(model, inputs),
-        "hardware": _hardware(inputs),
+        **data_parallel(hardware, moe=bool((inputs.get("architecture") or {}).get("num_experts")), told=assumptions),
         "engine": _engine(experiment, assumptions),
         "workload": _workload(experiment, assumptions),
     }
@@ -68,6 +69,24 @@ def _hardware(inputs: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(device, str):
         raise NotRepresentedError("experiment.json names no hardware.id")
     return {"device": device, **{key: int(parallel.get(key) or 1) for key in ("tp", "pp", "dp", "ep")}}
+
+
+def data_parallel(hardware: Mapping[str, Any], *, moe: bool, told: list[str]) -> dict[str, Any]:
+    """Return `hardware` and `replicas` for data-parallel ranks: each is a client with a scheduler of its own.
+
+    The engine gives a request to the rank with the fewest. Ranks of a dense model do not know one another; a step of a
+    rank of a mixture of experts is priced as one of its group, which is as large on all ranks.
+    """
+    ranks = int(hardware["dp"])
+    if ranks == 1:
+        return {"hardware": dict(hardware)}
+    if moe:
+        told.append(f"{ranks} data-parallel ranks step by themselves, each priced as if the others did the same")
+    return {
+        "hardware": dict(hardware) if moe else {**hardware, "dp": 1},
+        "replicas": ranks,
+        "routing": "least_outstanding",
+    }
 
 
 def _engine(experiment: Experiment, assumptions: list[str]) -> dict[str, Any]:

@@ -108,16 +108,18 @@ def provenance_of(client: rr.ClientInfo) -> dict[str, float]:
 def _values(run: RunRecord, arrival_ns: Ints, which: NDArray[np.bool_]) -> dict[str, float | None]:
     """Return the metrics over the requests `which` that finished; latencies in ms."""
     requests = run.requests
-    which = which & (requests["status"] == rr.REQUEST_STATUS_FINISHED)
-    if not which.any():
+    finished = which & (requests["status"] == rr.REQUEST_STATUS_FINISHED)
+    if not finished.any():
         return dict.fromkeys(METRICS)
+    # Load generators divide by the whole run, those that gave up included.
+    span_ns = int(requests["end_ns"][which].max() - arrival_ns[which].min())
+    which = finished
     sent, first, end = arrival_ns[which], requests["first_token_ns"][which], requests["end_ns"][which]
     tokens = requests["output_tokens"][which]
     ttft = (first - sent) / NS_PER_MS
     e2e = (end - sent) / NS_PER_MS
     several = tokens > 1
     tpot = ((end - first) / NS_PER_MS)[several] / (tokens[several] - 1)
-    span_ns = int(end.max() - sent.min())
     return {
         "ttft_mean": float(ttft.mean()),
         "ttft_p99": _p99(ttft),
