@@ -47,6 +47,8 @@ class AffineStepModel:
         t0 = self.base_fs + self.per_seq_fs * seqs + self.per_context_fs * windowed
         slope = self.per_context_fs * growing
         energy = self.energy_per_token_nj * seqs
+        if self.regime_tokens == _NEVER:
+            return t0, slope, _NEVER, energy, 0
         surplus = windowed - self.regime_tokens
         if surplus >= 0:
             return t0 + self.per_context_fs * surplus, 2 * slope, _NEVER, energy, 0

@@ -38,5 +38,7 @@ def load_plugin(group: str, name: str) -> Any:
         near = get_close_matches(name, found, n=1)
         known = ", ".join(sorted(found)) or "none is installed"
         hint = f"Did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"there is no {group.removeprefix('hermes.')} plug-in {name!r}", remedy=f"{hint}Known: {known}.")
+        raise InputError(
+            f"there is no {group.removeprefix('hermes.')} plug-in {name!r}", remedy=f"{hint}Known: {known}."
+        )
     return found[name].load()

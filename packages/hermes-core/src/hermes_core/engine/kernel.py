@@ -6,7 +6,6 @@ Events happen in the order of time, then phase, then entity, then scheduling. Th
 from collections.abc import Callable
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
-from itertools import count
 from typing import Final, TypeAlias
 
 from hermes_core.api.time import Nanos
@@ -43,21 +42,22 @@ def rank(phase: Phase, entity: int = 0) -> int:
 class Kernel:
     """A clock and a queue of events."""
 
-    __slots__ = ("_cancelled", "_heap", "_next_handle", "now", "processed")
+    __slots__ = ("_cancelled", "_heap", "_scheduled", "now", "processed")
 
     def __init__(self) -> None:
         self.now: Nanos = 0
         self.processed = 0
         """Events that have happened."""
         self._heap: list[tuple[Nanos, int, int, Action]] = []
-        self._next_handle = count().__next__
+        self._scheduled = 0
+        """Events ever scheduled; the last one has this number as its handle."""
         self._cancelled: set[int] = set()
 
     def schedule(self, time_ns: Nanos, rank: int, action: Action) -> int:
         """Let `action` happen at `time_ns`, not before now. Returns a handle for `cancel`."""
         if time_ns < self.now:
             raise AssertionError(f"event at {time_ns} ns lies before now, {self.now} ns")
-        handle = self._next_handle()
+        self._scheduled = handle = self._scheduled + 1
         heappush(self._heap, (time_ns, rank, handle, action))
         return handle
 
@@ -71,7 +71,7 @@ class Kernel:
             cancelled.clear()
 
     def run(self, until_ns: Nanos | None = None, max_events: int = 1 << 62) -> bool:
-        """Let events happen until none is left, or the next lies after `until_ns`, or `max_events` have happened.
+        """Let events happen until none is left, or the next lies after `until_ns`, or `max_events` were taken up.
 
         Returns whether there is more to do within `until_ns`.
         """
@@ -79,23 +79,25 @@ class Kernel:
         heap = self._heap
         cancelled = self._cancelled
         left = max_events
+        taken_back = 0
         try:
-            while heap:
+            for left in range(max_events, 0, -1):  # noqa: B007 - counted below
+                if not heap:
+                    return False
                 time_ns, rank, handle, action = heappop(heap)
-                if handle in cancelled:
+                if cancelled and handle in cancelled:
                     cancelled.discard(handle)
+                    taken_back += 1
                     continue
                 if time_ns > limit:
                     heappush(heap, (time_ns, rank, handle, action))
                     return False
                 self.now = time_ns
                 action(time_ns)
-                left -= 1
-                if not left:
-                    return bool(heap)
+            left = 0
+            return bool(heap)
         finally:
-            self.processed += max_events - left
-        return False
+            self.processed += max_events - left - taken_back
 
     @property
     def pending(self) -> int:

@@ -1,5 +1,6 @@
 """The recorder: rows in, blocks of columns out."""
 
+from io import BytesIO
 from typing import Final
 
 from hermes_core.record.sinks import RecordSink
@@ -9,14 +10,32 @@ _BLOCK_ROWS: Final = 8192
 
 
 class _Buffer:
-    """Packed rows of one table that have not been written yet."""
+    """Packed rows of one table that have not been written yet, in memory one after the other."""
 
     __slots__ = ("rows", "table", "written")
 
     def __init__(self, table: Table) -> None:
         self.table = table
-        self.rows: list[bytes] = []
+        self.rows = BytesIO()
         self.written = 0
+
+    def flush(self, sink: RecordSink, *, everything: bool) -> None:
+        """Write the full blocks; with `everything` the rest too."""
+        row_bytes = self.table.row_bytes
+        filled = self.rows.tell()
+        done = 0
+        if filled < row_bytes if everything else filled < row_bytes * _BLOCK_ROWS:
+            return
+        with self.rows.getbuffer() as view:
+            while done < filled and (everything or filled - done >= row_bytes * _BLOCK_ROWS):
+                end = min(done + row_bytes * _BLOCK_ROWS, filled)
+                with view[done:end] as rows:
+                    sink.write(self.table.block(rows))
+                done = end
+            rest = bytes(view[done:filled])
+        self.rows.seek(0)
+        self.rows.write(rest)
+        self.written += done // row_bytes
 
 
 class Recorder:
@@ -29,10 +48,10 @@ class Recorder:
     def __init__(self, sink: RecordSink) -> None:
         self._sink = sink
         self._buffers = {table.field: _Buffer(table) for table in (REQUESTS, STAGE_JOBS, STEPS, TRANSFERS)}
-        self.add_request = self._buffers["requests"].rows.append
-        self.add_stage_job = self._buffers["stage_jobs"].rows.append
-        self.add_step = self._buffers["steps"].rows.append
-        self.add_transfer = self._buffers["transfers"].rows.append
+        self.add_request = self._buffers["requests"].rows.write
+        self.add_stage_job = self._buffers["stage_jobs"].rows.write
+        self.add_step = self._buffers["steps"].rows.write
+        self.add_transfer = self._buffers["transfers"].rows.write
         self.pack_request = REQUESTS.pack
         self.pack_stage_job = STAGE_JOBS.pack
         self.pack_step = STEPS.pack
@@ -41,15 +60,7 @@ class Recorder:
     def flush(self, *, everything: bool = False) -> None:
         """Write the full blocks; with `everything` the rest too."""
         for buffer in self._buffers.values():
-            rows = buffer.rows
-            done = 0
-            while len(rows) - done >= _BLOCK_ROWS or (everything and done < len(rows)):
-                part = rows[done : done + _BLOCK_ROWS]
-                self._sink.write(buffer.table.block(part))
-                done += len(part)
-            if done:
-                del rows[:done]
-                buffer.written += done
+            buffer.flush(self._sink, everything=everything)
 
     def written(self, field: str) -> int:
         """Return how many rows of a table have been written."""

@@ -1,11 +1,13 @@
 """The tables of a run record: which columns, of which width, in which order the engine writes a row."""
 
 from struct import Struct
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from hermes_proto.common.v1 import column_pb2
 from hermes_proto.core.v1 import run_record_pb2
+
+ReadableBuffer: TypeAlias = bytes | memoryview
 
 _DTYPES = {
     "<i8": column_pb2.DATA_TYPE_INT64,
@@ -19,30 +21,34 @@ _FORMATS = {"<i8": "q", "<u2": "H", "<u4": "I", "|u1": "B"}
 class Table:
     """One table of the schema hermes.core.v1."""
 
-    __slots__ = ("columns", "field", "message", "pack", "row_dtype")
+    __slots__ = ("columns", "field", "pack", "row_bytes", "row_dtype")
 
-    def __init__(self, field: str, message: Any, columns: tuple[tuple[str, str], ...]) -> None:
+    def __init__(self, field: str, columns: tuple[tuple[str, str], ...]) -> None:
         self.field = field
         """Field of RunRecordChunk that carries its blocks."""
-        self.message = message
         self.columns = columns
         """(name, NumPy type) in the order of a row."""
         self.row_dtype = np.dtype(list(columns))
+        self.row_bytes = self.row_dtype.itemsize
         self.pack = Struct("<" + "".join(_FORMATS[dtype] for _, dtype in columns)).pack
         """Turns the values of one row, given one by one, into bytes."""
 
-    def block(self, rows: list[bytes]) -> run_record_pb2.RunRecordChunk:
-        """Turn packed rows into one block of columns."""
-        records = np.frombuffer(b"".join(rows), dtype=self.row_dtype)
-        columns = {
-            name: column_pb2.Column(dtype=_DTYPES[dtype], data=records[name].tobytes()) for name, dtype in self.columns
-        }
-        return run_record_pb2.RunRecordChunk(**{self.field: self.message(rows=len(rows), **columns)})
+    def block(self, rows: ReadableBuffer) -> run_record_pb2.RunRecordChunk:
+        """Turn packed rows, one after the other, into one block of columns."""
+        records = np.frombuffer(rows, dtype=self.row_dtype)
+        chunk = run_record_pb2.RunRecordChunk()
+        block = getattr(chunk, self.field)
+        block.rows = len(records)
+        for name, dtype in self.columns:
+            # Filled in place: a column given to a constructor is copied by each message around it.
+            column = getattr(block, name)
+            column.dtype = _DTYPES[dtype]
+            column.data = records[name].tobytes()
+        return chunk
 
 
 REQUESTS = Table(
     "requests",
-    run_record_pb2.RequestBlock,
     (
         ("request_id", "<i8"),
         ("arrival_ns", "<i8"),
@@ -60,7 +66,6 @@ REQUESTS = Table(
 
 STAGE_JOBS = Table(
     "stage_jobs",
-    run_record_pb2.StageJobBlock,
     (
         ("request_id", "<i8"),
         ("job", "<u2"),
@@ -82,7 +87,6 @@ STAGE_JOBS = Table(
 
 STEPS = Table(
     "steps",
-    run_record_pb2.StepBlock,
     (
         ("client", "<u2"),
         ("first_step", "<i8"),
@@ -103,7 +107,6 @@ STEPS = Table(
 
 TRANSFERS = Table(
     "transfers",
-    run_record_pb2.TransferBlock,
     (
         ("request_id", "<i8"),
         ("source", "<u2"),

@@ -1,7 +1,7 @@
 """Turns the columns of a workload into requests, one at a time and only when they are due."""
 
 from collections.abc import Iterator
-from itertools import count, repeat
+from itertools import chain, count, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,12 @@ _OPTIONAL = (
 
 
 def requests_of(source: RequestSource) -> Iterator[Request]:
-    """Yield the requests in the order of the source."""
+    """Return the requests in the order of the source."""
+    # A chain of maps makes a request without passing through a generator.
+    return chain.from_iterable(_requests_by_batch(source))
+
+
+def _requests_by_batch(source: RequestSource) -> Iterator[Iterator[Request]]:
     last_ns = 0
     for batch in _batches(source):
         arrivals = batch.arrival_ns
@@ -48,9 +53,9 @@ def requests_of(source: RequestSource) -> Iterator[Request]:
         )
         columns = [getattr(batch, name) for name, _ in _OPTIONAL]
         if batch.segment_offsets is None and all(column is None for column in columns):
-            yield from basic
+            yield basic
         else:
-            yield from _with_columns(batch, basic, columns)
+            yield _with_columns(batch, basic, columns)
 
 
 def _batches(source: RequestSource) -> Iterator[RequestBatch]:

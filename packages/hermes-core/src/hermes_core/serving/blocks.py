@@ -74,7 +74,8 @@ class BlockPool:
     def allocate(self, blocks: int) -> None:
         """Take `blocks` of the available ones; evicts the least recently freed content when no empty one is left."""
         available = self.available = self.available - blocks
-        self.low = min(self.low, available)
+        if available < self.low:
+            self.low = available
         if blocks <= self.empty:
             self.empty -= blocks
         else:
@@ -162,7 +163,7 @@ class BlockPool:
         for node in path:
             if full <= node.first_block:
                 break
-            present = (min(node.last_block, full)) - node.first_block
+            present = (full if full < node.last_block else node.last_block) - node.first_block
             if present > node.cached:
                 new += present - node.cached
                 node.cached = present
@@ -176,12 +177,9 @@ class BlockPool:
     def free(self, blocks: int, partial: int) -> None:
         """Give back `blocks` that no path can find again; `partial` of them were never full, so have no content."""
         self.available += blocks
-        if not self.caching:
-            self.empty += blocks
-            return
         queue = self._queue
         if not queue:
-            # Nothing can be found again before these: they are as good as empty.
+            # Nothing can be found again before these, or at all: they are as good as empty.
             self.empty += blocks
             return
         self.empty += partial

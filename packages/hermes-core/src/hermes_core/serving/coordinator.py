@@ -39,6 +39,8 @@ class Pool:
     patience: Patience | None = None
     """None waits for ever."""
     load: PoolLoad = field(init=False)
+    alone: bool = field(init=False)
+    """Whether it has one client."""
     paired: bool = field(init=False)
     first_client: int = field(init=False)
     """Number of its first client among all clients; the others follow."""
@@ -48,6 +50,7 @@ class Pool:
 
     def __post_init__(self) -> None:
         self.load = PoolLoad(len(self.clients))
+        self.alone = len(self.clients) == 1
         self.paired = self.transfer.paired
         self.first_client = self.clients[0].number
         front_end = self.clients[0].settings.front_end
@@ -83,6 +86,7 @@ class Coordinator:
         "_linked",
         "_linked_count",
         "_next",
+        "_on_arrival",
         "_pack_request",
         "_pack_stage_job",
         "_pack_transfer",
@@ -138,6 +142,8 @@ class Coordinator:
         """Read, but not taken in because too many wait already."""
         self._next: Request
         """The one whose arrival is scheduled."""
+        self._on_arrival = self._arrive_and_read
+        """Bound once: it is scheduled for each request."""
 
     def start(self) -> None:
         """Schedule the first arrivals."""
@@ -154,7 +160,7 @@ class Coordinator:
                 now = self._kernel.now
                 time_ns = request.arrival_ns
                 self._next = request
-                self._kernel.schedule(max(now, time_ns), _ARRIVAL, self._arrive_and_read)
+                self._kernel.schedule(time_ns if time_ns > now else now, _ARRIVAL, self._on_arrival)
                 return
             if not self._link(request):
                 return
@@ -208,7 +214,8 @@ class Coordinator:
             source = self._handovers[request.request_id][0]
             number = source.client % len(pool.clients)
         else:
-            number = pool.router.pick(request, pool.load)
+            # Nothing to choose from one client.
+            number = 0 if pool.alone else pool.router.pick(request, pool.load)
         client = pool.clients[number]
         if tokens > client.max_tokens:
             self.too_big += 1
@@ -247,8 +254,10 @@ class Coordinator:
         if not job.decodes:
             # The token that ends a prompt is generated again by whoever decodes.
             first_token_ns, first_step, tokens = -1, -1, 0
-        self._add_stage_job(
-            self._pack_stage_job(
+        # Called from a local: a callable in a slot is slow to call as a method (CPython 3.11).
+        add, pack = self._add_stage_job, self._pack_stage_job
+        add(
+            pack(
                 request.request_id, seq.position, job.stage_set, pool.first_client + number, seq.enqueue_ns,
                 seq.start_ns, first_token_ns, now, seq.prompt_tokens, seq.cached_tokens, tokens, first_step,
                 last_step, seq.preemptions, status,
@@ -346,8 +355,9 @@ class Coordinator:
         request_id = request.request_id
         del self.live[request_id]
         request.sequence = None
-        self._add_request(
-            self._pack_request(
+        add, pack = self._add_request, self._pack_request
+        add(
+            pack(
                 request_id, request.arrival_ns, request.first_token_ns, end_ns, status, request.pipeline,
                 request.tenant, request.service_class, request.prompt_tokens, output_tokens, request.session_id,
             )

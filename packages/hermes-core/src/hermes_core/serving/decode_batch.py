@@ -20,7 +20,7 @@ class DecodeBatch(Protocol):
     step: int
     """Number of the next decoding step."""
     next_leave: int
-    """No member's last step lies before this."""
+    """The first step that is the last one of a member, or before it."""
 
     def add(self, seq: Sequence) -> None:
         """Let `seq` join before the next step; its `decode_base`, `leave_step` and `order` are set."""
@@ -59,6 +59,7 @@ class AggregateBatch:
     """The decoding batch at cost per change."""
 
     __slots__ = (
+        "_any_stale",
         "_base_sum",
         "_block_size",
         "_crossings",
@@ -79,11 +80,12 @@ class AggregateBatch:
         self._block_size = block_size
         self._window = window
         self._base_sum = 0
+        self._any_stale = False
+        """Whether there may be stale entries in `_leaving`."""
         self._leaving: list[tuple[int, int, Sequence]] = []
         """(last step, order, member); stale when the member has left or come back under another order."""
-        self._residues = [0] * (2 * block_size)
-        """Members that need a block in the steps with this residue modulo the block size; written twice over, so that
-        any run of up to `block_size` steps is one slice."""
+        self._residues = [0] * block_size
+        """Members that need a block in the steps with this residue modulo the block size."""
         self._growing = 0
         self._growing_base_sum = 0
         self._crossings: list[tuple[int, int, Sequence]] = []
@@ -91,14 +93,12 @@ class AggregateBatch:
 
     def add(self, seq: Sequence) -> None:
         base = seq.decode_base
-        size = self._block_size
         self.count += 1
         self._base_sum += base
-        residue = -base % size
-        self._residues[residue] += 1
-        self._residues[residue + size] += 1
+        self._residues[-base % self._block_size] += 1
         leave_step = seq.leave_step
-        self.next_leave = min(self.next_leave, leave_step)
+        if leave_step < self.next_leave:
+            self.next_leave = leave_step
         heappush(self._leaving, (leave_step, seq.order, seq))
         if self._window and self._window - base > self.step:
             self._growing += 1
@@ -109,6 +109,8 @@ class AggregateBatch:
         if self._window:
             self._settle()
         self._take_out(seq)
+        self._any_stale = True
+        self._forget_stale()
 
     def advance(self, steps: int) -> int:
         step = self.step
@@ -116,8 +118,13 @@ class AggregateBatch:
         if steps == 1:
             return 0
         size = self._block_size
+        residues = self._residues
         start = (step + 1) % size
-        return (steps - 1) // size * self.count + sum(self._residues[start : start + (steps - 1) % size])
+        end = start + (steps - 1) % size
+        needed = sum(residues[start:end])
+        if end > size:
+            needed += sum(residues[: end - size])
+        return (steps - 1) // size * self.count + needed if steps > size else needed
 
     def pop_finished(self) -> list[Sequence]:
         leaving = self._leaving
@@ -130,7 +137,10 @@ class AggregateBatch:
             if seq.leave_step == leave_step and seq.order == order:
                 self._take_out(seq)
                 finished.append(seq)
-        self.next_leave = leaving[0][0] if leaving else NEVER
+        if self._any_stale:
+            self._forget_stale()
+        else:
+            self.next_leave = leaving[0][0] if leaving else NEVER
         if len(finished) > 1:
             finished.sort(key=_order)
         return finished
@@ -152,29 +162,23 @@ class AggregateBatch:
         return self._residues[self.step % self._block_size]
 
     def outlook(self) -> tuple[int, int, int, int]:
-        leaving = self._leaving
-        leave_step, order, seq = leaving[0]
-        while seq.leave_step != leave_step or seq.order != order:
-            heappop(leaving)
-            leave_step, order, seq = leaving[0]
-        self.next_leave = leave_step
         step = self.step
-        count = self.count
+        alike = self.next_leave - step + 1
         if self._window:
             context, windowed, growing = self.sums()
-            alike = leave_step - step + 1
             if self._crossings and self._crossings[0][0] - step < alike:
                 alike = self._crossings[0][0] - step
             return context, windowed, growing, alike
+        count = self.count
         context = self._base_sum + count * step
-        return context, context, count, leave_step - step + 1
+        return context, context, count, alike
 
     def steps_within(self, steps: int, blocks: int) -> int:
         size = self._block_size
         cycles, left = divmod(blocks, self.count)
         done = cycles * size
         start = (self.step + 1) % size
-        for needed in self._residues[start : start + size]:
+        for needed in self._residues[start:] + self._residues[:start]:
             if done >= steps or needed > left:
                 break
             left -= needed
@@ -184,16 +188,25 @@ class AggregateBatch:
     def _take_out(self, seq: Sequence) -> None:
         """Forget a member; its entries in the heaps are recognised as stale by its leave_step."""
         base = seq.decode_base
-        size = self._block_size
         self.count -= 1
         self._base_sum -= base
-        residue = -base % size
-        self._residues[residue] -= 1
-        self._residues[residue + size] -= 1
+        self._residues[-base % self._block_size] -= 1
         if self._window and self._window - base > self.step:
             self._growing -= 1
             self._growing_base_sum -= base
         seq.leave_step = -1
+
+    def _forget_stale(self) -> None:
+        """Keep a member at the head of `_leaving`: drop entries of those that left early, or came back later."""
+        leaving = self._leaving
+        while leaving:
+            leave_step, order, seq = leaving[0]
+            if seq.leave_step == leave_step and seq.order == order:
+                self.next_leave = leave_step
+                return
+            heappop(leaving)
+        self.next_leave = NEVER
+        self._any_stale = False
 
     def _settle(self) -> None:
         """Move members whose context has reached the window from growing to full."""

@@ -8,7 +8,7 @@ it ends, in one go for all its steps.
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import sqrt
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from hermes_core.api.hardware import CompiledDeployment
 from hermes_core.api.time import FS_PER_NS, HALF_NS_FS, Femtos, Nanos, round_fs_to_ns
@@ -20,6 +20,8 @@ from hermes_core.serving.queues import WaitingQueue
 from hermes_core.serving.scheduler import WITHDRAWN, Owner, Scheduler
 from hermes_core.serving.sequence import FETCHED, Sequence
 from hermes_core.serving.settings import EngineSettings
+
+_pack_step: Final = STEPS.pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +60,23 @@ class LlmClient:
         "_e0_nj",
         "_e_slope_nj",
         "_end_fs",
+        "_end_ns",
         "_event",
+        "_idle_fs",
         "_kernel",
         "_lag",
         "_model",
         "_observer",
-        "_pack_step",
+        "_on_end",
         "_prompt_tokens",
         "_prompts",
         "_rank",
-        "_schedule",
         "_seqs",
         "_single",
         "_slope_fs",
         "_steps",
         "_t0_fs",
         "_waiting",
-        "busy_fs",
         "decode_tokens",
         "energy_nj",
         "max_tokens",
@@ -113,16 +115,15 @@ class LlmClient:
         )
         self.max_tokens = self.scheduler.pool.total * settings.block_size_tokens + 1
         """The longest prompt and answer together that ever fit the KV memory: the last token needs none."""
-        self.busy_fs: Femtos = 0
         self.energy_nj = 0
         self.decode_tokens = 0
         self.peak_running = 0
         self.peak_waiting = 0
         self._kernel = kernel
-        self._schedule = kernel.schedule
         self._model = compiled.steps
+        self._on_end = self._on_boundary
+        """Bound once: it is scheduled for each stretch."""
         self._add_step = recorder.add_step if recorder is not None else None
-        self._pack_step = STEPS.pack
         self._observer = observer
         self._single = exact or policy.every_step
         """Whether each step is planned by itself."""
@@ -136,6 +137,11 @@ class LlmClient:
         """Its steps; 0 while the client is idle."""
         self._begin_fs: Femtos = 0
         self._end_fs: Femtos = 0
+        """Its end; while the client is idle, that of the last one."""
+        self._end_ns: Nanos = 0
+        """The same, rounded: when its event happens."""
+        self._idle_fs: Femtos = 0
+        """Time between stretches until now."""
         self._t0_fs: Femtos = 0
         self._slope_fs: Femtos = 0
         self._e0_nj = 0
@@ -157,7 +163,8 @@ class LlmClient:
             return
         scheduler.incoming.append(seq)
         waiting = len(scheduler.incoming) + len(scheduler.queue)
-        self.peak_waiting = max(self.peak_waiting, waiting)
+        if waiting > self.peak_waiting:
+            self.peak_waiting = waiting
         steps = self._steps
         if not steps:
             seq.visible_step = scheduler.step
@@ -175,8 +182,11 @@ class LlmClient:
         """Let an idle engine plan at once."""
         if self._event < 0:
             # The last step may have ended half a nanosecond after the event that said so.
-            self._end_fs = max(self._end_fs, now * FS_PER_NS)
-            self._event = self._schedule(now, self._rank, self._on_boundary)
+            idle_fs = now * FS_PER_NS - self._end_fs
+            if idle_fs > 0:
+                self._idle_fs += idle_fs
+                self._end_fs += idle_fs
+            self._event = self._kernel.schedule(now, self._rank, self._on_end)
 
     def kv_fetched(self, seq: Sequence, now: Nanos) -> None:
         """The KV of `seq`, for which it holds blocks, has come from another client."""
@@ -209,18 +219,22 @@ class LlmClient:
             return min(self._steps, -(-span // t0))
         half = t0 - slope / 2
         steps = int((sqrt(half * half + 2.0 * slope * span) - half) / slope)
-        while steps * t0 + slope * (steps * (steps - 1) // 2) >= span:
+        done = steps * t0 + slope * (steps * (steps - 1) // 2)
+        while done >= span:
             steps -= 1
-        while steps * t0 + slope * (steps * (steps - 1) // 2) < span:
+            done -= t0 + slope * steps
+        while done < span:
+            done += t0 + slope * steps
             steps += 1
-        return min(self._steps, steps)
+        return steps if steps < self._steps else self._steps
 
     def _cut(self, steps: int) -> None:
         """Let the stretch under way end after `steps` of its steps."""
         self._kernel.cancel(self._event)
         self._steps = steps
-        end = self._end_fs = self._end_after(steps)
-        self._event = self._schedule((end + HALF_NS_FS) // FS_PER_NS, self._rank, self._on_boundary)
+        self._end_fs = end = self._end_after(steps)
+        self._end_ns = end_ns = (end + HALF_NS_FS) // FS_PER_NS
+        self._event = self._kernel.schedule(end_ns, self._rank, self._on_end)
 
     # --- what others may ask ----------------------------------------------------------------------------------------
 
@@ -228,6 +242,11 @@ class LlmClient:
     def streams(self) -> int:
         """Sequences that are admitted, and so hold a stream open."""
         return len(self.scheduler.running)
+
+    @property
+    def busy_fs(self) -> Femtos:
+        """Time in stretches that are settled."""
+        return (self._begin_fs if self._steps else self._end_fs) - self._idle_fs
 
     @property
     def waiting(self) -> int:
@@ -268,9 +287,10 @@ class LlmClient:
         ended = self._steps_ended_by(now)
         if round_fs_to_ns(self._end_after(ended)) > now:
             ended -= 1
+        self._end_fs = self._end_after(ended)
+        self._end_ns = round_fs_to_ns(self._end_fs)
         if ended:
             self._steps = ended
-            self._end_fs = self._end_after(ended)
             self._settle()
             if ended < planned:
                 # The step that is under way has its blocks.
@@ -284,7 +304,6 @@ class LlmClient:
     # --- between stretches ------------------------------------------------------------------------------------------
 
     def _on_boundary(self, now: Nanos) -> None:
-        self._event = -1
         if self._steps:
             self._settle()
         else:
@@ -295,82 +314,100 @@ class LlmClient:
         """Account for the steps of the stretch that has ended."""
         steps = self._steps
         scheduler = self.scheduler
-        begin, end = self._begin_fs, self._end_fs
-        energy = self._e0_nj if steps == 1 else steps * self._e0_nj + self._e_slope_nj * (steps * (steps - 1) // 2)
+        energy = self._e0_nj
+        if steps > 1:
+            energy = steps * energy + self._e_slope_nj * (steps * (steps - 1) // 2)
         self.energy_nj += energy
-        if self._add_step is not None:
-            self._add_step(
-                self._pack_step(
-                    self.number, scheduler.step, steps, begin // FS_PER_NS, begin % FS_PER_NS, self._t0_fs,
-                    self._slope_fs, self._seqs, self._context, self._prompts, self._prompt_tokens, self._waiting,
-                    self._blocks, energy,
+        seqs = self._seqs
+        step = scheduler.step
+        add_step = self._add_step
+        if add_step is not None:
+            begin = self._begin_fs
+            add_step(
+                _pack_step(
+                    self.number, step, steps, begin // FS_PER_NS, begin % FS_PER_NS, self._t0_fs, self._slope_fs,
+                    seqs, self._context, self._prompts, self._prompt_tokens, self._waiting, self._blocks, energy,
                 )
             )  # fmt: skip
         if self._observer is not None:
             self._observer(
                 Stretch(
-                    self.number, scheduler.step, steps, begin, self._t0_fs, self._slope_fs, self._seqs, self._context,
+                    self.number, step, steps, self._begin_fs, self._t0_fs, self._slope_fs, seqs, self._context,
                     self._prompts, self._prompt_tokens, self._waiting, self._blocks, energy,
                 )
             )  # fmt: skip
-        self.busy_fs += end - begin
-        self.decode_tokens += self._seqs * steps
+        self.decode_tokens += seqs * steps
         self._steps = 0
-        scheduler.step += steps
-        scheduler.now_ns = (end + HALF_NS_FS) // FS_PER_NS
+        scheduler.step = step + steps
+        scheduler.now_ns = self._end_ns
         scheduler.settle(steps)
 
     def _launch(self) -> None:
         """Begin the next stretch; without work the client falls idle."""
         scheduler = self.scheduler
-        begin = self._begin_fs = self._end_fs
         scheduler.plan()
         batch = scheduler.batch
         count = batch.count
+        self._begin_fs = end = self._end_fs
         if scheduler.chunks:
-            self._launch_mixed(count)
-            end = begin + self._t0_fs
+            end += self._launch_mixed(count)
         elif count:
             context, windowed, growing, steps = batch.outlook()
             t0, slope, valid, self._e0_nj, self._e_slope_nj = self._model.decode_run(count, context, windowed, growing)
-            steps = self._steps_planned(min(valid, steps))
+            if valid < steps:
+                steps = valid
+            if (
+                scheduler.incoming or scheduler.blocked or scheduler.aborts or scheduler.releases
+                or scheduler.preempted or self._single
+            ):  # fmt: skip
+                steps = self._steps_planned(steps)
+            available = scheduler.pool.available
+            if count * (steps // self._block_size + 1) > available:
+                # The first step has its blocks already.
+                steps = 1 + batch.steps_within(steps - 1, available)
+            self._steps = steps
             self._seqs = count
             self._context = context
             self._prompts = self._prompt_tokens = 0
             self._t0_fs = t0
             self._slope_fs = slope
-            self._steps = steps
-            end = begin + steps * t0 + slope * (steps * (steps - 1) // 2)
+            end += steps * t0 + slope * (steps * (steps - 1) // 2)
         else:
             self._fall_idle()
             return
         self._end_fs = end
-        running = len(scheduler.running)
-        self.peak_running = max(self.peak_running, running)
+        self._end_ns = end_ns = (end + HALF_NS_FS) // FS_PER_NS
         pool = scheduler.pool
         self._blocks = pool.total - pool.available
-        self._waiting = len(scheduler.queue) + len(scheduler.incoming)
-        self._event = self._schedule((end + HALF_NS_FS) // FS_PER_NS, self._rank, self._on_boundary)
+        # Nobody is left in the queue of a plan that is not blocked.
+        crowded = scheduler.blocked or scheduler.incoming
+        self._waiting = len(scheduler.queue) + len(scheduler.incoming) if crowded else 0
+        self._event = self._kernel.schedule(end_ns, self._rank, self._on_end)
 
-    def _launch_mixed(self, count: int) -> None:
-        """Price a step with prompts in it."""
+    def _launch_mixed(self, count: int) -> Femtos:
+        """Begin a step with prompts in it; return how long it lasts."""
         scheduler = self.scheduler
         shape = scheduler.shape
         if count and scheduler.decode:
-            shape.decode_seqs = self._seqs = count
-            shape.decode_context, shape.decode_windowed, _ = scheduler.batch.sums()
+            context, shape.decode_windowed, _ = scheduler.batch.sums()
             shape.sampled_seqs += count
         else:
-            shape.decode_seqs = self._seqs = shape.decode_context = shape.decode_windowed = 0
-        self._t0_fs, self._e0_nj = self._model.step(shape)
+            count = context = shape.decode_windowed = 0
+        shape.decode_seqs = self._seqs = count
+        shape.decode_context = self._context = context
+        t0, self._e0_nj = self._model.step(shape)
+        self._t0_fs = t0
         self._slope_fs = self._e_slope_nj = 0
-        self._context = shape.decode_context
         self._prompts = shape.prefill_seqs
         self._prompt_tokens = shape.prefill_tokens
         self._steps = 1
+        running = len(scheduler.running)
+        if running > self.peak_running:
+            self.peak_running = running
+        return t0
 
     def _steps_planned(self, steps: int) -> int:
-        """Return for how many of the next `steps` like steps the plan holds."""
+        """Return for how many of the next `steps` like steps the plan holds, if memory lasts."""
         scheduler = self.scheduler
         if self._single or scheduler.preempted or (scheduler.blocked and scheduler.restless()):
             return 1
@@ -389,10 +426,6 @@ class LlmClient:
             steps = scheduler.aborts[0][0] - scheduler.step
         if scheduler.releases and scheduler.releases[0][0] - scheduler.step < steps:
             steps = scheduler.releases[0][0] - scheduler.step
-        available = scheduler.pool.available
-        if scheduler.batch.count * (steps // self._block_size + 1) > available:
-            # The first step has its blocks already.
-            steps = 1 + scheduler.batch.steps_within(steps - 1, available)
         return steps
 
     def _fall_idle(self) -> None:
@@ -406,5 +439,7 @@ class LlmClient:
             seq.visible_step = scheduler.step
         if again:
             self._launch()
-        elif scheduler.queue and not scheduler.fetching:
+            return
+        self._event = -1
+        if scheduler.queue and not scheduler.fetching:
             raise AssertionError("a request waits for an idle engine: it should have been refused at the door")

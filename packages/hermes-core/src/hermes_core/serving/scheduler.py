@@ -48,9 +48,11 @@ class Scheduler:
         "_block_size",
         "_delayed",
         "_demand_taken",
+        "_every_step",
         "_max_seqs",
         "_owner",
         "_policy",
+        "_prompts_first",
         "_reservation",
         "_reserve_full_prompt",
         "_victim",
@@ -62,6 +64,7 @@ class Scheduler:
         "cached_tokens",
         "chunks",
         "decode",
+        "decode_seqs",
         "fetched",
         "fetching",
         "incoming",
@@ -80,7 +83,7 @@ class Scheduler:
         "step",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - it sets its attributes
         self,
         *,
         settings: EngineSettings,
@@ -97,6 +100,8 @@ class Scheduler:
         self.now_ns = 0
         """When it begins, which is when the last one ended."""
         self.decode = True
+        self.decode_seqs = 0
+        """Sequences that decode, as the policy sees them."""
         self.preempted = False
         self.prefilling: list[Sequence] = []
         self.chunks: list[Sequence] = []
@@ -128,6 +133,8 @@ class Scheduler:
         self.cached_tokens = 0
         self.preemptions = 0
         self._policy = policy
+        self._prompts_first = policy.prompts_first
+        self._every_step = policy.every_step
         self._owner = owner
         self._window = window or NEVER
         self._block_size = settings.block_size_tokens
@@ -143,14 +150,17 @@ class Scheduler:
 
     # --- after a stretch --------------------------------------------------------------------------------------------
 
-    def settle(self, steps: int) -> None:
+    def settle(self, steps: int) -> None:  # noqa: C901 - every line asks whether there is anything to do
         """Account for `steps` steps that have been done: sequences give tokens and come to their ends."""
         if self.leaving:
             self.free_leaving()
         batch = self.batch
-        if batch.count and self.decode:
-            needed = batch.advance(steps)
-            if needed:
+        if not self.decode:
+            self.decode = True
+        elif batch.count:
+            if steps == 1:
+                batch.step += 1
+            elif needed := batch.advance(steps):
                 self.pool.allocate(needed)
             if batch.next_leave < batch.step:
                 for seq in batch.pop_finished():
@@ -166,17 +176,19 @@ class Scheduler:
         """Move prompts that are complete to the decoding batch."""
         batch = self.batch
         for seq in self.chunks:
-            if seq.computed < seq.target or seq.order < 0:
+            target = seq.target
+            if seq.computed < target or seq.order < 0:
                 continue
-            generated = seq.generated = seq.generated + 1
+            seq.generated = generated = seq.generated + 1
             if generated == 1:
-                seq.first_token_ns = self.now_ns
+                seq.first_token_ns = now = self.now_ns
                 seq.first_step = self.step - 1
-                self._owner.first_token(seq, self.now_ns, len(self.running))
+                self._owner.first_token(seq, now, len(self.running))
             left = seq.output_tokens - generated
             if left:
-                seq.decode_base = seq.target - batch.step
-                seq.leave_step = batch.step + left - 1
+                step = batch.step
+                seq.decode_base = target - step
+                seq.leave_step = step + left - 1
                 batch.add(seq)
             else:
                 self._end(seq)
@@ -237,14 +249,14 @@ class Scheduler:
         """Give back the blocks of a sequence that holds the KV of `context` tokens; they stay findable."""
         size = self._block_size
         pool = self.pool
-        held = -(-context // size)
         path = seq.path
-        if path is not None:
+        if path is None:
+            pool.free(-(-context // size), 1 if context % size else 0)
+        else:
             if context > seq.prompt_tokens and seq.output_segment != -1 and len(path) == len(seq.segments or ()):
                 pool.append(path, seq.output_segment, seq.prompt_tokens, seq.output_tokens)
-            seq.shared += pool.publish(path, context)
-        pool.free(held - seq.shared, 1 if context % size else 0)
-        if path is not None:
+            shared = seq.shared + pool.publish(path, context)
+            pool.free(-(-context // size) - shared, 1 if context % size else 0)
             pool.release_path(path)
             seq.path = None
             seq.shared = 0
@@ -255,43 +267,54 @@ class Scheduler:
 
     def plan(self) -> None:
         """Decide what the next step works on."""
-        self.decode = True
         self.preempted = self._demand_taken = False
         incoming = self.incoming
-        queue = self.queue
-        if incoming:
-            step = self.step
-            while incoming and incoming[0].visible_step <= step:
-                seq = incoming.popleft()
-                if seq.kv == FETCHED:
-                    self.fetched.append(seq)
-                else:
-                    queue.push(seq)
-        first = self._policy.prompts_first
-        if not first:
+        if incoming and incoming[0].visible_step <= self.step:
+            self._let_in()
+        if not self._prompts_first:
             self._feed_decodes()
-        if queue or self.prefilling or self.fetched or self._policy.every_step:
-            self._policy.plan(self)
-            if not self.decode and self._demand_taken:
-                # The decoding members stand still: what was taken for them is given back.
-                self.pool.take_back(self.batch.demand())
-            self.blocked = bool(queue) or bool(self.fetched)
+        if self.queue or self.prefilling or self.fetched or self._every_step:
+            self._plan_prompts()
         else:
             self.blocked = False
-        if first and self.decode:
-            self._feed_decodes()
+            if self._prompts_first:
+                self._feed_decodes()
         if self.preempted and self._reservation is not None:
             self._reservation.preempted(self.running, self.batch)
 
+    def _plan_prompts(self) -> None:
+        """Ask the policy."""
+        self.decode = True
+        self.decode_seqs = self.batch.count
+        self._policy.plan(self)
+        if not self.decode:
+            if self._demand_taken:
+                # The decoding members stand still: what was taken for them is given back.
+                self.pool.take_back(self.batch.demand())
+        elif self._prompts_first:
+            self._feed_decodes()
+        self.blocked = bool(self.queue) or bool(self.fetched)
+
+    def _let_in(self) -> None:
+        """Let those wait in the queue whom the step that is planned can see."""
+        incoming = self.incoming
+        step = self.step
+        while incoming and incoming[0].visible_step <= step:
+            seq = incoming.popleft()
+            if seq.kv == FETCHED:
+                self.fetched.append(seq)
+            else:
+                self.queue.push(seq)
+
     def _feed_decodes(self) -> None:
         """Give the decoding members the blocks they need in the step that is planned."""
-        if self.batch.count:
-            needed = self.batch.demand()
-            if needed:
-                if needed > self.pool.available:
-                    needed = self._make_room(needed)
-                self.pool.allocate(needed)
-            self._demand_taken = True
+        needed = self.batch.demand()
+        if needed:
+            pool = self.pool
+            if needed > pool.available:
+                needed = self._make_room(needed)
+            pool.allocate(needed)
+        self._demand_taken = True
 
     def restless(self) -> bool:
         """Return whether the head of the queue might be let in at the next step though nothing is freed until then."""
@@ -320,6 +343,7 @@ class Scheduler:
         if seq.leave_step >= 0:
             context = seq.decode_base + batch.step
             batch.remove(seq)
+            self.decode_seqs = batch.count
             seq.generated = context - seq.prompt_tokens + 1
             if self._demand_taken and context % self._block_size == 0:
                 self.pool.take_back(1)
@@ -340,11 +364,6 @@ class Scheduler:
 
     # --- what the policy may do: hermes_core.serving.batching.Batch ---------------------------------------------------
 
-    @property
-    def decode_seqs(self) -> int:
-        """Sequences that decode."""
-        return self.batch.count
-
     def waiting(self) -> Sequence | None:
         """Return who is next in the queue and may enter this step."""
         if len(self.running) + len(self.leaving) >= self._max_seqs:
@@ -363,12 +382,12 @@ class Scheduler:
         """Admit the head of the queue with up to `max_tokens` of its prompt; 0 if nobody may enter."""
         queue = self.queue
         running = self.running
+        if not queue and not self.fetched:
+            return 0
         if len(running) + len(self.leaving) >= self._max_seqs:
             return 0
         if self.fetched:
             return self._admit_fetched()
-        if not queue:
-            return 0
         seq = queue.head()
         while seq.kv == REMOTE:
             if not self._begin_fetch(seq) or not queue:
@@ -384,7 +403,8 @@ class Scheduler:
             hit, idle = self._hit(seq, segments)
             cached = hit * size
             tokens -= cached
-        tokens = min(tokens, max_tokens)
+        if tokens > max_tokens:
+            tokens = max_tokens
         blocks = -(-(cached + tokens) // size) - hit
         if not self._has_room(seq, blocks, hit, idle):
             return 0
@@ -507,22 +527,27 @@ class Scheduler:
     def _schedule(self, seq: Sequence, computed: int, tokens: int) -> None:
         """Put `tokens` of a prompt, of which `computed` are done, into the step that is planned."""
         shape = self.shape
-        if not self.chunks:
-            shape.prefill_seqs = shape.prefill_tokens = shape.prefill_context = 0
-            shape.prefill_pairs2 = shape.prefill_windowed_pairs2 = shape.sampled_seqs = 0
-        self.chunks.append(seq)
         seq.chunk_start = computed
-        end = seq.computed = computed + tokens
-        shape.prefill_seqs += 1
-        shape.prefill_tokens += tokens
-        shape.prefill_context += end
-        pairs2 = tokens * (computed + end + 1)
-        shape.prefill_pairs2 += pairs2
+        seq.computed = end = computed + tokens
+        windowed_pairs2 = pairs2 = tokens * (computed + end + 1)
         if end > self._window:
-            pairs2 = self._windowed_pairs2(computed, tokens)
-        shape.prefill_windowed_pairs2 += pairs2
-        if end >= seq.target:
-            shape.sampled_seqs += 1
+            windowed_pairs2 = self._windowed_pairs2(computed, tokens)
+        sampled = 1 if end >= seq.target else 0
+        if self.chunks:
+            shape.prefill_seqs += 1
+            shape.prefill_tokens += tokens
+            shape.prefill_pairs2 += pairs2
+            shape.prefill_windowed_pairs2 += windowed_pairs2
+            shape.prefill_context += end
+            shape.sampled_seqs += sampled
+        else:
+            shape.prefill_seqs = 1
+            shape.prefill_tokens = tokens
+            shape.prefill_pairs2 = pairs2
+            shape.prefill_windowed_pairs2 = windowed_pairs2
+            shape.prefill_context = end
+            shape.sampled_seqs = sampled
+        self.chunks.append(seq)
         self.prefill_tokens += tokens
         if seq.path is not None:
             seq.shared += self.pool.publish(seq.path, end)

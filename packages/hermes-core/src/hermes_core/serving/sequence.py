@@ -89,13 +89,13 @@ class Sequence:
         self.preemptions = 0
         self.order = -1
         """Number of its admission: the place in the running list."""
-        self.visible_step = 0
-        """First step it can be part of."""
+        self.visible_step: int
+        """First step it can be part of; set when it arrives."""
         self.shared = 0
         """Of the blocks it holds, those that belong to nodes of its path."""
         self.leave_step = -1
         """Decoding step that gives its last token; -1 while it does not decode."""
-        self.decode_base = 0
+        self.decode_base: int
         """While it decodes, its context is decode_base + the number of the decoding step."""
         self.segments: Segments | None = request.segments
         self.output_segment = request.output_segment

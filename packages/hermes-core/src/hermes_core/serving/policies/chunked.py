@@ -31,7 +31,7 @@ class Chunked:
         if batch.preempted:
             return
         while left > 0:
-            taken = batch.admit(min(chunk, left))
+            taken = batch.admit(left if left < chunk else chunk)
             if not taken:
                 return
             left -= taken
