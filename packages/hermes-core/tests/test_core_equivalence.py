@@ -15,32 +15,36 @@ POLICIES = ["chunked", "continuous", "mixed", "static", "prefill_first"]
 @st.composite
 def engines(draw):
     block = draw(st.sampled_from([1, 4, 16]))
+    batching = draw(st.sampled_from(POLICIES))
+    queue = draw(st.sampled_from(["fcfs", "shortest_prompt", "priority", "fair", "deadline"]))
+    timeout = draw(st.sampled_from([0, 0, 40_000_000, 900_000_000]))
+    admission = draw(
+        st.sampled_from(
+            [
+                AdmissionSettings(),
+                AdmissionSettings("token_bucket", rate_per_s=30.0, burst=3),
+                AdmissionSettings("queue_cap", max_waiting=4),
+            ]
+        )
+    )
     return EngineSettings(
-        batching=draw(st.sampled_from(POLICIES)),
-        queue=draw(st.sampled_from(["fcfs", "shortest_prompt", "priority", "fair", "deadline"])),
+        batching=batching,
+        queue=queue,
         max_num_seqs=draw(st.integers(1, 12)),
         max_num_batched_tokens=draw(st.integers(16, 300)),
         block_size_tokens=block,
         kv_blocks=draw(st.integers(2, 60)) * (16 // block) + 1,
         prefix_caching=draw(st.booleans()),
-        long_prefill_token_threshold=draw(st.sampled_from([0, 7, 64])),
+        long_prefill_token_threshold=draw(st.sampled_from([0, 7, 64])) if batching == "chunked" else 0,
         reserve_full_prompt=draw(st.booleans()),
         watermark=draw(st.sampled_from([0.0, 0.01, 0.2])),
         reservation=draw(st.sampled_from(["on_demand", "full_output", "new_token_ratio"])),
         preempt=draw(st.sampled_from(["last_admitted", "worst_priority", "fewest_output"])),
-        aging_ns=draw(st.sampled_from([0, 10_000_000])),
-        client_timeout_ns=draw(st.sampled_from([0, 0, 40_000_000, 900_000_000])),
-        client_retries=draw(st.sampled_from([0, 1])),
+        aging_ns=draw(st.sampled_from([0, 10_000_000])) if queue in ("priority", "shortest_prompt") else 0,
+        client_timeout_ns=timeout,
+        client_retries=draw(st.sampled_from([0, 1])) if timeout or admission.kind != "always" else 0,
         client_backoff_ns=draw(st.sampled_from([0, 300_000_000])),
-        admission=draw(
-            st.sampled_from(
-                [
-                    AdmissionSettings(),
-                    AdmissionSettings("token_bucket", rate_per_s=30.0, burst=3),
-                    AdmissionSettings("queue_cap", max_waiting=4),
-                ]
-            )
-        ),
+        admission=admission,
         asynchronous_scheduling=draw(st.booleans()),
     )
 

@@ -26,6 +26,7 @@ from hermes_core.record import Recorder, RecordSink
 from hermes_core.serving.admission import ADMISSIONS
 from hermes_core.serving.arrivals import requests_of
 from hermes_core.serving.batching import BATCH_POLICIES
+from hermes_core.serving.checks import check_settings
 from hermes_core.serving.coordinator import Coordinator, Pool, StageJob
 from hermes_core.serving.llm_client import LlmClient, StretchObserver
 from hermes_core.serving.patience import Patience
@@ -169,6 +170,7 @@ class Simulation:
     def _pool(self, plan: PoolPlan, coordinator: Coordinator, recorder: Recorder) -> Pool:
         compiled = self._compiled[plan.name]
         settings = plan.engine
+        check_settings(plan.name, settings)
         blocks = settings.kv_blocks if settings.kv_blocks is not None else kv_blocks_of(compiled)
         policy = self._plugin(BATCH_POLICIES, settings.batching)
         queue = self._plugin(QUEUE_ORDERS, settings.queue)
