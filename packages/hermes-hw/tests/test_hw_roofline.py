@@ -12,7 +12,6 @@ from hermes_core.api import (
     StepModel,
     StepShape,
 )
-from hermes_hw.auto import AutoModel
 from hermes_hw.devices import device_names, find_device
 from hermes_hw.dtypes import dtype_named
 from hermes_hw.graph import expected_distinct_experts
@@ -262,24 +261,6 @@ def test_a_configuration_of_the_users_own():
     config = dict(find_model("llama-3.1-8b").config)
     mine = RooflineModel().compile(dataclasses.replace(BASE, model="mine", model_config=config))
     assert mine.steps.step(MIXED) == RooflineModel().compile(BASE).steps.step(MIXED)
-
-
-def test_auto_takes_the_first_candidate():
-    calls = []
-
-    class Candidate:
-        def compile(self, deployment):
-            calls.append("compile")
-            return RooflineModel().compile(deployment)
-
-        def breakdown(self, deployment, shape):
-            calls.append("breakdown")
-            return RooflineModel().breakdown(deployment, shape)
-
-    auto = AutoModel([Candidate(), RooflineModel()])
-    auto.compile(BASE)
-    auto.breakdown(BASE, MIXED)
-    assert calls == ["compile", "breakdown"]
 
 
 def test_compiling_is_quick_and_asking_is_quicker():

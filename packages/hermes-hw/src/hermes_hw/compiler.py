@@ -85,7 +85,7 @@ def breakdown_parts(direct: DirectPrices, steps: CompiledSteps, shape: StepShape
     parts: list[PartPrice] = []
     if tokens:
         parts += direct.tokens(sizes_of(steps.tables.padded(tokens)))
-    parts += attention_parts(direct, shape)
+    parts += direct.attention(shape)
     if shape.sampled_seqs:
         parts += direct.sampled(sizes_of(shape.sampled_seqs))
     prices = [_line(part) for part in parts]
@@ -97,20 +97,6 @@ def breakdown_parts(direct: DirectPrices, steps: CompiledSteps, shape: StepShape
     if waiting_s > 0:
         prices.append(_waiting("host", waiting_s))
     return prices
-
-
-def attention_parts(direct: DirectPrices, shape: StepShape) -> list[PartPrice]:
-    """Return the attention of a step: fixed part, decoding sequences, prompt chunks."""
-    parts = direct.launch()
-    if shape.decode_seqs:
-        batch = sizes_of(shape.decode_seqs)
-        tokens = sizes_of(shape.decode_seqs + shape.prefill_tokens)
-        parts += direct.decode(batch, sizes_of(shape.decode_context), windowed=False, tokens=tokens)
-        parts += direct.decode(batch, sizes_of(shape.decode_windowed), windowed=True, tokens=tokens)
-    if shape.prefill_tokens:
-        parts += direct.prefill(shape, windowed=False)
-        parts += direct.prefill(shape, windowed=True)
-    return parts
 
 
 def source_share(prices: Sequence[OperatorPrice]) -> dict[str, float]:

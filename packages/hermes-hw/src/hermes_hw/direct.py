@@ -42,6 +42,8 @@ class DirectPrices:
     device: Device
     efficiency: Efficiency
     pricer: Pricer
+    mixed: bool = False
+    """Whether prompts beside decoding sequences are one call of attention with a price of its own."""
 
     @property
     def stages(self) -> int:
@@ -99,7 +101,6 @@ class DirectPrices:
     def prefill(self, shape: StepShape, *, windowed: bool) -> list[PartPrice]:
         """Return attention of the prompt chunks of `shape` in the full or in the windowed layers."""
         model = self.graph.model
-        micro = int(self.micro_batches(sizes_of(shape.decode_seqs + shape.prefill_tokens))[0])
         pairs2, keys = shape.prefill_pairs2, shape.prefill_context
         if not model.attention.causal:
             # Every token sees all: x^2 pairs instead of x (x + 1) / 2.
@@ -108,9 +109,38 @@ class DirectPrices:
             keys = windowed_keys(shape, model.attention.window)
             pairs2 = shape.prefill_windowed_pairs2
         figures = {"batch": shape.prefill_seqs, "tokens": shape.prefill_tokens, "pairs2": pairs2, "keys": keys}
-        sizes = {key: sizes_of(-(-value // micro)) for key, value in figures.items()}
-        part = self.graph.prefill_attention(sizes, windowed=windowed)
-        return self._parts([part] if part.count else [], self.layer_repeats(sizes_of(micro)), sizes_of(micro))
+        sizes = {key: sizes_of(value) for key, value in figures.items()}
+        return self.prefill_at(sizes, sizes_of(shape.decode_seqs + shape.prefill_tokens), windowed=windowed)
+
+    def prefill_at(self, sizes: dict[str, Sizes], tokens: Sizes, *, windowed: bool) -> list[PartPrice]:
+        """Return attention of prompt chunks by their sums, in steps of `tokens` in all; see `StepGraph`."""
+        micro = self.micro_batches(tokens)
+        each = {key: -(-value // micro) for key, value in sizes.items()}
+        part = self.graph.prefill_attention(each, windowed=windowed)
+        return self._parts([part] if part.count else [], self.layer_repeats(micro), micro)
+
+    def mixed_at(self, sizes: dict[str, Sizes], tokens: Sizes) -> list[PartPrice]:
+        """Return attention of a prompt chunk and decoding sequences in one call, in the full layers."""
+        micro = self.micro_batches(tokens)
+        part = self.graph.mixed_attention({key: -(-value // micro) for key, value in sizes.items()})
+        return self._parts([part], self.layer_repeats(micro), micro)
+
+    def attention(self, shape: StepShape) -> list[PartPrice]:
+        """Return the attention of a step: fixed part, decoding sequences, prompt chunks."""
+        parts = self.launch()
+        tokens = sizes_of(shape.decode_seqs + shape.prefill_tokens)
+        batch, context = sizes_of(shape.decode_seqs), sizes_of(shape.decode_context)
+        if self.mixed and shape.decode_seqs and shape.prefill_tokens:
+            sums = (shape.prefill_tokens, shape.prefill_pairs2, shape.prefill_context)
+            sizes = dict(zip(("tokens", "pairs2", "keys"), map(sizes_of, sums), strict=True))
+            return parts + self.mixed_at({**sizes, "batch": batch, "context": context}, tokens)
+        if shape.decode_seqs:
+            parts += self.decode(batch, context, windowed=False, tokens=tokens)
+            parts += self.decode(batch, sizes_of(shape.decode_windowed), windowed=True, tokens=tokens)
+        if shape.prefill_tokens:
+            parts += self.prefill(shape, windowed=False)
+            parts += self.prefill(shape, windowed=True)
+        return parts
 
     def _hand_over(self, tokens: Sizes) -> Operator:
         operator = self.graph.stage_transfer(tokens)

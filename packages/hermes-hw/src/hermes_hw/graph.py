@@ -81,6 +81,10 @@ class StepGraph:
         count = a.windowed_layers if windowed else a.full_layers
         return self._attention(name, "attention.prefill", sizes, count, a.window if windowed else 0)
 
+    def mixed_attention(self, sizes: dict[str, Sizes]) -> Operator:
+        """Return attention of a prompt chunk (tokens, pairs2, keys) beside decoding sequences (batch, context)."""
+        return self._attention("attention_mixed", "attention.mixed", sizes, self.model.attention.full_layers, 0)
+
     @property
     def kernels(self) -> int:
         """Kernels that a step launches when no graph is replayed."""

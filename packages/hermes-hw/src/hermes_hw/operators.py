@@ -29,8 +29,8 @@ class Operator:
     """One kind of work on one device, `count` times in the step.
 
     `sizes` vary within a deployment (rows of a product, sequences, keys); `attributes` are fixed by model and
-    parallel plan (columns, heads). `dtype` is the storage format of the weights or of the KV cache, `activation` that
-    of what flows.
+    parallel plan (columns, heads), or arrays where a table is priced. `dtype` is the storage format of the weights or
+    of the KV cache, `activation` that of what flows.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Operator:
     dtype: DType
     activation: DType
     sizes: Mapping[str, Sizes]
-    attributes: Mapping[str, int] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
     count: int = 1
 
 

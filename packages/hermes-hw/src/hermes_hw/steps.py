@@ -130,7 +130,7 @@ class AffineStepModel:
         self._tables = StepTables(direct, deployment)
         self._around = Surroundings(direct, deployment)
         self._stages = direct.stages
-        self._by_micro = [_Coefficients(direct, micro) for micro in range(1, direct.stages + 1)]
+        self._by_micro = [Coefficients(direct, micro) for micro in range(1, direct.stages + 1)]
         self._full = self._by_micro[-1]
         self._rows: dict[int, tuple[int, int, int, int, int, int, int, int]] = {}
 
@@ -201,7 +201,7 @@ class AffineStepModel:
         return base_fs, floor_fs, add_fs, base_nj, c.full_fs, c.window_fs, c.full_nj, c.window_nj
 
 
-class _Coefficients:
+class Coefficients:
     """Integer coefficients of attention for a number of pipeline micro-batches."""
 
     __slots__ = (

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from hermes_core.api.errors import UnsupportedError
@@ -206,31 +206,31 @@ def stream_bytes(op: Operator) -> Figures:
     """Return the bytes that an element-wise operator reads and writes."""
     a, width = op.attributes, op.activation.bytes
     if op.kind == "sample":
-        return op.sizes["sequences"] * (_SAMPLER_PASSES * a["vocab"] * 4.0)
+        return np.asarray(op.sizes["sequences"] * (_SAMPLER_PASSES * a["vocab"] * 4.0))
     per_token = {
         "embedding": 2.0 * a.get("hidden", 0),
-        "norm": float(_NORM_PASSES * a.get("hidden", 0)),
-        "rotary": float(_ROTARY_PASSES * a.get("hidden", 0)),
+        "norm": 1.0 * _NORM_PASSES * a.get("hidden", 0),
+        "rotary": 1.0 * _ROTARY_PASSES * a.get("hidden", 0),
         "elementwise": (a.get("inputs", 0) + 1.0) * a.get("width", 0),
     }[op.kind]
-    return op.sizes["tokens"] * (per_token * width)
+    return np.asarray(op.sizes["tokens"] * (per_token * width))
 
 
-def kv_bytes_per_key(op: Operator) -> float:
+def kv_bytes_per_key(op: Operator) -> Any:
     """Return the bytes of KV cache of one key in one layer on one device; `op` is an attention operator."""
     a = op.attributes
     values = a["latent"] + a["rope_dim"] if a["latent"] else a["kv_heads"] * (a["head_dim"] + a["v_head_dim"])
     return values * op.dtype.bytes
 
 
-def decode_flop_per_key(op: Operator) -> float:
+def decode_flop_per_key(op: Operator) -> Any:
     """Return the FLOPs of a new token for one key: in MLA on the latent (absorbed form, DeepSeek-V2)."""
     a = op.attributes
     width = 2 * a["latent"] + a["rope_dim"] if a["latent"] else a["head_dim"] + a["v_head_dim"]
     return 2.0 * a["heads"] * width
 
 
-def prefill_flop_per_pair2(op: Operator) -> float:
+def prefill_flop_per_pair2(op: Operator) -> Any:
     """Return half the FLOPs of one pair of query and key of a prompt (pairs are counted twice over)."""
     a = op.attributes
-    return float(a["heads"] * (a["head_dim"] + a["rope_dim"] + a["v_head_dim"]))
+    return 1.0 * a["heads"] * (a["head_dim"] + a["rope_dim"] + a["v_head_dim"])

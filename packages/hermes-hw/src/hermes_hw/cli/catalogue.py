@@ -1,0 +1,85 @@
+"""`hermes hw list` and `hermes hw show`: what is in the catalogues."""
+
+from typing import Annotated, Any
+
+import typer
+
+from hermes_hw.cli.output import Json, print_json, print_table, shown, table_of
+
+
+def list_command(*, as_json: Json = False) -> None:
+    """List the devices and models of the catalogues."""
+    from hermes_hw.devices import device_names, find_device  # noqa: PLC0415 - keeps the command line quick
+    from hermes_hw.models import architecture_from_config, find_model, model_names  # noqa: PLC0415
+
+    devices = [find_device(name) for name in device_names()]
+    models = [architecture_from_config(name, find_model(name).config) for name in model_names()]
+    if as_json:
+        print_json(
+            {
+                "devices": [_device_row(device) for device in devices],
+                "models": [
+                    {
+                        "name": model.name,
+                        "parameters": model.parameters,
+                        "active_parameters": model.active_parameters,
+                        "layers": model.layers,
+                        "max_model_len": model.max_model_len,
+                    }
+                    for model in models
+                ],
+            }
+        )
+        return
+    table = table_of("Devices", "name", "memory GB", "bandwidth TB/s", "bf16 TFLOP/s", "TDP W", "USD/h")
+    for device in devices:
+        row = _device_row(device)
+        table.add_row(
+            device.name,
+            f"{device.memory_bytes / 1e9:.1f}",
+            f"{device.memory_bandwidth_bytes_per_s / 1e12:.3f}",
+            f"{row['flops'].get('bf16', 0) / 1e12:,.0f}",
+            f"{device.tdp_w:.0f}",
+            f"{device.price_usd_per_h:.2f}",
+        )
+    print_table(table)
+    table = table_of("Models", "name", "parameters G", "active G", "layers", "longest context")
+    for model in models:
+        table.add_row(
+            model.name,
+            f"{model.parameters / 1e9:.2f}",
+            f"{model.active_parameters / 1e9:.2f}",
+            str(model.layers),
+            f"{model.max_model_len:,}",
+        )
+    print_table(table)
+
+
+def show(name: Annotated[str, typer.Argument(help="Device or model.")], *, as_json: Json = False) -> None:
+    """Show the card of a device or a model: its figures, their sources, what is not represented."""
+    from hermes_hw.cards import card_named  # noqa: PLC0415
+
+    card = card_named(name)
+    if as_json:
+        print_json(card)
+        return
+    table = table_of(f"{card['kind']} {card['name']}", "figure", "value", "source")
+    for figure in card["figures"]:
+        table.add_row(figure["name"], shown(figure["value"]), figure.get("source", ""))
+    print_table(table)
+    for note in card["notes"]:
+        typer.echo(f"* {note}")
+
+
+def _device_row(device: Any) -> dict[str, Any]:
+    return {
+        "name": device.name,
+        "vendor": device.vendor,
+        "memory_bytes": device.memory_bytes,
+        "memory_bandwidth_bytes_per_s": device.memory_bandwidth_bytes_per_s,
+        "flops": dict(device.flops),
+        "tdp_w": device.tdp_w,
+        "idle_w": device.idle_w,
+        "price_usd_per_h": device.price_usd_per_h,
+        "price_date": device.price_date,
+    }

@@ -1,0 +1,38 @@
+"""How the commands print: tables for people, JSON for programs."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def shown(value: Any) -> str:
+    """Return a figure as people read it."""
+    return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def table_of(title: str, *columns: str) -> Any:
+    """Return an empty table with figures to the right and words to the left."""
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        text = column in {"bound", "source", "value"} or i == 0
+        table.add_column(column, justify="left" if text else "right", overflow="fold")
+    return table
+
+
+def print_table(table: Any) -> None:
+    """Print a table, wide enough in a pipe too."""
+    from rich.console import Console  # noqa: PLC0415
+
+    console = Console()
+    # A table cut to 80 columns in a pipe would lose figures.
+    Console(width=console.width if console.is_terminal else 140).print(table)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    typer.echo(json.dumps(value, indent=2))

@@ -1,0 +1,230 @@
+"""Hardware models whose prices are measured: from files of the user's, or from an installed package."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from hermes_core.api.errors import InputError
+from hermes_core.api.hardware import CompiledDeployment, Deployment, OperatorPrice, StepShape
+
+from hermes_hw.compiler import CompiledSteps, breakdown_parts, compile_deployment
+from hermes_hw.direct import DirectPrices
+from hermes_hw.lookup import normalised
+from hermes_hw.operators import sizes_of
+from hermes_hw.resolve import Resolved, resolve
+from hermes_hw.roofline.pricer import RooflinePricer
+from hermes_hw.steps import AffineStepModel
+from hermes_hw.tables.library import TableLibrary, Tables
+from hermes_hw.tables.llmservingsim import is_profile, read_profile
+from hermes_hw.tables.open_format import read_meta, read_tables
+from hermes_hw.tables.pricer import TablePricer
+from hermes_hw.tables.rows import TableRows
+from hermes_hw.tables.silicon import SiliconTables, silicon_folder, silicon_system
+from hermes_hw.tables.steps import TabulatedStepModel
+
+_OUTSIDE: Final = ("label", "refuse")
+_SILICON_OPTIONS: Final = ("framework", "expert_distribution")
+
+
+@dataclass(frozen=True)
+class StackedTables:
+    """Several sources of tables: for each kind and format the first that has it. Implements `Tables`."""
+
+    layers: Sequence[Tables]
+    origin: str = ""
+    used: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Which source gave what was asked for."""
+
+    def rows(self, kind: str, dtype: str) -> TableRows | None:
+        """Return the measurements of a kind in a number format; None when there are none."""
+        for layer in self.layers:
+            found = layer.rows(kind, dtype)
+            if found is not None:
+                self.used[kind, dtype] = layer.origin
+                return found
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    deployment: Deployment
+    resolved: Resolved
+    direct: DirectPrices
+    steps: CompiledSteps
+    notes: tuple[str, ...]
+    content: Mapping[str, Any]
+
+
+def open_tables(path: str | Path) -> TableLibrary:
+    """Read tables: a folder or file of our format, or a folder `tp<N>` of an LLMServingSim profile.
+
+    Raises InputError when there is nothing, or something is unsound.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"no tables at {path}", remedy="Give the path of a folder or file of operator tables.")
+    if path.is_dir() and is_profile(path):
+        return _profile(path.resolve(), max(file.stat().st_mtime_ns for file in path.glob("*.csv")))
+    if path.is_dir() and not list(path.glob("*.csv")) and (degrees := sorted(path.glob("tp*"))):
+        names = ", ".join(item.name for item in degrees)
+        raise InputError(f"{path} holds profiles of several degrees", remedy=f"Name one of them: {names}.")
+    return _opened(path, path.stat().st_mtime_ns)
+
+
+@cache
+def _opened(path: Path, changed: int) -> TableLibrary:  # noqa: ARG001 - a changed file is read again
+    return read_tables(path)
+
+
+@cache
+def _profile(path: Path, changed: int) -> TableLibrary:  # noqa: ARG001
+    return read_profile(path)
+
+
+def measured_device(path: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return name and description of the device that a folder of tables was measured on, where its `meta.json` says."""
+    device = read_meta(path).get("device") if path.is_dir() else None
+    if not isinstance(device, dict) or "name" not in device:
+        return None
+    return str(device["name"]), {key: value for key, value in device.items() if key != "name"}
+
+
+class TableModel:
+    """What the hardware models from tables share: `sources` says which tables a deployment gets."""
+
+    def __init__(
+        self, kind: str, options: Sequence[str], sources: Callable[[Deployment, Resolved], Sequence[Tables]]
+    ) -> None:
+        self.kind = kind
+        self.options = (*options, "outside")
+        self.sources = sources
+
+    def compile(self, deployment: Deployment) -> CompiledDeployment:
+        """Compile `deployment`; see `HardwareModel.compile`.
+
+        Raises as the roofline does, and InputError for options that cannot be, tables that are unsound, and with
+        `outside: refuse` for shapes that were not measured.
+        """
+        ready = self._prepare(deployment)
+        return compile_deployment(
+            ready.deployment,
+            ready.resolved,
+            ready.direct,
+            ready.steps,
+            kind=self.kind,
+            content=ready.content,
+            notes=ready.notes,
+        )
+
+    def breakdown(self, deployment: Deployment, shape: StepShape) -> Sequence[OperatorPrice]:
+        """Price one step operator by operator; see `HardwareModel.breakdown`."""
+        ready = self._prepare(deployment)
+        return breakdown_parts(ready.direct, ready.steps, shape)
+
+    def _prepare(self, deployment: Deployment) -> _Prepared:
+        deployment = _on_measured_device(deployment)
+        resolved = resolve(deployment, self.options)
+        outside = str(deployment.options.get("outside", "label"))
+        if outside not in _OUTSIDE:
+            raise InputError(f"options.outside {outside!r} is unknown", remedy=f"Known: {', '.join(_OUTSIDE)}.")
+        roofline = RooflinePricer(resolved.device, resolved.efficiency)
+        layers = self.sources(deployment, resolved)
+        if not layers:
+            direct = DirectPrices(resolved.graph, resolved.device, resolved.efficiency, roofline)
+            return _Prepared(deployment, resolved, direct, AffineStepModel(direct, deployment), (), {})
+        tables = StackedTables(layers)
+        pricer = TablePricer(tables, roofline, refuse=outside == "refuse")
+        a, kv = resolved.graph.model.attention, resolved.graph.kv.name
+        mixed = not a.latent and not a.windowed_layers and pricer.covers("attention.mixed", kv)
+        direct = DirectPrices(resolved.graph, resolved.device, resolved.efficiency, pricer, mixed=mixed)
+        steps = TabulatedStepModel(direct, deployment)
+        notes = _notes(tables, direct)
+        content = {"tables": [layer.origin for layer in layers], "outside": outside}
+        return _Prepared(deployment, resolved, direct, steps, notes, content)
+
+
+def _notes(tables: StackedTables, direct: DirectPrices) -> tuple[str, ...]:
+    """Say where the price of each kind of operator comes from."""
+    direct.attention(StepShape(16, 16_000, 16_000, 1, 64, 64 * 65, 64 * 65, 64, 17))
+    direct.tokens(sizes_of(80))
+    direct.sampled(sizes_of(17))
+    by_origin: dict[str, list[str]] = {}
+    for (kind, dtype), origin in sorted(tables.used.items()):
+        by_origin.setdefault(origin, []).append(f"{kind} {dtype}")
+    if not by_origin:
+        return ("No operator of this deployment is in the tables: all prices are analytical.",)
+    notes = [f"Measured by {origin}: {', '.join(kinds)}." for origin, kinds in by_origin.items()]
+    notes.append("All other operators are analytical. Contexts within a batch are taken as equal.")
+    return tuple(notes)
+
+
+def _on_measured_device(deployment: Deployment) -> Deployment:
+    """Return `deployment` with the device that its tables describe, when it names that and does not describe it."""
+    path = deployment.options.get("tables")
+    if path is None or deployment.device_spec is not None:
+        return deployment
+    found = measured_device(Path(str(path)))
+    if found is None or normalised(found[0]) != normalised(deployment.device):
+        return deployment
+    return dataclasses.replace(deployment, device=found[0], device_spec=found[1])
+
+
+def _user_tables(deployment: Deployment, resolved: Resolved) -> Sequence[Tables]:  # noqa: ARG001
+    path = deployment.options.get("tables")
+    if path is None:
+        raise InputError("the hardware model measured needs tables", remedy="Give options.tables: PATH.")
+    return [open_tables(str(path))]
+
+
+def _silicon(deployment: Deployment, resolved: Resolved) -> SiliconTables:
+    options = deployment.options
+    return SiliconTables.of(
+        resolved.device.name,
+        str(options.get("framework", "vllm")),
+        str(options.get("expert_distribution", "power_law_1.01")),
+    )
+
+
+def _best(deployment: Deployment, resolved: Resolved) -> Sequence[Tables]:
+    layers: list[Tables] = []
+    if deployment.options.get("tables") is not None:
+        layers += _user_tables(deployment, resolved)
+    folder = silicon_folder()
+    if folder is not None and silicon_system(resolved.device.name, folder):
+        layers.append(_silicon(deployment, resolved))
+    return layers
+
+
+class MeasuredModel(TableModel):
+    """Prices from the user's tables, the roofline where they end. Implements `hermes_core.api.HardwareModel`.
+
+    Options: `tables` (a path; see `open_tables`), `outside` ("label", or "refuse" to extrapolate), and the common ones.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("measured", ("tables",), _user_tables)
+
+
+class SiliconModel(TableModel):
+    """Prices from the tables of aiconfigurator-core. Implements `hermes_core.api.HardwareModel`.
+
+    Options: `framework` (vllm, sglang or trtllm), `expert_distribution` (balanced, power_law_1.01, power_law_1.2),
+    `outside`, and the common ones.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("silicon", _SILICON_OPTIONS, lambda deployment, resolved: [_silicon(deployment, resolved)])
+
+
+class AutoModel(TableModel):
+    """The best price that exists for each operator. Implements `hermes_core.api.HardwareModel`.
+
+    The user's tables (option `tables`), then those of aiconfigurator-core where it is installed and has the device,
+    then the roofline; notes and `source_share` say which. Options: those of the other models.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("auto", ("tables", *_SILICON_OPTIONS), _best)

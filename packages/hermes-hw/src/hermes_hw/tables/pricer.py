@@ -1,0 +1,221 @@
+"""Prices operators from tables of measurements, and by the roofline where there are none."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from hermes_core.api.errors import InputError
+
+from hermes_hw.dtypes import DTYPES
+from hermes_hw.energy import ACTIVE_POWER_SHARE, Energy
+from hermes_hw.operators import EXTRAPOLATED, Figures, Operator, Price, Sizes
+from hermes_hw.roofline.pricer import RooflinePricer
+from hermes_hw.tables.library import Curves, Tables
+from hermes_hw.tables.rows import TableRows
+from hermes_hw.tables.vocabulary import KINDS
+
+_ALIASES: Final = {"fp16": "bf16"}
+"""Formats whose kernels take the same time as those of another."""
+_WIDE: Final = "fp32"
+_ATTENTION: Final = ("attention.decode", "attention.prefill", "attention.mixed")
+
+
+@dataclass(frozen=True, slots=True)
+class WholeAttention:
+    """The roofline with the fixed time of an attention call in the call, as kernels are measured. Implements `Pricer`.
+
+    A mixed call does the work of its prompt chunks and of its decoding sequences.
+    """
+
+    roofline: RooflinePricer
+
+    def price(self, operator: Operator) -> Price:
+        """Return what one run of `operator` costs; see `Pricer.price`."""
+        if operator.kind.startswith("collective."):
+            return self._collective(operator)
+        if operator.kind not in _ATTENTION:
+            return self.roofline.price(operator)
+        parts = []
+        if "pairs2" in operator.sizes:
+            parts.append(self.roofline.price(_as_kind(operator, "attention.prefill")))
+        if "context" in operator.sizes:
+            parts.append(self.roofline.price(_as_kind(operator, "attention.decode")))
+        calls = {"calls": np.ones_like(next(iter(operator.sizes.values())), dtype=np.int64)}
+        parts.append(self.roofline.price(Operator("", "attention.launch", operator.dtype, operator.activation, calls)))
+        return _sum(parts)
+
+    def _collective(self, operator: Operator) -> Price:
+        ranks = np.broadcast_to(np.asarray(operator.attributes["ranks"]), operator.sizes["bytes"].shape)
+        parts: list[tuple[Any, Price]] = []
+        for degree in np.unique(ranks):
+            chosen = ranks == degree
+            sizes = {"bytes": operator.sizes["bytes"][chosen]}
+            one = Operator(
+                operator.name,
+                operator.kind,
+                operator.dtype,
+                operator.activation,
+                sizes,
+                {"ranks": int(degree)},
+            )
+            parts.append((chosen, self.roofline.price(one)))
+        if len(parts) == 1:
+            return parts[0][1]
+        columns = {}
+        for name in Price.__dataclass_fields__:
+            column = np.empty(ranks.shape, dtype=getattr(parts[0][1], name).dtype)
+            for chosen, price in parts:
+                column[chosen] = getattr(price, name)
+            columns[name] = column
+        return Price(**columns)
+
+
+@dataclass(frozen=True)
+class TablePricer:
+    """Prices operators from `tables` where they cover them, else by the roofline. Implements `Pricer`.
+
+    With `refuse`, an operator of a covered kind outside the measured grid is an error instead of an extrapolation.
+    """
+
+    tables: Tables
+    roofline: RooflinePricer
+    refuse: bool = False
+    _curves: dict[tuple[str, str], Curves | None] = field(default_factory=dict)
+
+    @property
+    def base(self) -> WholeAttention:
+        """What measurements are compared with."""
+        return WholeAttention(self.roofline)
+
+    def covers(self, kind: str, dtype: str) -> bool:
+        """Return whether there are measurements of a kind in a number format."""
+        return self.curves(kind, dtype) is not None
+
+    def curves(self, kind: str, dtype: str) -> Curves | None:
+        """Return the curves of a kind in a number format; None when there are none."""
+        key = (kind, dtype)
+        if key not in self._curves:
+            rows = self._rows(kind, dtype)
+            self._curves[key] = None if rows is None else Curves(rows, self.base)
+        return self._curves[key]
+
+    def _rows(self, kind: str, dtype: str) -> TableRows | None:
+        """Return measurements in a format, in one of equal speed, or in that in which the device multiplies it."""
+        if kind not in KINDS:
+            return None
+        for name in (dtype, _ALIASES.get(dtype, dtype), self.roofline.device.compute_dtype(DTYPES[dtype])):
+            rows = self.tables.rows(kind, name) if name in DTYPES else None
+            if rows is not None:
+                return rows
+        return None
+
+    def price(self, operator: Operator) -> Price:
+        """Return what one run of `operator` costs; see `Pricer.price`."""
+        if operator.kind == "attention.launch":
+            # In the calls, which are priced whole.
+            return _scaled(self.roofline.price(operator), 0.0)
+        curves = None if operator.attributes.get("latent") else self.curves(operator.kind, operator.dtype.name)
+        if curves is None:
+            return self.base.price(operator)
+        operator = _as_measured(operator, curves.rows.dtype)
+        base = self.base.price(operator)
+        ratio, source = curves.ratio(operator, table_sizes(operator))
+        if self.refuse and (source == EXTRAPOLATED).any():
+            raise self._outside(operator, source, curves)
+        return self._measured(base, ratio, source)
+
+    def _measured(self, base: Price, ratio: Figures, source: Sizes) -> Price:
+        seconds = base.seconds * ratio
+        dynamic_w = Energy.of(self.roofline.device).dynamic_w
+        # The work's energy stays what it was; only the time over which the device is active changes.
+        work = base.joules - dynamic_w * ACTIVE_POWER_SHARE * base.seconds
+        joules = np.minimum(dynamic_w * ACTIVE_POWER_SHARE * seconds + work, dynamic_w * seconds)
+        return Price(
+            seconds,
+            joules,
+            base.flop,
+            base.bytes,
+            base.compute_s,
+            base.memory_s,
+            base.network_s,
+            base.fixed_s,
+            source.astype(np.int8),
+        )
+
+    def _outside(self, operator: Operator, source: Sizes, curves: Curves) -> InputError:
+        place = int(np.argmax(source == EXTRAPOLATED))
+        sizes = table_sizes(operator)
+        spec = KINDS[operator.kind]
+        found = ", ".join(
+            f"{name} {float(np.broadcast_to(np.asarray(sizes[name]), source.shape)[place]):g}" for name in spec.columns
+        )
+        ranges = ", ".join(
+            f"{name} {int(curves.rows.columns[name].min())} to {int(curves.rows.columns[name].max())}"
+            for name in spec.columns
+        )
+        return InputError(
+            f"operator {operator.name}: {found} is outside what was measured ({ranges})",
+            remedy="Measure it, lower the engine's limits, or let it be extrapolated with outside: label.",
+        )
+
+
+def table_sizes(operator: Operator) -> dict[str, Figures | Sizes | int]:
+    """Return the columns of a table at which `operator` stands."""
+    a, s = operator.attributes, operator.sizes
+    kind = operator.kind
+    if kind == "gemm":
+        return {"n": a["n"], "k": a["k"], "m": s["m"]}
+    if kind.startswith("attention."):
+        return _attention_sizes(a, s)
+    if kind == "moe.experts":
+        return {
+            "hidden": a["hidden"],
+            "intermediate": a["intermediate"] * a["experts_tensor"],
+            "top_k": a["top_k"],
+            "experts": a["experts"],
+            "experts_tensor": a["experts_tensor"],
+            "expert_parallel": a["expert_parallel"],
+            "tokens": s["tokens"] * a["data_parallel"],
+        }
+    if kind.startswith("collective."):
+        return {"ranks": a["ranks"], "bytes": s["bytes"]}
+    return {**a, **s}
+
+
+def _attention_sizes(a: Mapping[str, Any], s: Mapping[str, Sizes]) -> dict[str, Figures | Sizes | int]:
+    columns: dict[str, Any] = {name: a[name] for name in ("heads", "kv_heads", "head_dim", "window")}
+    batch = np.maximum(s["batch"], 1)
+    if "context" in s:
+        columns |= {"batch": s["batch"], "context": s["context"] / batch}
+    if "tokens" in s:
+        each = s["tokens"] / batch if "context" not in s else s["tokens"] * 1.0
+        keys = s["keys"] / batch if "context" not in s else s["keys"] * 1.0
+        columns |= {"tokens": each, "cached": np.maximum(keys - each, 0.0), "batch": s["batch"]}
+    return columns
+
+
+def _as_measured(operator: Operator, dtype: str) -> Operator:
+    """Return `operator` in the format of the table: what is stored in another is widened to it."""
+    if operator.dtype.name in {dtype, *(name for name, other in _ALIASES.items() if other == dtype)}:
+        return operator
+    activation = DTYPES[dtype] if dtype == _WIDE else operator.activation
+    return Operator(
+        operator.name, operator.kind, DTYPES[dtype], activation, operator.sizes, operator.attributes, operator.count
+    )
+
+
+def _as_kind(operator: Operator, kind: str) -> Operator:
+    return Operator(
+        operator.name, kind, operator.dtype, operator.activation, operator.sizes, operator.attributes, operator.count
+    )
+
+
+def _sum(prices: list[Price]) -> Price:
+    columns = {name: sum(getattr(price, name) for price in prices) for name in Price.__dataclass_fields__}
+    return Price(**{**columns, "source": prices[0].source})
+
+
+def _scaled(price: Price, factor: float) -> Price:
+    columns = {name: getattr(price, name) * factor for name in Price.__dataclass_fields__ if name != "source"}
+    return Price(**columns, source=price.source)
