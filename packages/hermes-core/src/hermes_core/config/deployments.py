@@ -16,6 +16,7 @@ from hermes_core.config.fields import Section, listed
 from hermes_core.config.findings import Findings
 from hermes_core.config.origins import DEFAULT, CanonicalTree
 from hermes_core.config.sections import STAGES, HardwareSection, ModelSection, PoolSection, RouterSection, Scenario
+from hermes_core.serving.checks import contradictions, unsupported
 from hermes_core.serving.plan import KvTransferPlan, PoolPlan
 from hermes_core.serving.settings import EngineSettings
 
@@ -199,6 +200,11 @@ class Deployments:
             if not self._complete(settings, layer, route):
                 return None
             settings = dataclasses.replace(overlay(settings, layer), preset=base)
+        at_top = layers[-1][1] if layers else ("engine",)
+        for key, problem, remedy in unsupported(settings):
+            self._findings.add_unsupported((*at_top, key), problem, remedy)
+        for key, problem, remedy in contradictions(settings):
+            self._findings.add((*at_top, key), problem, remedy)
         for field, group in _ENGINE_CHOICES.items():
             route = next((r for layer, r in reversed(layers) if field in layer.model_fields_set), ("engine",))
             self._check_plugin(group, getattr(settings, field), (*route, field), field)

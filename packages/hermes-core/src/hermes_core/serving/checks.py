@@ -8,17 +8,20 @@ from hermes_core.serving.settings import EngineSettings
 
 def check_settings(pool: str, settings: EngineSettings) -> None:
     """Raise InputError for the first setting of a pool's engine that cannot be, or that would change nothing."""
-    if settings.speculation is not None:
-        raise UnsupportedError(
-            "speculative decoding is not supported yet",
-            place=Place(path=f"pools.{pool}.engine.speculation"),
-            remedy="Leave it out.",
-        )
-    for key, problem, remedy in _problems(settings):
+    for key, problem, remedy in unsupported(settings):
+        raise UnsupportedError(problem, place=Place(path=f"pools.{pool}.engine.{key}"), remedy=remedy)
+    for key, problem, remedy in contradictions(settings):
         raise InputError(problem, place=Place(path=f"pools.{pool}.engine.{key}"), remedy=remedy)
 
 
-def _problems(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
+def unsupported(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
+    """Yield (key as a user writes it, problem, remedy) of what this version cannot simulate."""
+    if settings.speculation is not None:
+        yield "speculation", "speculative decoding is not supported yet", "Leave it out."
+
+
+def contradictions(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
+    """Yield (key as a user writes it, problem, remedy) of what cannot be, or would change nothing."""
     yield from _sizes(settings)
     yield from _policies(settings)
     yield from _clients(settings)
