@@ -1,0 +1,153 @@
+"""Rows measured in a closed loop: a fixed number of users, each of whom asks again as soon as the answer is complete.
+
+Columns as in `silicon_open.csv` of the open measurements that AIConfigurator publishes: engine, model, system, lengths,
+parallel degrees (of prefill and decode workers where these are apart), `silicon_ttft_ms`, `silicon_tpot_ms`; the number of
+users stands in `silicon_data_source` as `silicon_concurrency=`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from hermes_analysis.load import RunRecord
+from hermes_analysis.validate.engines import preset_of
+from hermes_analysis.validate.experiments import NotRepresentedError
+from hermes_analysis.validate.rows import RowCase, positive, whole
+from hermes_analysis.validate.scenarios import QUANTIZED_NAMES, data_parallel
+
+SIGN: Final = "silicon_ttft_ms"
+"""A column that only such files have."""
+METRICS: Final = ("ttft", "tpot")
+
+ROUNDS: Final = 10
+"""Requests for each user: what the benchmark scripts of SemiAnalysis InferenceMAX (2025), the source of most rows, send."""
+MOST_REQUESTS: Final = 20_000
+"""Of one row; never less than three for each user."""
+KV_LINK: Final = {"bandwidth": "400 Gbit/s", "latency": "20 us"}
+"""Between prefill and decode workers: a network card for each device, the usual build of such systems."""
+
+_USERS: Final = re.compile(r"silicon_concurrency=(\d+)")
+_SAME_DEVICES: Final = re.compile(r"_tp(\d+)_ep(\d+)_")
+_FORMATS: Final = {"fp8": "fp8", "fp8_block": "fp8", "nvfp4": "nvfp4", "int4_awq": "awq"}
+_NATIVE: Final = {"deepseek-ai/DeepSeek-R1": "fp8", "deepseek-ai/DeepSeek-V3": "fp8", "openai/gpt-oss-120b": "mxfp4"}
+"""Models that are published in a narrow format already."""
+_RENAMED: Final = {
+    "Qwen/Qwen3-235B-A22B-FP8": "Qwen/Qwen3-235B-A22B",
+    "nvidia/Llama-3.1-8B-Instruct-FP8": "meta-llama/Llama-3.1-8B",
+    "nvidia/DeepSeek-R1-NVFP4": "deepseek-ai/DeepSeek-R1",
+    "nvidia/DeepSeek-V3.1-NVFP4": "deepseek-ai/DeepSeek-V3",
+    "nvidia/Qwen3-32B-NVFP4": "Qwen/Qwen3-32B",
+}
+"""Conversions to another format, and what was converted; the row says the format."""
+
+
+def case_of(row: Mapping[str, str]) -> RowCase:
+    """Return the scenario for a row.
+
+    Raises:
+        NotRepresentedError: The row lacks what is needed or asks for what the simulator does not have.
+    """
+    told: list[str] = []
+    version = row.get("backend_version", "")
+    users = _USERS.search(row.get("silicon_data_source", ""))
+    if users is None:
+        raise NotRepresentedError("the number of users (silicon_concurrency=) is not given")
+    concurrency = whole(users[1], "silicon_concurrency")
+    preset, assumed = preset_of(row["backend"], version)
+    if assumed:
+        told.append(assumed)
+    apart = row["mode"] == "disagg"
+    scenario: dict[str, Any] = {
+        "name": row["id"],
+        "model": _model(row, told),
+        "workload": {
+            "arrivals": {"closed_loop": {"concurrency": concurrency}},
+            "prompt": whole(row["isl"], "isl"),
+            "output": whole(row["osl"], "osl"),
+            "requests": max(3 * concurrency, min(ROUNDS * concurrency, MOST_REQUESTS)),
+        },
+    }
+    if apart:
+        scenario |= _two_pools(row, preset, told)
+    else:
+        hardware = data_parallel(_degrees(row, "", told), moe=_moe(row), told=told)
+        scenario |= {**hardware, "engine": {"preset": preset}}
+    category = "with engine version" if version else "without engine version"
+    if apart:
+        category += ", disaggregated"
+    measured = {"ttft": positive(row, "silicon_ttft_ms"), "tpot": positive(row, "silicon_tpot_ms")}
+    return RowCase(row["id"], category, scenario, measured, tuple(told))
+
+
+def predicted(run: RunRecord, case: RowCase) -> dict[str, float | None]:
+    """Return the mean TTFT and time per output token in ms."""
+    del case
+    requests = run.requests
+    done = requests["first_token_ns"] >= 0
+    if not done.any():
+        return dict.fromkeys(METRICS)
+    ttft = (requests["first_token_ns"] - requests["arrival_ns"])[done] / 1e6
+    several = done & (requests["output_tokens"] > 1) & (requests["end_ns"] >= 0)
+    spans = (requests["end_ns"] - requests["first_token_ns"])[several] / 1e6
+    gaps = spans / (requests["output_tokens"][several] - 1)
+    return {"ttft": float(ttft.mean()), "tpot": float(np.mean(gaps)) if len(gaps) else None}
+
+
+def _model(row: Mapping[str, str], told: list[str]) -> dict[str, str]:
+    name = row["model_path"]
+    model = {"ref": _RENAMED.get(name, name)}
+    if name in _RENAMED:
+        told.append(f"{name} as {_RENAMED[name]} in another format")
+    given = row.get("moe_quant_mode") or row.get("gemm_quant_mode") or row.get("precision") or ""
+    number_format = _FORMATS.get(given, {"fp4": "nvfp4"}.get(given, given))
+    native = _NATIVE.get(name)
+    named = any(word in model["ref"].lower() for word in QUANTIZED_NAMES)
+    if number_format in {"", "bf16", "fp16"} or named or number_format == native:
+        return model
+    if native == "mxfp4":
+        told.append(f"{name} in its own mxfp4, where the row says {given}")
+        return model
+    return {**model, "quantization": number_format}
+
+
+def _moe(row: Mapping[str, str]) -> bool:
+    return "moe" not in row.get("id", "") and not any(word in row["model_path"] for word in ("Qwen3-32B", "Llama"))
+
+
+def _degrees(row: Mapping[str, str], role: str, told: list[str]) -> dict[str, Any]:
+    """Return the hardware of the workers of one role ("", "prefill_" or "decode_")."""
+
+    def degree(name: str) -> int:
+        text = row.get(f"{role}{name}") or "1"
+        return max(1, whole(text, f"{role}{name}"))
+
+    tensor, data, expert = degree("tp_size"), degree("attention_dp_size"), degree("moe_ep_size")
+    same = _SAME_DEVICES.search(row["id"])
+    if same and not role and int(same[1]) > 1 and tensor * data == int(same[1]) * int(same[2]) and int(same[2]) > 1:
+        # Its importer multiplied the two; the row's name has both, and the devices are the same ones.
+        devices = max(int(same[1]), int(same[2]))
+        told.append(f"{tensor * data} devices as {devices}: tp and ep in the row's name are the same devices")
+        tensor, data = (1, devices) if data > 1 else (devices, 1)
+        expert = min(expert, devices)
+    return {"device": row["system"], "tp": tensor, "pp": degree("pp_size"), "dp": data, "ep": expert}
+
+
+def _two_pools(row: Mapping[str, str], preset: str, told: list[str]) -> dict[str, Any]:
+    """Return pools of prefill and decode workers."""
+    pools = {}
+    for role, stage in (("prefill_", "prefill"), ("decode_", "decode")):
+        workers, batch = row.get(f"{role}num_workers"), row.get(f"{role}batch_size")
+        if not workers or not batch:
+            raise NotRepresentedError("disaggregated, and the number of workers or their batch size is not given")
+        part = data_parallel(_degrees(row, role, told), moe=_moe(row), told=told)
+        clients = whole(workers, f"{role}num_workers") * int(part.get("replicas", 1))
+        batch_size = whole(batch, f"{role}batch_size")
+        engine: dict[str, Any] = {"preset": preset, "max_num_seqs": batch_size}
+        if role == "prefill_":
+            engine["max_num_batched_tokens"] = batch_size * whole(row["isl"], "isl")
+        pools[stage] = {"stages": [stage], "hardware": part["hardware"], "clients": clients, "engine": engine}
+    told.append("KV handed over at 400 Gbit/s for each device")
+    pools["decode"]["kv_transfer"] = dict(KV_LINK)
+    return {"pools": pools}
