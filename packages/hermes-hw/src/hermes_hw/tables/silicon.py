@@ -1,6 +1,7 @@
 """Reads the measured operator tables of the package aiconfigurator-core (NVIDIA, Apache-2.0), as they are installed."""
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -53,6 +54,9 @@ _COLLECTIVES: Final = {
     "collective.reduce_scatter": "reduce_scatter",
     "collective.all_to_all": "alltoall",
 }
+
+_VERSION: Final = re.compile(r"(\d+(?:\.\d+)*)(?:\.?(dev|rc|post)(\d+))?")
+_STAGES: Final = {"dev": -2, "rc": -1, "": 0, "post": 1}
 
 
 def silicon_folder() -> Path | None:
@@ -223,10 +227,13 @@ def _ranks_bytes(columns: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _version_key(folder: Path) -> tuple[tuple[int, str], ...]:
-    """Return what orders versions: numbers by value, the rest by spelling, a release after its candidates."""
-    parts = folder.name.replace("rc", ".-1.rc").replace("post", ".").replace("dev", ".-2.").split(".")
-    return tuple((int(part), "") if part.lstrip("-").isdigit() else (0, part) for part in parts)
+def _version_key(folder: Path) -> tuple[tuple[int, ...], int, int, str]:
+    """Return what orders versions: by number, development and candidates before the release, posts after it."""
+    found = _VERSION.match(folder.name)
+    if found is None:
+        return (), 0, 0, folder.name
+    release, kind, number = found.groups()
+    return tuple(int(part) for part in release.split(".")), _STAGES[kind or ""], int(number or 0), folder.name
 
 
 def _read(
