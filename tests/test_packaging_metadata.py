@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 DISTRIBUTIONS = ["hermes-proto", "hermes-core", "hermes-hw", "hermes-workload", "hermes-analysis"]
 REPOSITORY = Path(__file__).resolve().parent.parent
+UNTESTED_EXTRAS = {("hermes-hw", "profile")}  # PyTorch takes gigabytes, and what it adds runs on an accelerator
 
 
 def projects() -> dict[str, dict]:
@@ -79,7 +80,7 @@ def test_test_environments_install_every_extra():
         for name, table in projects().items()
         for extra in table["project"].get("optional-dependencies", {})
     }
-    assert tested == offered
+    assert tested == offered - UNTESTED_EXTRAS
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
