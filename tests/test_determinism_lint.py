@@ -22,7 +22,7 @@ FORBIDDEN_CALLS = re.compile(
     r"time\.(time|perf_counter|monotonic|process_time|thread_time)(_ns)?"
     r"|(datetime\.)?(datetime|date)\.(now|utcnow|today)"
     r"|uuid\.uuid[14]|os\.(urandom|getrandom|getpid)"
-    r"|(np|numpy)\.random\.(?!(Generator|SeedSequence|PCG64DXSM|BitGenerator)$)\w+"
+    r"|(np|numpy)\.random\.(?!(Generator|SeedSequence|PCG64|PCG64DXSM|BitGenerator)$)\w+"
 )
 FORBIDDEN_BUILTINS = {"hash", "id"}
 

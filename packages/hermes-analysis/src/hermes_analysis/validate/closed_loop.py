@@ -1,8 +1,8 @@
 """Rows measured in a closed loop: a fixed number of users, each of whom asks again as soon as the answer is complete.
 
 Columns as in `silicon_open.csv` of the open measurements that AIConfigurator publishes: engine, model, system, lengths,
-parallel degrees (of prefill and decode workers where these are apart), `silicon_ttft_ms`, `silicon_tpot_ms`; the number of
-users stands in `silicon_data_source` as `silicon_concurrency=`.
+parallel degrees (of prefill and decode workers where these are apart), `silicon_ttft_ms`, `silicon_tpot_ms`; the number
+of users stands in `silicon_data_source` as `silicon_concurrency=`.
 """
 
 import re
@@ -22,7 +22,7 @@ SIGN: Final = "silicon_ttft_ms"
 METRICS: Final = ("ttft", "tpot")
 
 ROUNDS: Final = 10
-"""Requests for each user: what the benchmark scripts of SemiAnalysis InferenceMAX (2025), the source of most rows, send."""
+"""Requests for each user: what the scripts of SemiAnalysis InferenceMAX (2025), the source of most rows, send."""
 MOST_REQUESTS: Final = 20_000
 """Of one row; never less than three for each user."""
 KV_LINK: Final = {"bandwidth": "400 Gbit/s", "latency": "20 us"}

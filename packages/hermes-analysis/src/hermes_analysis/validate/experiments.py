@@ -1,4 +1,4 @@
-"""Measured experiments on disk: a folder for each, with `experiment.json` (what was run) and `measured.json` (the truth).
+"""Measured experiments on disk: a folder each, with `experiment.json` (what was run) and `measured.json` (the truth).
 
 `peers.json` (what other simulators predicted) and `requests.csv` (every request) may stand beside them. Latencies in
 `measured.json` are milliseconds.

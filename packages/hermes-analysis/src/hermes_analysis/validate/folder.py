@@ -70,9 +70,7 @@ class FolderReport:
         }
 
 
-def validate_folder(
-    place: Path, *, only: Sequence[str] = (), sets: Sequence[str] = (), jobs: int = 1
-) -> FolderReport:
+def validate_folder(place: Path, *, only: Sequence[str] = (), sets: Sequence[str] = (), jobs: int = 1) -> FolderReport:
     """Simulate the experiments in `place` and compare.
 
     Args:

@@ -10,7 +10,7 @@ from hermes_analysis.validate.engines import preset_of
 from hermes_analysis.validate.experiments import Experiment, NotRepresentedError, number, section
 
 CLIENT_TIMEOUT: Final = "300 s"
-"""After which the load generator inference-perf gave requests up in the published runs (all failures took 300 to 301 s)."""
+"""After which the load generator inference-perf gave requests up in the published runs (failures took 300 to 301 s)."""
 
 SERVED_OVER_ASKED: Final = 1.04
 """Prompts as served are longer than asked for: random tokens are turned to text and tokenised again, and a token begins

@@ -101,7 +101,8 @@ def score_of(experiment: Experiment, run: RunRecord, assumptions: Sequence[str])
 
 def provenance_of(client: rr.ClientInfo) -> dict[str, float]:
     """Return the share of each kind of price, by name, of those that have one."""
-    names = {number: name.removeprefix("PRICE_SOURCE_").lower() for name, number in price_source_pb2.PriceSource.items()}
+    kinds = price_source_pb2.PriceSource.items()
+    names: dict[int, str] = {number: name.removeprefix("PRICE_SOURCE_").lower() for name, number in kinds}
     return {names.get(at, str(at)): round(share, 4) for at, share in enumerate(client.source_share) if share > 0}
 
 

@@ -1,8 +1,8 @@
 """Rows measured with one static batch: all prompts at once, then all answers, no queue.
 
-Columns as in `splitwise_static_open.csv` (Patel et al., "Splitwise", ISCA 2024, measured data): `prompt_size`, `batch_size`,
-`token_size`, `tensor_parallel`; `prompt_time`, `token_time`, `e2e_time` in ms; `average_power` as a share of the board's
-limit, 0 where it was not measured.
+Columns as in `splitwise_static_open.csv` (Patel et al., "Splitwise", ISCA 2024, measured data): `prompt_size`,
+`batch_size`, `token_size`, `tensor_parallel`; `prompt_time`, `token_time`, `e2e_time` in ms; `average_power` as a share
+of the board's limit, 0 where it was not measured.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,8 @@ def case_of(row: Mapping[str, str]) -> RowCase:
     model = row["model"]
     hardware = row["hardware"].removesuffix(CAP)
     capped = hardware != row["hardware"]
-    name = f"{model} {row['hardware']} tp{row['tensor_parallel']} {row['prompt_size']}+{row['token_size']} x{row['batch_size']}"
+    lengths = f"{row['prompt_size']}+{row['token_size']}"
+    name = f"{model} {row['hardware']} tp{row['tensor_parallel']} {lengths} x{row['batch_size']}"
     if hardware not in DEVICES:
         raise NotRepresentedError(f"the power limit of {hardware!r} is not known")
     ranks = whole(row["tensor_parallel"], "tensor_parallel")

@@ -1,8 +1,8 @@
 """Compares simulated engine steps with a log of some of the real engine's steps, by their distributions.
 
 The log has a row for about one step in ten: `running` sequences, `prefill_reqs` and `prefill_tokens` of those that were
-logged as prompts, `decode_reqs`, and the share of KV blocks in use. The logging engine counts a request as prefill in the
-step after its prompt too: its first decode appears as a prompt of one token. Simulated steps are counted in the same way.
+logged as prompts, `decode_reqs`, and the share of KV blocks in use. The logging engine counts a request as prefill in
+the step after its prompt too: its first decode appears as a prompt of one token. Simulated steps are counted likewise.
 """
 
 import csv

@@ -146,7 +146,7 @@ def validate_table(
     if only:
         rows = [row for row in rows if any(word in " ".join(row.values()) for word in only)]
     if sample is not None and sample < len(rows):
-        chosen = np.random.default_rng(SAMPLE_SEED).choice(len(rows), sample, replace=False)
+        chosen = np.random.Generator(np.random.PCG64(SAMPLE_SEED)).choice(len(rows), sample, replace=False)
         rows = [rows[at] for at in sorted(chosen.tolist())]
     cases, refusals = _cases(kind, rows)
     answers = _simulated(kind, [case for _, case in cases], tuple(sets), jobs)
@@ -184,9 +184,9 @@ Answer = tuple[dict[str, float | None], dict[str, float]] | str
 
 
 def _simulated(kind: Kind, cases: Sequence[RowCase], sets: tuple[str, ...], jobs: int) -> list[Answer]:
-    """Simulate each different scenario once; rows of one deployment go to one process, which may keep what it compiled."""
+    """Simulate each different scenario once; rows of one deployment go to one process, which keeps what it compiled."""
     keys = [json.dumps({**case.scenario, "name": ""}, sort_keys=True) for case in cases]
-    first = {key: case for key, case in zip(reversed(keys), reversed(cases), strict=True)}
+    first = dict(zip(reversed(keys), reversed(cases), strict=True))
     order = sorted(first, key=lambda key: json.dumps([first[key].scenario.get(n) for n in ("model", "hardware")]))
     tasks = [order[at : at + PER_TASK] for at in range(0, len(order), PER_TASK)]
     work = partial(_simulate_rows, kind.name, sets)
@@ -221,9 +221,9 @@ def _peers(file: Path, scores: Sequence[RowScore]) -> dict[str, dict[str, float 
         rows = [row for row in read_rows(other) if row["id"] in by_name]
         for row in rows:
             score = by_name[row["id"]]
-            for metric in theirs:
+            for metric, errors in theirs.items():
                 column = next((c for c in row if c.endswith(f"{metric}_ms")), "")
-                theirs[metric].append(error_percent(positive(row, column), score.measured[metric]))
+                errors.append(error_percent(positive(row, column), score.measured[metric]))
                 ours[metric].append(score.error(metric))
         if rows:
             answer[name] = {"n": len(rows)} | {
