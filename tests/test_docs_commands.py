@@ -1,8 +1,9 @@
 """Every command and every piece of Python that the documentation shows is run.
 
 A fenced block marked `python` is a script that stands alone. One marked `console` is a session: lines that begin with
-`$ ` are commands (a trailing backslash continues one), the others what they print. The blocks of one document run in
-order, in one temporary folder with a copy of examples/, docs/ and benchmarks/. Words after `console` or `python`:
+`$ ` are commands, lines that begin with `> ` right after one (or follow a trailing backslash) continue it, the others
+are what they print. The blocks of one document run in order, in one temporary folder with a copy of examples/, docs/ and
+benchmarks/. Words after `console` or `python`:
 
 * `compare` (console): what is printed to stdout must be what the block shows; `...` stands for any text.
 * `exit=N`: the block's last command must exit with N (otherwise every command must exit with 0).
@@ -48,7 +49,7 @@ def read_session(body: str) -> list[tuple[str, str]]:
     commands: list[tuple[str, str]] = []
     continued = False
     for line in body.splitlines():
-        if continued:
+        if continued or (line.startswith("> ") and commands and not commands[-1][1]):
             commands[-1] = (f"{commands[-1][0]}\n{line.removeprefix('> ')}", "")
         elif line.startswith("$ "):
             commands.append((line.removeprefix("$ "), ""))
@@ -142,6 +143,14 @@ one
 ... three
 ```
 
+```console
+$ cat <<'END'
+> four
+> END
+four
+> five
+```
+
 - in a list:
 
   ```console exit=3 skip=takes an hour
@@ -159,9 +168,10 @@ print(5)
 
 
 def test_reading_blocks():
-    first, second, third = read_blocks(DOCUMENT)
+    first, here, second, third = read_blocks(DOCUMENT)
     assert first == Block(2, [("echo one; echo two \\\nthree", "one\n... three\n")], compare=True, exit_code=0, skip="")
-    assert second == Block(11, [("exit 3", "")], compare=False, exit_code=3, skip="takes an hour")
+    assert here.commands == [("cat <<'END'\nfour\nEND", "four\n> five\n")]
+    assert second == Block(19, [("exit 3", "")], compare=False, exit_code=3, skip="takes an hour")
     assert third.commands == [("python - <<'END'\nprint(5)\nEND", "")]
 
 

@@ -1,7 +1,7 @@
 """Measured requests with the prefixes that they share: a table of `hermes validate`, read with its identity.
 
-Beside `arrival_s`, `prompt_tokens` and `output_tokens` a row has `shared_prefix_tokens_with_earlier` (whole KV blocks of
-`BLOCK_TOKENS` that its prompt has in common with an earlier one) and `shared_with_request` (the `request_id` of that one).
+Beside `arrival_s`, `prompt_tokens` and `output_tokens` a row has `shared_prefix_tokens_with_earlier` (whole KV blocks
+of `BLOCK_TOKENS` that its prompt has in common with an earlier one) and `shared_with_request` (its `request_id`).
 """
 
 import csv
