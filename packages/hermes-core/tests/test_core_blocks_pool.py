@@ -220,7 +220,7 @@ class _First:
 
 
 TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=120, stateful_step_count=40, deadline=None, derandomize=True)
+TestPool.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
 
 
 class AnyUseMachine(RuleBasedStateMachine):
@@ -310,7 +310,7 @@ class AnyUseMachine(RuleBasedStateMachine):
 
 
 TestPoolInAnyUse = AnyUseMachine.TestCase
-TestPoolInAnyUse.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
+TestPoolInAnyUse.settings = settings(max_examples=50, stateful_step_count=40, deadline=None, derandomize=True)
 
 
 def test_a_segment_with_two_lengths_is_refused():

@@ -240,7 +240,7 @@ SHARED = AffineStepModel(
 )
 
 
-@pytest.mark.parametrize("kind", ["constant", "two sizes"])
+@pytest.mark.parametrize("kind", ["two sizes", "constant"])
 def test_processor_sharing(kind):
     """M/G/1-PS: a request of size x stays x / (1 - rho) on average, whatever the distribution of sizes.
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 MS = 1_000_000
 POLICIES = ["chunked", "continuous", "mixed", "static", "prefill_first"]
 ORDERS = ["fcfs", "shortest_prompt", "priority", "fair", "deadline"]
-COMMON = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+COMMON = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @dataclass
@@ -40,15 +40,16 @@ def run(plan, source, model=None) -> Run:
 @st.composite
 def engines(draw, **fixed):
     block = draw(st.sampled_from([1, 4, 16]))
+    batching = fixed.get("batching") or draw(st.sampled_from(POLICIES))
     values = {
-        "batching": draw(st.sampled_from(POLICIES)),
+        "batching": batching,
         "queue": draw(st.sampled_from(ORDERS)),
         "max_num_seqs": draw(st.integers(1, 12)),
         "max_num_batched_tokens": draw(st.integers(16, 300)),
         "block_size_tokens": block,
         "kv_blocks": draw(st.integers(2, 50)) * (16 // block) + 1,
         "prefix_caching": draw(st.booleans()),
-        "long_prefill_token_threshold": draw(st.sampled_from([0, 7, 64])),
+        "long_prefill_token_threshold": draw(st.sampled_from([0, 7, 64])) if batching == "chunked" else 0,
         "reserve_full_prompt": draw(st.booleans()),
         "watermark": draw(st.sampled_from([0.0, 0.1])),
         "reservation": draw(st.sampled_from(["on_demand", "on_demand", "full_output"])),
@@ -251,6 +252,7 @@ def test_blocks_are_conserved_when_a_text_of_ones_own_is_preempted_twice():
     engine = EngineSettings(
         kv_blocks=9,
         block_size_tokens=1,
+        max_num_seqs=3,
         max_num_batched_tokens=16,
         reserve_full_prompt=False,
         asynchronous_scheduling=False,
@@ -492,8 +494,6 @@ def test_no_load_no_queue(engine, sizes):
     whole = engine.batching in {"continuous", "mixed", "static"}
     for i, (at, prompt, output) in enumerate(rows):
         chunk = min(engine.max_num_batched_tokens, engine.long_prefill_token_threshold or prompt)
-        if engine.batching == "prefill_first":
-            chunk = engine.max_num_batched_tokens
         chunks = 1 if whole else -(-prompt // chunk)
         first_ns = at + chunks * 5 * MS + 11 * prompt
         decode_ns = sum(6 * MS + 3 * (prompt + k) for k in range(output - 1))

@@ -123,19 +123,20 @@ def test_a_prompt_bigger_than_the_budget_is_cut_and_shares_its_last_step(monkeyp
     }
 
 
-def test_decodes_that_use_up_the_budget_leave_nothing_for_prompts(monkeypatch):
-    case = Case(
-        [(0, 1, 2), (0, 1, 4), (0, 1, 4), (0, 2, 1)],
-        settings={**SYNCHRONOUS, "max_num_batched_tokens": 3, "max_num_seqs": 3},
-    )
+def test_decodes_leave_to_prompts_what_is_left_of_the_budget(monkeypatch):
+    """One token a step for d, until it is through. e finds four sequences that decode: neither a token nor a slot."""
+    case = Case([(0, 1, 5), (0, 1, 5), (0, 1, 5), (0, 3, 3), (2.5, 2, 1)], settings={**SYNCHRONOUS})
+    case.settings |= {"max_num_batched_tokens": 4, "max_num_seqs": 4}
     check(
         monkeypatch,
-        replace(case, settings={**case.settings, "max_num_seqs": 4}),
+        case,
         """
-        0 |       | a:1 b:1 c:1 |  | d | 3
-        1 | a b c |             |  | d | 3
-        2 | b c   | d:1         |  |   | 3
-        3 | b c   | d:1         |  |   | 3
+        0 |         | a:1 b:1 c:1 d:1 |  |   | 4
+        1 | a b c   | d:1             |  |   | 4
+        2 | a b c   | d:1             |  |   | 4
+        3 | a b c d |                 |  | e | 4
+        4 | a b c d |                 |  | e | 8
+        5 |         | e:2             |  |   | 1
         """,
     )
 

@@ -146,7 +146,7 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueueOrders = QueueMachine.TestCase
-TestQueueOrders.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, derandomize=True)
+TestQueueOrders.settings = settings(max_examples=50, stateful_step_count=40, deadline=None, derandomize=True)
 
 
 class FairMachine(RuleBasedStateMachine):
@@ -218,7 +218,7 @@ class FairMachine(RuleBasedStateMachine):
 
 
 TestFair = FairMachine.TestCase
-TestFair.settings = settings(max_examples=60, stateful_step_count=60, deadline=None, derandomize=True)
+TestFair.settings = settings(max_examples=40, stateful_step_count=60, deadline=None, derandomize=True)
 
 
 def test_a_tenant_that_comes_late_has_no_credit_from_its_absence():
