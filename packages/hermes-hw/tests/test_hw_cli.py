@@ -1,10 +1,11 @@
 import json
+from xml.etree import ElementTree as ET
 
 import pytest
 
 pytest.importorskip("typer", reason="the extra cli is not installed")
 
-from hermes_core.api import InputError
+from hermes_core.api import InputError, OutputError
 from hermes_hw.cli import app
 from hermes_hw.models import find_model
 from typer.testing import CliRunner
@@ -90,3 +91,74 @@ def test_a_bad_configuration_file_is_named(tmp_path, content, message):
 def test_a_mistake_is_an_input_error(extra):
     result = run("price", "--model", "llama-3.1-8b", "--device", "h100", *extra)
     assert isinstance(result.exception, InputError)
+
+
+def test_price_draws_a_roofline(tmp_path):
+    path = tmp_path / "plot.svg"
+    result = run("price", "--model", "llama-3.1-8b", "--device", "h100", "--batch", "16", "--plot", str(path))
+    assert result.exit_code == 0
+    root = ET.fromstring(path.read_text())  # noqa: S314 - our own file
+    titles = {item.text.split(":")[0] for item in root.iter("{http://www.w3.org/2000/svg}title")}
+    assert {"qkv_proj", "attention_decode", "lm_head"} <= titles
+    texts = " ".join(item.text or "" for item in root.iter("{http://www.w3.org/2000/svg}text"))
+    assert "bf16 989 T" in texts
+    assert "norm" in texts
+
+
+def test_price_takes_parallel_degrees():
+    arguments = ("--device", "h200", "--tp", "1", "--dp", "8", "--ep", "8", "--batch", "32")
+    result = run("price", "--model", "deepseek-v3", *arguments, "--json")
+    content = json.loads(result.stdout)
+    assert content["expert_parallel"] == 8
+    assert "experts_dispatch" in {item["operator"] for item in content["operators"]}
+
+
+def test_an_unwritable_plot_is_named(tmp_path):
+    arguments = (
+        "--model",
+        "llama-3.1-8b",
+        "--device",
+        "h100",
+        "--batch",
+        "1",
+        "--plot",
+        str(tmp_path / "no" / "x.svg"),
+    )
+    result = run("price", *arguments)
+    assert isinstance(result.exception, OutputError)
+
+
+def test_profile_check_and_price_work_together(tmp_path):
+    folder = str(tmp_path / "tables")
+    measured = run("profile", folder, "--name", "this-cpu", "--quick")
+    assert measured.exit_code == 0, measured.output
+    assert "measurements in" in measured.output
+    again = run("profile", folder)
+    assert isinstance(again.exception, OutputError)
+    checked = run("tables", "check", folder, "--json")
+    assert checked.exit_code == 0
+    assert json.loads(checked.stdout)["origin"] == "hermes hw profile on this-cpu"
+    priced = run(
+        *("price", "--model", "llama-3.2-1b", "--device", "this-cpu", "--batch", "1"),
+        *("--source", "measured", "--tables", folder, "--json"),
+    )
+    assert priced.exit_code == 0, priced.output
+    assert json.loads(priced.stdout)["sources"].get("analytical", 0) < 0.5
+
+
+def test_check_asks_for_the_device_of_tables_that_do_not_say(tmp_path):
+    (tmp_path / "t.csv").write_text("kind,dtype,n,k,m,latency_us\ngemm,bf16,8,8,1,5\n")
+    assert "Give --device" in str(run("tables", "check", str(tmp_path)).exception)
+    assert run("tables", "check", str(tmp_path), "--device", "h100").exit_code == 0
+    assert "Give --device" in str(run("tables", "check", "silicon").exception)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("profile", "x", "--backend", "magic"), "numpy, torch"),
+        (("price", "--model", "llama-3.1-8b", "--device", "h100", "--batch", "1", "--source", "magic"), "roofline"),
+    ],
+)
+def test_unknown_choices_are_named(arguments, message):
+    assert message in str(run(*arguments).exception)

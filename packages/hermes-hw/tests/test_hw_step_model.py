@@ -27,7 +27,7 @@ def test_compiled_models_keep_the_contract(number):
     check_step_model(COMPILED[number], points=60)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     number=st.integers(0, len(DEPLOYMENTS) - 1),
     contexts=st.lists(st.integers(1, 200_000), min_size=1, max_size=40),

@@ -25,6 +25,8 @@ from hermes_hw.operators import Sizes, sizes_of
 FOREVER: Final = 1 << 60
 """Steps of a run that never changes its regime."""
 LEAST_FS: Final = 1_000_000
+_BLOCK: Final = 2048
+"""Token counts that are priced at once."""
 _PROBE: Final = 1 << 20
 """Keys or pairs at which the price of one is taken."""
 
@@ -37,16 +39,15 @@ def femtoseconds(seconds: float) -> int:
 class StepTables:
     """What does not depend on contexts: `(femtoseconds, nanojoules, floor)` by tokens, `(fs, nJ)` by sampled sequences.
 
-    Filled in one vectorised pricing each, when first asked: token counts that graphs cover first, all others up to
-    the engine's budget when one of them comes. Counts beyond the budget are priced one by one.
+    Filled by vectorised pricing of whole blocks: token counts that graphs cover at once, others when the first of
+    their block comes. Every number of tokens is priced exactly.
     """
 
-    __slots__ = ("_limit", "_sizes", "direct", "eager_fs", "sampled", "tokens")
+    __slots__ = ("_sizes", "direct", "eager_fs", "sampled", "tokens")
 
     def __init__(self, direct: DirectPrices, deployment: Deployment) -> None:
         self.direct = direct
         self._sizes = deployment.graph_sizes
-        self._limit = max(deployment.max_batched_tokens, deployment.max_seqs)
         self.eager_fs = femtoseconds(direct.eager_s()) if self._sizes else 0
         self.tokens: dict[int, tuple[int, int, int]] = {0: (0, 0, 0)}
         self.sampled: dict[int, tuple[int, int]] = {0: (0, 0)}
@@ -64,12 +65,9 @@ class StepTables:
 
     def fill_tokens(self, tokens: int) -> tuple[int, int, int]:
         """Price token counts that were not met before, `tokens` among them, and return its entry."""
-        first = self._sizes[-1] + 1 if self._sizes else 1
-        if tokens > self._limit:
-            first, last = tokens, tokens
-        else:
-            last = self._limit
-        counts = np.arange(first, last + 1, dtype=np.int64)
+        covered = self._sizes[-1] if self._sizes else 0
+        block = (tokens - 1) // _BLOCK * _BLOCK
+        counts = np.arange(max(block, covered) + 1, block + _BLOCK + 1, dtype=np.int64)
         fs, nj = total(self.direct.tokens(counts), counts.shape)
         floor = self.eager_fs
         self.tokens.update(
@@ -100,13 +98,25 @@ class StepTables:
 class Surroundings:
     """What a step costs around its operators, whoever prices these: host, inputs, fixed part of attention."""
 
-    __slots__ = ("add_base", "add_seq", "fixed_fs", "fixed_nj", "host_base", "host_seq", "seq_fs", "seq_nj")
+    __slots__ = (
+        "add_base",
+        "add_seq",
+        "fixed_fs",
+        "fixed_nj",
+        "host_base",
+        "host_seq",
+        "seq_fs",
+        "seq_nj",
+        "wait_nj_per_fs",
+    )
 
     def __init__(self, direct: DirectPrices, deployment: Deployment) -> None:
         launch_fs, launch_nj = (int(column[0]) for column in total(direct.launch(), (1,)))
         step_s, seq_s = direct.inputs_s()
         self.fixed_fs = launch_fs + femtoseconds(step_s)
         self.fixed_nj = launch_nj + round(direct.waiting_joules(step_s) * NJ_PER_J)
+        # A device that waits inside a step keeps its clocks up, and draws what being active draws.
+        self.wait_nj_per_fs = direct.waiting_joules(1.0) * NJ_PER_J / FS_PER_S
         self.seq_fs = femtoseconds(seq_s)
         self.seq_nj = round(direct.waiting_joules(seq_s) * NJ_PER_J)
         host = deployment.host
@@ -114,6 +124,10 @@ class Surroundings:
         beside, before = (1, 0) if host.asynchronous else (0, 1)
         self.host_base, self.host_seq = beside * host.base_fs, beside * host.per_seq_fs
         self.add_base, self.add_seq = before * host.base_fs, before * host.per_seq_fs
+
+    def wait_nj(self, time_fs: int) -> int:
+        """Return the energy of waiting inside a step."""
+        return int(self.wait_nj_per_fs * time_fs)
 
     def floor_add(self, floor_fs: int, seqs: int) -> tuple[int, int]:
         """Return `(floor, add)` of a step: the least that it lasts, and what comes on top."""
@@ -130,9 +144,9 @@ class AffineStepModel:
         self._tables = StepTables(direct, deployment)
         self._around = Surroundings(direct, deployment)
         self._stages = direct.stages
-        self._by_micro = [Coefficients(direct, micro) for micro in range(1, direct.stages + 1)]
+        self._by_micro = [Coefficients(direct, micro, self._around) for micro in range(1, direct.stages + 1)]
         self._full = self._by_micro[-1]
-        self._rows: dict[int, tuple[int, int, int, int, int, int, int, int]] = {}
+        self._rows: dict[int, tuple[int, int, int, int, Coefficients, int]] = {}
 
     @property
     def tables(self) -> StepTables:
@@ -149,15 +163,19 @@ class AffineStepModel:
         row = self._rows.get(seqs)
         if row is None:
             row = self._rows[seqs] = self._row(seqs)
-        base_fs, floor_fs, add_fs, base_nj, full_fs, window_fs, full_nj, window_nj = row
+        base_fs, floor_fs, add_fs, base_nj, c, wait_nj = row
+        full_fs, window_fs, full_nj, window_nj = c.full_fs, c.window_fs, c.full_nj, c.window_nj
         device_fs = base_fs + full_fs * context + window_fs * windowed
         slope_fs = full_fs * seqs + window_fs * growing
-        e0_nj = base_nj + full_nj * context + window_nj * windowed
-        e_slope_nj = full_nj * seqs + window_nj * growing
         if device_fs >= floor_fs:
-            return device_fs + add_fs, slope_fs, FOREVER, e0_nj, e_slope_nj
+            e0_nj = base_nj + full_nj * context + window_nj * windowed
+            return device_fs + add_fs, slope_fs, FOREVER, e0_nj, full_nj * seqs + window_nj * growing
         steps = (floor_fs - device_fs) // slope_fs + 1 if slope_fs else FOREVER
-        return floor_fs + add_fs, 0, steps, e0_nj, e_slope_nj
+        # The longer attention takes, the less there is to wait.
+        full_nj -= c.full_wait_nj
+        window_nj -= c.window_wait_nj
+        e0_nj = base_nj + wait_nj + full_nj * context + window_nj * windowed
+        return floor_fs + add_fs, 0, steps, e0_nj, full_nj * seqs + window_nj * growing
 
     def step(self, shape: StepShape) -> tuple[int, int]:
         """Price one step of any shape; see `StepModel.step`."""
@@ -174,9 +192,10 @@ class AffineStepModel:
         if head is None:
             head = tables.fill_sampled(sampled)
         c = self._full if tokens >= self._stages else self._by_micro[max(tokens, 1) - 1]
-        fs = price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs
+        add_fs = around.add_base + around.add_seq * seqs
+        base_fs = fs = price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs
         if fs < LEAST_FS:
-            fs = LEAST_FS
+            base_fs = fs = LEAST_FS
         nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs
         context, windowed = shape.decode_context, shape.decode_windowed
         fs += c.full_fs * context + c.window_fs * windowed
@@ -188,17 +207,24 @@ class AffineStepModel:
         floor_fs = around.host_base + around.host_seq * seqs
         if floor_fs < price[2]:
             floor_fs = price[2]
-        return (fs if fs > floor_fs else floor_fs) + around.add_base + around.add_seq * seqs, nj
+        if add_fs:
+            nj += around.wait_nj(add_fs)
+        if fs >= floor_fs:
+            return fs + add_fs, nj
+        nj += around.wait_nj(floor_fs - base_fs) - c.full_wait_nj * context - c.window_wait_nj * windowed
+        if prompt:
+            nj -= around.wait_nj(prompt_fs)
+        return floor_fs + add_fs, nj
 
-    def _row(self, seqs: int) -> tuple[int, int, int, int, int, int, int, int]:
+    def _row(self, seqs: int) -> "tuple[int, int, int, int, Coefficients, int]":
         around = self._around
         price = self._tables.tokens.get(seqs) or self._tables.fill_tokens(seqs)
         head = self._tables.sampled.get(seqs) or self._tables.fill_sampled(seqs)
         base_fs = max(price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs, LEAST_FS)
-        base_nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs
         floor_fs, add_fs = around.floor_add(price[2], seqs)
+        base_nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs + around.wait_nj(add_fs)
         c = self._by_micro[min(seqs, self._stages) - 1]
-        return base_fs, floor_fs, add_fs, base_nj, c.full_fs, c.window_fs, c.full_nj, c.window_nj
+        return base_fs, floor_fs, add_fs, base_nj, c, around.wait_nj(max(floor_fs - base_fs, 0))
 
 
 class Coefficients:
@@ -209,6 +235,7 @@ class Coefficients:
         "compute_fs",
         "full_fs",
         "full_nj",
+        "full_wait_nj",
         "memory_share",
         "nj_per_fs",
         "prompt_key_fs",
@@ -218,9 +245,10 @@ class Coefficients:
         "window_key_fs",
         "window_nj",
         "window_pair2_fs",
+        "window_wait_nj",
     )
 
-    def __init__(self, direct: DirectPrices, micro: int) -> None:
+    def __init__(self, direct: DirectPrices, micro: int, around: Surroundings) -> None:
         attention = direct.graph.model.attention
         self.window = attention.window
         self.causal = attention.causal
@@ -228,6 +256,7 @@ class Coefficients:
         batch, keys = sizes_of(micro), sizes_of(_PROBE * micro)
         self.full_fs, self.full_nj = _per_key(direct.decode(batch, keys, windowed=False), keys)
         self.window_fs, self.window_nj = _per_key(direct.decode(batch, keys, windowed=True), keys)
+        self.full_wait_nj, self.window_wait_nj = around.wait_nj(self.full_fs), around.wait_nj(self.window_fs)
         scale = _PROBE * micro
         pairs = StepShape(prefill_seqs=micro, prefill_tokens=micro)
         pairs.prefill_pairs2 = scale if attention.causal else scale // 2 + micro

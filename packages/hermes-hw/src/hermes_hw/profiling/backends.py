@@ -165,7 +165,7 @@ class TorchBackend:
         return found
 
 
-def run_seconds(backend: Backend, work: Callable[[], Any], *, least: int = 7, budget_s: float = 0.1) -> float:
+def run_seconds(backend: Backend, work: Callable[[], Any], *, least: int = 7, budget_s: float = 0.03) -> float:
     """Return the time of `work`: the least of `least` runs, or of as many more as fit `budget_s`, the first dropped.
 
     Other work on the machine only ever adds time.

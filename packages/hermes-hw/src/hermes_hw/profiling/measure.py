@@ -33,9 +33,9 @@ class ProfilePlan:
 
 QUICK = ProfilePlan(
     widths=(512, 2048),
-    rows=(1, 8, 64, 256),
-    batches=(1, 4, 16),
-    contexts=(16, 256, 1024),
+    rows=(1, 8, 64),
+    batches=(1, 8),
+    contexts=(16, 256),
     heads=((8, 2),),
     vocab=8000,
     most_flop=4e9,

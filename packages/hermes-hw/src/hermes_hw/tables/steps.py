@@ -1,4 +1,4 @@
-# ruff: noqa: PLR1730, FURB136 - min() and max() would be calls on the hot path
+# ruff: noqa: PLR1730 - min() and max() would be calls on the hot path
 """The compiled form of prices from tables: attention piecewise affine in contexts, in integers.
 
 Decode attention of n sequences is priced at a ladder of contexts; between two rungs it is affine in the sum of
@@ -72,12 +72,15 @@ class TabulatedStepModel:
         """Price the steps of a decoding batch; see `StepModel.decode_run`."""
         row = self._rows.get(seqs) or self._row(seqs)
         fs, floor_fs, add_fs, nj, full, window = row
+        around = self._around
+        base_fs = fs
         starts, times, slopes, energies, e_slopes = full
         i = bisect_right(starts, context) - 1
         ahead = context - starts[i]
         fs += times[i] + slopes[i] * ahead
         nj += energies[i] + e_slopes[i] * ahead
         slope_fs, slope_nj = slopes[i] * seqs, e_slopes[i] * seqs
+        waits = [(times[i], slopes[i], ahead, seqs)]
         i += 1
         valid = (starts[i] - 1 - context) // seqs + 1 if i < len(starts) else FOREVER
         if self.window:
@@ -88,6 +91,7 @@ class TabulatedStepModel:
             nj += energies[i] + e_slopes[i] * ahead
             slope_fs += slopes[i] * growing
             slope_nj += e_slopes[i] * growing
+            waits.append((times[i], slopes[i], ahead, growing))
             i += 1
             if growing and i < len(starts):
                 valid = min(valid, (starts[i] - 1 - windowed) // growing + 1)
@@ -95,6 +99,12 @@ class TabulatedStepModel:
             return fs + add_fs, slope_fs, valid, nj, slope_nj
         if slope_fs:
             valid = min(valid, (floor_fs - fs) // slope_fs + 1)
+        # The longer attention takes, the less there is to wait.
+        nj += around.wait_nj(floor_fs - base_fs)
+        for time_fs, each_fs, keys, more in waits:
+            each_nj = around.wait_nj(each_fs)
+            nj -= around.wait_nj(time_fs) + each_nj * keys
+            slope_nj -= each_nj * more
         return floor_fs + add_fs, 0, valid, nj, slope_nj
 
     def step(self, shape: StepShape) -> tuple[int, int]:
@@ -104,10 +114,12 @@ class TabulatedStepModel:
         tables, around = self._tables, self._around
         price = tables.tokens.get(tokens) or tables.fill_tokens(tokens)
         head = tables.sampled.get(sampled) or tables.fill_sampled(sampled)
-        fs = price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs
+        base_fs = fs = price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs
         if fs < LEAST_FS:
-            fs = LEAST_FS
-        nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs
+            base_fs = fs = LEAST_FS
+        add_fs = around.add_base + around.add_seq * seqs
+        nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs + around.wait_nj(add_fs)
+        saved_nj = 0
         if decode and not (prompt and self._with_mixed):
             row = self._rows.get(decode) or self._row(decode)
             for pieces, keys in ((row[4], shape.decode_context), (row[5], shape.decode_windowed)):
@@ -116,14 +128,18 @@ class TabulatedStepModel:
                 ahead = keys - starts[i]
                 fs += times[i] + slopes[i] * ahead
                 nj += energies[i] + e_slopes[i] * ahead
+                saved_nj += around.wait_nj(times[i]) + around.wait_nj(slopes[i]) * ahead
         if prompt:
             prompt_fs, prompt_nj = self._prompt(shape, decode)
             fs += prompt_fs
             nj += prompt_nj
+            saved_nj += around.wait_nj(prompt_fs)
         floor_fs = around.host_base + around.host_seq * seqs
         if floor_fs < price[2]:
             floor_fs = price[2]
-        return (fs if fs > floor_fs else floor_fs) + around.add_base + around.add_seq * seqs, nj
+        if fs >= floor_fs:
+            return fs + add_fs, nj
+        return floor_fs + add_fs, nj + around.wait_nj(floor_fs - base_fs) - saved_nj
 
     def _prompt(self, shape: StepShape, decode: int) -> tuple[int, int]:
         """Return the attention of a step with prompts; with measured mixed calls, of the whole step."""
@@ -157,8 +173,8 @@ class TabulatedStepModel:
             price = self._tables.tokens.get(batch) or self._tables.fill_tokens(batch)
             head = self._tables.sampled.get(batch) or self._tables.fill_sampled(batch)
             fs = max(price[0] + head[0] + around.fixed_fs + around.seq_fs * batch, LEAST_FS)
-            nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * batch
             floor_fs, add_fs = around.floor_add(price[2], batch)
+            nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * batch + around.wait_nj(add_fs)
             self._rows[batch] = (fs, floor_fs, add_fs, nj, full[i], window[i])
         return self._rows[seqs]
 
