@@ -39,7 +39,7 @@ def engines(draw):
         reserve_full_prompt=draw(st.booleans()),
         watermark=draw(st.sampled_from([0.0, 0.01, 0.2])),
         reservation=draw(st.sampled_from(["on_demand", "full_output", "new_token_ratio"])),
-        preempt=draw(st.sampled_from(["last_admitted", "worst_priority", "fewest_output"])),
+        preempt=draw(st.sampled_from(["auto", "last_admitted", "worst_priority", "fewest_output"])),
         aging_ns=draw(st.sampled_from([0, 10_000_000])) if queue in ("priority", "shortest_prompt") else 0,
         client_timeout_ns=timeout,
         client_retries=draw(st.sampled_from([0, 1])) if timeout or admission.kind != "always" else 0,

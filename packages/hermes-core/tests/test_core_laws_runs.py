@@ -246,7 +246,6 @@ def test_blocks_are_conserved(engine, source, model, exact):
     assert not ran.simulation._clients[0].scheduler.running
 
 
-@pytest.mark.xfail(strict=True, reason="at its end the blocks of its text are published twice, as text and as answer")
 def test_blocks_are_conserved_when_a_text_of_ones_own_is_preempted_twice():
     """Law 3 drew this: cached blocks exist once, and no part of the free ones is negative."""
     engine = EngineSettings(

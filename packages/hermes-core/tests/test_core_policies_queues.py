@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import pytest
 from hermes_core.serving.queues import Deadline, Fair, Fcfs, PriorityOrder, ShortestPrompt
 from hermes_core.serving.request import Request
 from hermes_core.serving.settings import EngineSettings
@@ -252,7 +251,6 @@ def test_fairness_is_counted_in_tokens():
     assert (served.count(0), served.count(1)) == (10, 30)
 
 
-@pytest.mark.xfail(strict=True, reason="who was served alone pays for it when the queue has been empty since")
 def test_a_tenant_that_was_served_alone_owes_nothing():
     """While nobody else waits, service costs nobody anything. When the queue is empty, virtual token counters level a
     newcomer with the last tenant that left (Sheng et al., OSDI 2024, algorithm 2)."""

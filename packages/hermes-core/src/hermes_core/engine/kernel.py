@@ -73,7 +73,7 @@ class Kernel:
     def run(self, until_ns: Nanos | None = None, max_events: int = 1 << 62) -> bool:
         """Let events happen until none is left, or the next lies after `until_ns`, or `max_events` were taken up.
 
-        Returns whether there is more to do within `until_ns`.
+        Returns False when nothing is left to do within `until_ns`; True means: call again to see.
         """
         limit = until_ns if until_ns is not None else (1 << 62)
         heap = self._heap

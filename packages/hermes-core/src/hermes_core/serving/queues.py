@@ -135,23 +135,27 @@ class Deadline(_Sorted):
 class Fair:
     """Takes turns among tenants: the one that has been given the fewest prompt and output tokens goes next.
 
-    A tenant that comes back after a pause starts level with the least served one that waits (virtual token counters;
+    A tenant that comes back after a pause starts level with the least served one that waits, or with the one that was
+    served last if nobody does (virtual token counters;
     Sheng et al., Fairness in Serving Large Language Models, OSDI 2024).
     """
 
-    __slots__ = ("_queues", "_served", "_size")
+    __slots__ = ("_last", "_queues", "_served", "_size")
     ordered_by_arrival = False
 
     def __init__(self, settings: EngineSettings) -> None:  # noqa: ARG002 - the port's
         self._queues: dict[int, deque[Sequence]] = {}
         self._served: dict[int, int] = {}
+        self._last = -1
+        """The tenant that was served last."""
         self._size = 0
 
     def push(self, seq: Sequence) -> None:
         queue = self._queues.setdefault(seq.request.tenant, deque())
         if not queue:
             waiting = [self._served[tenant] for tenant, other in self._queues.items() if other]
-            self._served[seq.request.tenant] = max(self._served.get(seq.request.tenant, 0), min(waiting, default=0))
+            level = min(waiting) if waiting else self._served.get(self._last, 0)
+            self._served[seq.request.tenant] = max(self._served.get(seq.request.tenant, 0), level)
         queue.append(seq)
         self._size += 1
 
@@ -166,6 +170,7 @@ class Fair:
     def pop(self) -> Sequence:
         tenant = self._next()
         seq = self._queues[tenant].popleft()
+        self._last = tenant
         self._served[tenant] += _work(seq)
         self._size -= 1
         return seq

@@ -354,7 +354,8 @@ class Scheduler:
             # Nobody else knows this prompt, but it may find its own blocks again.
             seq.segments = ((-2 - seq.request.request_id, seq.prompt_tokens + seq.output_tokens),)
             self.pool.acquire(seq, seq.segments, 0)
-        elif seq.output_segment == -1:
+        elif seq.output_segment == -1 and seq.segments is not None and seq.segments[0][0] >= 0:
+            # The answer is findable by this sequence alone. (A text of one's own has it in its one segment.)
             seq.output_segment = -2 - seq.request.request_id
         self._free(seq, context)
         seq.order = -1

@@ -71,8 +71,9 @@ class EngineSettings:
     reservation: Literal["on_demand", "full_output", "new_token_ratio"] = "on_demand"
     """How much memory a request must find at admission: its prompt; its whole output too (TensorRT-LLM's
     guaranteed-no-evict); its output times a ratio that decays (SGLang)."""
-    preempt: Literal["last_admitted", "worst_priority", "fewest_output"] = "last_admitted"
-    """Whom to preempt when memory runs out."""
+    preempt: Literal["auto", "last_admitted", "worst_priority", "fewest_output"] = "auto"
+    """Whom to preempt when memory runs out; auto does as vLLM: the worst priority where the queue goes by priority, else
+    who was admitted last."""
     asynchronous_scheduling: bool = True
     """Plan step k+2 while step k+1 runs: what arrives, or is freed, during step k serves k+2 (else k+1)."""
     graph_sizes: tuple[int, ...] = ()

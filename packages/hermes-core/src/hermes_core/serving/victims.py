@@ -37,6 +37,6 @@ def victim_of(settings: EngineSettings) -> Victim:
     """Return the rule a client's settings ask for."""
     if settings.preempt == "fewest_output":
         return fewest_output
-    if settings.preempt == "worst_priority":
+    if settings.preempt == "worst_priority" or (settings.preempt == "auto" and settings.queue == "priority"):
         return worst_priority
     return last_admitted
