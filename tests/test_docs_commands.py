@@ -2,8 +2,8 @@
 
 A fenced block marked `python` is a script that stands alone. One marked `console` is a session: lines that begin with
 `$ ` are commands, lines that begin with `> ` right after one (or follow a trailing backslash) continue it, the others
-are what they print. The blocks of one document run in order, in one temporary folder with a copy of examples/, docs/
-and benchmarks/. Words after `console` or `python`:
+are what they print. The blocks of one document run in order, in one temporary folder with a copy of examples/,
+docs/ and benchmarks/. Words after `console` or `python`:
 
 * `compare` (console): what is printed to stdout must be what the block shows; `...` stands for any text.
 * `exit=N`: the block's last command must exit with N (otherwise every command must exit with 0).
