@@ -72,8 +72,8 @@ class EngineSettings:
     """How much memory a request must find at admission: its prompt; its whole output too (TensorRT-LLM's
     guaranteed-no-evict); its output times a ratio that decays (SGLang)."""
     preempt: Literal["auto", "last_admitted", "worst_priority", "fewest_output"] = "auto"
-    """Whom to preempt when memory runs out; auto does as vLLM: the worst priority where the queue goes by priority, else
-    who was admitted last."""
+    """Whom to preempt when memory runs out; auto does as vLLM: the worst priority where the queue goes by priority,
+    else who was admitted last."""
     asynchronous_scheduling: bool = True
     """Plan step k+2 while step k+1 runs: what arrives, or is freed, during step k serves k+2 (else k+1)."""
     graph_sizes: tuple[int, ...] = ()
