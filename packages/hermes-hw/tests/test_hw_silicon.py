@@ -70,6 +70,8 @@ def test_compiling_warm_is_quick():
 def test_mistakes_are_named():
     with pytest.raises(InputError, match="no tables of 'tpu-v6e'"):
         SiliconModel().compile(Deployment(model="llama-3.1-8b", device="tpu-v6e"))
+    with pytest.raises(InputError, match="no tables of 'l4'"):
+        SiliconModel().compile(Deployment(model="llama-3.2-1b", device="l4"))
     with pytest.raises(InputError, match="vllm"):
         SiliconModel().compile(Deployment(model="llama-3.1-8b", device="h100", options={"framework": "vlm"}))
 

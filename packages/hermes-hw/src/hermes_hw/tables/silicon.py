@@ -70,7 +70,7 @@ def silicon_folder() -> Path | None:
 def silicon_system(device: str, folder: Path) -> str | None:
     """Return the folder name of a device of our catalogue; None when there are no tables for it."""
     name = _SYSTEMS.get(device)
-    return name if name and (folder / name).is_dir() else None
+    return name if name and any((folder / name).glob("*/*/*/*.parquet")) else None
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ class SiliconTables:
         name = _FRAMEWORKS[
             find_name(framework, {normalised(key): key for key in _FRAMEWORKS}, "framework", _FRAMEWORKS)
         ]
+        if not any((folder / system).glob(f"*/{name}/*/*.parquet")):
+            raise InputError(f"aiconfigurator-core has no tables of {device!r} with {name}")
         origin = f"aiconfigurator-core {version('aiconfigurator-core')}, {system}, {name}"
         return cls(folder / system, name, distribution, origin)
 
