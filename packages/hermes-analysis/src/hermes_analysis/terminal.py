@@ -16,6 +16,7 @@ _COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
 _MOST_CLIENTS: Final = 12
 """More are shown by pool."""
 _PIPED_WIDTH: Final = 140
+_SHORTEST_QUEUE: Final = 0.001
 _STYLES: Final = {"stable": "green", "near saturation": "yellow", "overloaded": "red", "undetermined": "dim"}
 
 
@@ -121,7 +122,7 @@ def _headline(console: Any, summary: RunSummary) -> None:
     if summary.partial:
         title.append("  PARTIAL", "red")
     console.print(title)
-    console.print(_text(f"  {'; '.join(summary.verdict.evidence)}", "dim"))
+    _print_indented(console, _text("; ".join(summary.verdict.evidence), "dim"))
     fates = [f"{value:,} {name.replace('_', ' ')}" for name, value in _fates(total) if value]
     text = f"{counts.arrived:,} requests: {counts.finished:,} finished"
     console.print(_text(", ".join([text, *fates])))
@@ -203,7 +204,7 @@ def _clients(clients: tuple[ClientSummary, ...]) -> Any:
             _text(first.device if first.devices <= 1 else f"{first.devices} x {first.device}"),
             percent(_mean([c.utilisation for c in several])),
             number(_mean([c.mean_decode_seqs for c in several])),
-            number(_mean([c.mean_waiting for c in several])),
+            _queue(_mean([c.mean_waiting for c in several])),
             percent(max(c.kv_peak_share for c in several)),
             f"{sum(c.preemptions for c in several):,}",
             energy(sum(c.energy_j for c in several)),
@@ -220,6 +221,11 @@ def _by_pool(clients: tuple[ClientSummary, ...]) -> list[tuple[str, list[ClientS
     for client in clients:
         pools.setdefault(client.pool, []).append(client)
     return [(f"{pool} (x {len(several)})", several) for pool, several in pools.items()]
+
+
+def _queue(mean: float) -> str:
+    """Return the mean length of a queue; one that was hardly ever used is not worth its digits."""
+    return number(mean) if mean >= _SHORTEST_QUEUE or not mean else f"< {_SHORTEST_QUEUE}"
 
 
 def _mean(values: list[float]) -> float:
@@ -252,6 +258,13 @@ def _table(first: str, *others: str) -> Any:
 
 def _box() -> Any:
     return optional("rich.box", "The summary screen", "cli").SIMPLE_HEAD
+
+
+def _print_indented(console: Any, text: Any) -> None:
+    """Print text that keeps its indentation where it is wrapped."""
+    for line in text.wrap(console, console.width - 2):
+        line.rstrip()
+        console.print(_text("  ").append_text(line))
 
 
 def _text(text: str, style: str = "") -> Any:

@@ -14,6 +14,7 @@ from hermes_proto.core.v1 import run_record_pb2 as rr
 from hermes_analysis.load import RunRecord
 from hermes_analysis.metrics.distribution import Floats, Ints
 from hermes_analysis.metrics.requests import RequestMetrics, Window
+from hermes_analysis.render import duration, number
 from hermes_analysis.summary import ClientSummary, Verdict
 
 NS: Final = 1e-9
@@ -53,9 +54,9 @@ def in_system(run: RunRecord, times_s: Floats) -> Floats:
 def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummary, ...], window: Window) -> Verdict:
     """Say whether the cluster was stable, near saturation or overloaded, with the evidence."""
     measured = metrics.measured
-    number = int(np.count_nonzero(measured))
-    if number < _FEWEST:
-        return Verdict("undetermined", (f"only {number} requests arrived in the window; {_FEWEST} are needed",))
+    arrived = int(np.count_nonzero(measured))
+    if arrived < _FEWEST:
+        return Verdict("undetermined", (f"only {arrived} requests arrived in the window; {_FEWEST} are needed",))
     arrivals = run.requests["arrival_ns"][measured]
     begin, last = max(window.begin_ns, int(arrivals.min())) * NS, int(arrivals.max()) * NS
     statuses = np.bincount(metrics.status[measured], minlength=256)
@@ -71,9 +72,12 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
     drain_s = window.end_ns * NS - last
     long_enough |= drain_s >= _LEAST_TIMES_E2E * typical and last - begin >= _LEAST_SHARE_OF_E2E * typical
     if last <= begin or not (long_enough or refused):
-        reason = f"requests arrived for {last - begin:.3g} s, early ones take {typical:.3g} s end to end"
+        early = f"early ones take {duration(typical)} end to end" if typical < float("inf") else "no early one finished"
+        reason = f"requests arrived for {duration(last - begin)}, {early}"
         return Verdict("undetermined", (f"{reason}: too short to tell a level from a rise",))
-    evidence.append(f"{mean:.3g} requests in the system on average; fitted rise {rise:+.3g} while requests arrive")
+    sign = "-" if rise < 0 else "+"
+    trend = f"fitted rise {sign}{number(abs(rise))} while requests arrive"
+    evidence.append(f"{number(mean)} requests in the system on average; {trend}")
     significant = rise > _LEAST_RISE * max(mean, 1.0) ** 0.5
     if growth > GROWTH_OVERLOADED and significant:
         states.append("overloaded")
@@ -82,16 +86,16 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
         states.append("near saturation")
         evidence.append(f"the number in the system grew by {growth:.0%} of its mean")
     if refused:
-        evidence.append(f"{refused} of {number} requests ({refused / number:.2%}) were shed or timed out")
-        states.append("overloaded" if refused / number > REFUSED_OVERLOADED else "near saturation")
+        evidence.append(f"{refused} of {arrived} requests ({refused / arrived:.2%}) were shed or timed out")
+        states.append("overloaded" if refused / arrived > REFUSED_OVERLOADED else "near saturation")
     waiting = [client for client in clients if client.waiting_share > WAITING_NEAR]
     if waiting:
         worst = max(waiting, key=lambda client: client.waiting_share)
         states.append("near saturation")
         evidence.append(f"{worst.name} had requests waiting {worst.waiting_share:.0%} of its busy time")
-    if preempted / number > PREEMPTED_NEAR:
+    if preempted / arrived > PREEMPTED_NEAR:
         states.append("near saturation")
-        evidence.append(f"{preempted} preemptions for want of KV memory ({preempted / number:.2f} per request)")
+        evidence.append(f"{preempted} preemptions for want of KV memory ({preempted / arrived:.2f} per request)")
     for state in ("overloaded", "near saturation"):
         if state in states:
             return Verdict(state, tuple(evidence))
@@ -108,11 +112,11 @@ def _early_e2e(e2e_s: Floats, arrival_ns: Ints) -> float:
 def _growth(run: RunRecord, begin_s: float, end_s: float) -> tuple[float, float, float]:
     """Fit a line to the number in the system: its rise over the mean, its rise, and the mean."""
     times = np.linspace(begin_s, end_s, _SAMPLES)
-    number = in_system(run, times)
-    mean = float(number.mean())
+    here = in_system(run, times)
+    mean = float(here.mean())
     if end_s <= begin_s or mean == 0:
         return 0.0, 0.0, mean
     centred = times - times.mean()
-    slope = float((centred * number).sum() / (centred**2).sum())
+    slope = float((centred * here).sum() / (centred**2).sum())
     rise = slope * (end_s - begin_s)
     return rise / mean, rise, mean

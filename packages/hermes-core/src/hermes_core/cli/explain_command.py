@@ -72,7 +72,7 @@ def _shown(key: str, value: Any) -> str:
     if key.endswith("_bytes"):
         return format_bytes(value)
     if key.endswith("_bytes_per_s"):
-        return f"{format_bytes(value)}/s"
+        return f"{value / 1e9:,g} GB/s"  # as datasheets have it: powers of ten
     if key.endswith("_per_s"):
         return format_rate(value)
     return f"{value:,}" if isinstance(value, int) and key != "seed" else f"{value:g}"

@@ -1,0 +1,52 @@
+"""What the summary screen does with awkward numbers and long lines."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from hermes_analysis import summarise
+from hermes_analysis.summary import Verdict
+from hermes_analysis.terminal import print_summary
+from hermes_analysis.testing import make_record
+from hermes_proto.core.v1 import run_record_pb2 as rr
+
+MS = 1_000_000
+
+
+def summary_of(**changes):
+    requests = [
+        {"request_id": i, "arrival_ns": i * MS, "first_token_ns": i * MS + 2, "end_ns": i * MS + 3, **changes}
+        for i in range(100)
+    ]
+    return summarise(make_record(requests=requests, steps=[{"t0_fs": MS * 10**6, "decode_seqs": 1}], end_ns=200 * MS))
+
+
+def screen(summary, width=100):
+    file = io.StringIO()
+    print_summary(summary, file=file, width=width)
+    return file.getvalue().splitlines()
+
+
+def test_wrapped_evidence_keeps_its_indentation():
+    evidence = ("one two three four five six seven eight",) * 6
+    summary = replace(summary_of(), verdict=Verdict("stable", evidence))
+    lines = screen(summary, width=60)
+    wrapped = lines[1 : next(i for i, line in enumerate(lines) if line.startswith("100 requests"))]
+    assert len(wrapped) > 2
+    assert all(line.startswith("  ") and line == line.rstrip() and len(line) <= 60 for line in wrapped)
+    assert " ".join(line.strip() for line in wrapped) == "; ".join(evidence)
+
+
+@pytest.mark.parametrize(("waiting", "shown"), [(0.0000576, "< 0.001"), (0.0, "0"), (0.0123, "0.0123"), (43.8, "43.8")])
+def test_a_queue_that_was_hardly_used_has_no_digits(waiting, shown):
+    summary = summary_of()
+    client = replace(summary.clients[0], mean_waiting=waiting, mean_decode_seqs=7.0)
+    (line,) = [text for text in screen(replace(summary, clients=(client,))) if text.startswith(client.name)]
+    assert f"7.00   {shown.rjust(7)}   " in line
+
+
+def test_a_verdict_on_nothing_that_finished_has_no_infinity():
+    summary = summary_of(status=rr.REQUEST_STATUS_DROPPED, first_token_ns=-1)
+    assert summary.verdict.state == "undetermined"
+    assert "inf" not in summary.verdict.evidence[0]
+    assert "no early one finished" in summary.verdict.evidence[0]
