@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hermes_analysis.errors import OutputError
-from hermes_analysis.summary import RunSummary
+
+if TYPE_CHECKING:  # the summary needs the metrics, and they the summary
+    from hermes_analysis.summary import RunSummary
 
 
 def check_free(path: Path, *, force: bool) -> None:
@@ -45,7 +47,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def summary_text(summary: RunSummary) -> str:
+def summary_text(summary: "RunSummary") -> str:
     """Return the summary as JSON text, keys in the order of the schema."""
     return json_text(summary.to_dict())
 
@@ -55,6 +57,6 @@ def json_text(values: Any) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write_summary(summary: RunSummary, path: str | Path, *, force: bool = True) -> None:
+def write_summary(summary: "RunSummary", path: str | Path, *, force: bool = True) -> None:
     """Write the summary as JSON, as DIR/summary.json of a run directory. Raises OutputError."""
     write_text(Path(path), summary_text(summary), force=force)

@@ -28,6 +28,11 @@ MOST_REQUESTS: Final = 20_000
 KV_LINK: Final = {"bandwidth": "400 Gbit/s", "latency": "20 us"}
 """Between prefill and decode workers: a network card for each device, the usual build of such systems."""
 
+SPREAD: Final = {"vllm": 0.01}
+"""By how much answers of a row differ in length, by engine. Benchmarks ask for equal ones, and users who begin together
+would stay together for ever; a real server of vLLM takes requests in one by one, which sets them apart. Without it TTFT
+of its rows is twice as long as measured."""
+
 _USERS: Final = re.compile(r"silicon_concurrency=(\d+)")
 _SAME_DEVICES: Final = re.compile(r"_tp(\d+)_ep(\d+)_")
 _FORMATS: Final = {"fp8": "fp8", "fp8_block": "fp8", "nvfp4": "nvfp4", "int4_awq": "awq"}
@@ -65,7 +70,7 @@ def case_of(row: Mapping[str, str]) -> RowCase:
         "workload": {
             "arrivals": {"closed_loop": {"concurrency": concurrency}},
             "prompt": whole(row["isl"], "isl"),
-            "output": whole(row["osl"], "osl"),
+            "output": _output(whole(row["osl"], "osl"), SPREAD.get(row["backend"], 0.0), told),
             "requests": max(3 * concurrency, min(ROUNDS * concurrency, MOST_REQUESTS)),
         },
     }
@@ -93,6 +98,13 @@ def predicted(run: RunRecord, case: RowCase) -> dict[str, float | None]:
     spans = (requests["end_ns"] - requests["first_token_ns"])[several] / 1e6
     gaps = spans / (requests["output_tokens"][several] - 1)
     return {"ttft": float(ttft.mean()), "tpot": float(np.mean(gaps)) if len(gaps) else None}
+
+
+def _output(tokens: int, spread: float, told: list[str]) -> int | dict[str, list[int]]:
+    if not spread:
+        return tokens
+    told.append(f"answers {100 * spread:g}% longer or shorter, so that users do not move in step")
+    return {"uniform": [round(tokens * (1 - spread)), round(tokens * (1 + spread))]}
 
 
 def _model(row: Mapping[str, str], told: list[str]) -> dict[str, str]:

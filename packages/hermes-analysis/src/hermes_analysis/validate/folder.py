@@ -118,6 +118,7 @@ def _experiment(score: Score) -> dict[str, Any]:
         "provenance": dict(score.provenance),
         "group": score.group,
         "device": score.device,
+        "prompt_tokens": score.prompt_tokens,
         "predicted": dict(score.predicted),
         "measured": dict(score.measured),
         "stages": [_stage(*stage) for stage in score.stages],

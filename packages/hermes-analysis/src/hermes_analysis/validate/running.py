@@ -49,7 +49,8 @@ def _run(scenario: Mapping[str, Any], sets: Sequence[str]) -> RunRecord:
         # The simulator's own errors carry the exit code of the command line; anything else is a fault in it.
         if getattr(error, "exit_code", None) is None:
             raise
-        raise NotRepresentedError(" ".join(str(error).split())) from error
+        reason = getattr(error, "problem", None) or error
+        raise NotRepresentedError(" ".join(str(reason).split())) from error
     return RunRecord.from_chunks(chunks)
 
 

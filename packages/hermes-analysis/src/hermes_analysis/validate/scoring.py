@@ -32,6 +32,8 @@ class Score:
     measured: Values
     stages: tuple[tuple[float, Values, Values], ...]
     """Rate in requests per second, predicted, measured; for each stage."""
+    prompt_tokens: float
+    """Mean, as sent."""
     provenance: Mapping[str, float]
     """Share of each kind of price in that of a representative step."""
     assumptions: tuple[str, ...]
@@ -93,6 +95,7 @@ def score_of(experiment: Experiment, run: RunRecord, assumptions: Sequence[str])
         predicted=_values(run, arrival, every),
         measured=experiment.metrics,
         stages=tuple(stages),
+        prompt_tokens=float(run.requests["prompt_tokens"].mean()) if run.requests.rows else 0.0,
         provenance=provenance_of(client),
         assumptions=tuple(assumptions),
         peers=experiment.peers,
