@@ -158,6 +158,11 @@ def test_more_ranks_bring_more_tokens_to_each_expert():
     small = operators(EXPERTS, decoding(8), tensor_parallel=1, data_parallel=8, expert_parallel=8)["experts"]
     large = operators(EXPERTS, decoding(64), tensor_parallel=1, data_parallel=8, expert_parallel=8)["experts"]
     assert small.flop < large.flop < 8.5 * small.flop
+    # Eight ranks bring eight batches: on average 512 picks for each group instead of 64.
+    alone = operators(EXPERTS, decoding(64), expert_parallel=8)["experts"]
+    plan = ParallelPlan(8, 1, 1, 8)
+    expected = float(plan.busiest_picks(np.float64(512))) / float(plan.busiest_picks(np.float64(64)))
+    assert large.flop / alone.flop == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
