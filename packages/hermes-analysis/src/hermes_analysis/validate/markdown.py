@@ -75,8 +75,8 @@ def _steps(comparison: StepComparison) -> list[str]:
     rows = []
     for one in comparison.distributions:
         for which, mean, values in (
-            ("logged", one.logged_mean, one.logged),
-            ("simulated", one.simulated_mean, one.simulated),
+            ("logged", one.logged_mean, one.told()[0]),
+            ("simulated", one.simulated_mean, one.told()[1]),
         ):
             distance = f"{one.distance:.3f}" if which == "logged" else ""
             rows.append([f"{one.name}, {which}", distance, f"{mean:.4g}", *(f"{value:.4g}" for value in values)])

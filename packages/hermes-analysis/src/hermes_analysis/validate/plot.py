@@ -7,6 +7,7 @@ from math import ceil, floor, log10
 from typing import Final
 
 from hermes_analysis.validate.folder import FolderReport
+from hermes_analysis.validate.steplog import FINE
 from hermes_analysis.validate.table import TableReport
 
 SIDE: Final = 300
@@ -34,7 +35,10 @@ class Point:
 
 
 def folder_plot(report: FolderReport) -> str:
-    """Return the plot of the stable experiments of a folder; of all where none is stable. Colours tell devices."""
+    """Return the plot of the stable experiments of a folder; of all where none is stable. Colours tell devices.
+
+    Where steps were logged, two panels have the quantiles of their sequences and prompt tokens.
+    """
     stable = [score for score in report.scores if score.regime == "stable"] or list(report.scores)
     panels = {
         title: points_of(
@@ -47,6 +51,14 @@ def folder_plot(report: FolderReport) -> str:
             ("e2e_p99", "p99 of E2E, ms"),
         )
     }
+    for comparison in report.steps:
+        for one in comparison.distributions:
+            if one.name in {"sequences", "prompt tokens, where there are any"}:
+                pairs = zip(FINE, one.logged, one.simulated, strict=True)
+                panels[f"{one.name}: quantiles of steps"] = points_of(
+                    (f"p{100 * quantile:.0f}", f"steps of {comparison.name}", logged, ours)
+                    for quantile, logged, ours in pairs
+                )
     return svg(panels)
 
 

@@ -18,6 +18,9 @@ from hermes_analysis.metrics.distribution import Floats, Ints
 from hermes_analysis.validate.experiments import NotRepresentedError
 
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+"""Told in tables."""
+FINE: Final = tuple(at / 100 for at in range(1, 100))
+"""Kept, for a plot of quantiles against quantiles."""
 COLUMNS: Final = ("running", "prefill_reqs", "prefill_tokens", "decode_reqs", "kv_usage_gpu")
 
 
@@ -30,8 +33,14 @@ class Distribution:
     """Kolmogorov-Smirnov: the largest difference of the two distribution functions."""
     logged: tuple[float, ...]
     simulated: tuple[float, ...]
+    """The quantiles `FINE`."""
     logged_mean: float
     simulated_mean: float
+
+    def told(self) -> tuple[list[float], list[float]]:
+        """Return the quantiles `QUANTILES`, logged and simulated."""
+        at = [FINE.index(quantile) for quantile in QUANTILES]
+        return [self.logged[place] for place in at], [self.simulated[place] for place in at]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +62,8 @@ class StepComparison:
             "distributions": {
                 one.name: {
                     "ks": one.distance,
-                    "logged": list(one.logged),
-                    "simulated": list(one.simulated),
+                    "logged": one.told()[0],
+                    "simulated": one.told()[1],
                     "logged_mean": one.logged_mean,
                     "simulated_mean": one.simulated_mean,
                 }
@@ -102,11 +111,11 @@ def distance(first: Floats, second: Floats, weights: Ints) -> float:
 def _distribution(name: str, logged: Floats, simulated: Floats, weights: Ints) -> Distribution:
     order = np.argsort(simulated, kind="stable")
     running = np.cumsum(weights[order])
-    at = [int(np.searchsorted(running, q * running[-1])) for q in QUANTILES]
+    at = [int(np.searchsorted(running, q * running[-1])) for q in FINE]
     return Distribution(
         name=name,
         distance=distance(logged, simulated, weights),
-        logged=tuple(float(value) for value in np.quantile(logged, QUANTILES, method="inverted_cdf")),
+        logged=tuple(float(value) for value in np.quantile(logged, FINE, method="inverted_cdf")),
         simulated=tuple(float(simulated[order][place]) for place in at),
         logged_mean=float(logged.mean()),
         simulated_mean=float(np.average(simulated, weights=weights)),

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from hermes_analysis.load import RunRecord
 from hermes_analysis.validate import closed_loop, static_batch
 from hermes_analysis.validate.experiments import NotRepresentedError, ValidationError
@@ -17,7 +15,8 @@ from hermes_analysis.validate.rows import RowCase, positive, read_rows
 from hermes_analysis.validate.running import in_parallel, progress_line, simulate
 from hermes_analysis.validate.scoring import Refusal, error_percent, mean, median, provenance_of
 
-SAMPLE_SEED: Final = 20_260
+GOLDEN: Final = (5**0.5 - 1) / 2
+"""Multiples of it, modulo 1, spread evenly however many are taken: a sample without chance."""
 PER_TASK: Final = 12
 """Rows that one process takes at a time."""
 
@@ -133,7 +132,7 @@ def validate_table(
         only: Words, one of which must stand in a row (in any column).
         sets: `path=value` overrides of every scenario.
         jobs: Processes at a time. Results do not depend on it.
-        sample: Take that many rows, drawn evenly and always the same ones.
+        sample: Take that many rows, spread over the file and always the same ones.
 
     Raises:
         ValidationError: The file cannot be read, or is of no known kind.
@@ -146,8 +145,8 @@ def validate_table(
     if only:
         rows = [row for row in rows if any(word in " ".join(row.values()) for word in only)]
     if sample is not None and sample < len(rows):
-        chosen = np.random.Generator(np.random.PCG64(SAMPLE_SEED)).choice(len(rows), sample, replace=False)
-        rows = [rows[at] for at in sorted(chosen.tolist())]
+        spread = sorted(range(len(rows)), key=lambda at: at * GOLDEN % 1.0)
+        rows = [rows[at] for at in sorted(spread[:sample])]
     cases, refusals = _cases(kind, rows)
     answers = _simulated(kind, [case for _, case in cases], tuple(sets), jobs)
     scores = []

@@ -81,8 +81,7 @@ def percent(value: float | None) -> str:
 def _steps(comparison: StepComparison) -> Any:
     table = _table("quantity of a step", "KS distance", "", "mean", *(f"p{100 * q:g}" for q in QUANTILES))
     for one in comparison.distributions:
-        logged = (_short(value) for value in one.logged)
-        ours = (_short(value) for value in one.simulated)
+        logged, ours = ([_short(value) for value in values] for values in one.told())
         table.add_row(one.name, f"{one.distance:.3f}", "logged", _short(one.logged_mean), *logged)
         table.add_row("", "", "simulated", _short(one.simulated_mean), *ours)
     return table

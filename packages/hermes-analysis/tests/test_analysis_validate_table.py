@@ -1,0 +1,232 @@
+"""`hermes validate` on files with a measurement in each row."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from hermes_analysis.testing import make_chunks
+from hermes_analysis.validate import closed_loop, running, static_batch
+from hermes_analysis.validate.engines import preset_of
+from hermes_analysis.validate.experiments import NotRepresentedError, ValidationError
+from hermes_analysis.validate.markdown import table_report
+from hermes_analysis.validate.plot import table_plot
+from hermes_analysis.validate.table import validate_table
+from hermes_analysis.validate.terminal import print_table
+from hermes_proto.core.v1 import run_record_pb2 as rr
+
+MS = 1_000_000
+SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "groundtruth"
+
+LOOP = {
+    "id": "row",
+    "silicon_data_source": "somewhere; silicon_concurrency=4",
+    "backend": "sglang",
+    "backend_version": "0.5.9",
+    "model_path": "meta-llama/Llama-3.2-1B",
+    "system": "h100_sxm",
+    "precision": "",
+    "mode": "agg",
+    "isl": "100",
+    "osl": "10",
+    "gemm_quant_mode": "",
+    "moe_quant_mode": "",
+    "tp_size": "1",
+    "pp_size": "1",
+    "attention_dp_size": "1",
+    "moe_ep_size": "1",
+    "silicon_ttft_ms": "10",
+    "silicon_tpot_ms": "2",
+}
+APART = {
+    f"{role}_{name}": "1"
+    for role in ("prefill", "decode")
+    for name in ("batch_size", "num_workers", "tp_size", "pp_size", "attention_dp_size", "moe_ep_size")
+}
+BATCH = {
+    "model": "llama2-70b",
+    "hardware": "h100-80gb",
+    "prompt_size": "512",
+    "batch_size": "2",
+    "token_size": "11",
+    "peak_power": "0",
+    "average_power": "0.5",
+    "prompt_time": "100",
+    "token_time": "30",
+    "e2e_time": "400",
+    "tensor_parallel": "2",
+}
+
+
+def write(file, *rows):
+    """Write rows as a table."""
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, dict.fromkeys(name for row in rows for name in row), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    return file
+
+
+def answers(monkeypatch, **fields):
+    asked = []
+
+    def runner(scenario, sets, seed):
+        asked.append(scenario)
+        return list(make_chunks(**fields))
+
+    monkeypatch.setattr(running, "_runner", lambda: runner)
+    return asked
+
+
+def two_requests(**other):
+    """First tokens after 20 and 40 ms, ten more of 2 ms and 4 ms each."""
+    rows = [
+        {"request_id": at, "first_token_ns": 20 * (at + 1) * MS, "end_ns": 40 * (at + 1) * MS, "output_tokens": 11}
+        for at in range(2)
+    ]
+    return {"requests": rows} | other
+
+
+def test_closed_loop_rows_are_compared_and_summed_up_by_category(tmp_path, monkeypatch):
+    file = write(tmp_path / "rows.csv", LOOP, LOOP | {"id": "b", "backend_version": ""}, LOOP | {"id": "c", "isl": "x"})
+    asked = answers(monkeypatch, **two_requests())
+    report = validate_table(file)
+    summary = report.summary()
+    # 30 ms for 10, 3 ms for 2.
+    assert summary["with engine version"] == {
+        "n": 1, "ttft_median": pytest.approx(200.0), "ttft_mean": pytest.approx(200.0),
+        "tpot_median": pytest.approx(50.0), "tpot_mean": pytest.approx(50.0),
+    }  # fmt: skip
+    assert (summary["without engine version"]["n"], summary["all"]["n"]) == (1, 2)
+    assert report.reasons() == {"isl is 'x', not a whole number": 1}
+    # Equal rows are simulated once.
+    assert len(asked) == 1
+    assert asked[0]["workload"]["arrivals"] == {"closed_loop": {"concurrency": 4}}
+    assert asked[0]["workload"]["requests"] == 40
+
+
+def test_disaggregated_rows_become_two_pools_or_say_what_is_missing():
+    case = closed_loop.case_of(LOOP | APART | {"mode": "disagg", "decode_num_workers": "3"})
+    pools = case.scenario["pools"]
+    assert (pools["prefill"]["stages"], pools["decode"]["clients"]) == (["prefill"], 3)
+    assert pools["decode"]["kv_transfer"]["bandwidth"] == "400 Gbit/s"
+    with pytest.raises(NotRepresentedError, match="number of workers"):
+        closed_loop.case_of(LOOP | APART | {"mode": "disagg", "decode_num_workers": ""})
+    with pytest.raises(NotRepresentedError, match="number of users"):
+        closed_loop.case_of(LOOP | {"silicon_data_source": "unknown"})
+
+
+def test_degrees_that_were_multiplied_are_told_apart_by_the_rows_name():
+    row = LOOP | {"id": "a_tp8_ep8_c4", "tp_size": "64", "moe_ep_size": "8", "model_path": "deepseek-ai/DeepSeek-R1"}
+    case = closed_loop.case_of(row)
+    assert case.scenario["hardware"] == {"device": "h100_sxm", "tp": 8, "pp": 1, "dp": 1, "ep": 8}
+    assert any("the same devices" in told for told in case.assumptions)
+
+
+def test_formats_go_to_the_model_unless_it_is_published_in_them():
+    row = LOOP | {"gemm_quant_mode": "nvfp4", "moe_quant_mode": "nvfp4"}
+    assert closed_loop.case_of(row).scenario["model"]["quantization"] == "nvfp4"
+    native = row | {"model_path": "deepseek-ai/DeepSeek-R1", "moe_quant_mode": "fp8_block"}
+    assert "quantization" not in closed_loop.case_of(native).scenario["model"]
+    own = closed_loop.case_of(row | {"model_path": "openai/gpt-oss-120b"})
+    assert "quantization" not in own.scenario["model"]
+    assert any("mxfp4" in told for told in own.assumptions)
+
+
+def test_static_batches_are_compared_in_time_and_power(tmp_path, monkeypatch):
+    file = write(tmp_path / "rows.csv", BATCH, BATCH | {"average_power": "0", "tensor_parallel": "8"})
+    steps = [{"t0_fs": 10**12, "energy_nj": 20 * 10**9}]
+    clients = [rr.ClientInfo(name="a", device="h100-sxm", devices=2, idle_power_w=100.0)]
+    asked = answers(monkeypatch, **two_requests(steps=steps, clients=clients))
+    report = validate_table(file)
+    first = report.scores[0]
+    assert first.predicted["prefill"] == pytest.approx(40.0)
+    assert first.predicted["decode"] == pytest.approx(4.0)
+    # 20 J in 80 ms are 250 W, and 100 W idle: of two devices.
+    assert first.predicted["power"] == pytest.approx(175.0)
+    assert first.measured["power"] == pytest.approx(350.0)
+    assert report.summary()["all"]["power_median"] == pytest.approx(50.0)
+    assert report.scores[1].predicted["power"] is None
+    assert asked[0]["workload"] == {"arrivals": "burst", "prompt": 512, "output": 11, "requests": 2}
+    assert asked[0]["engine"]["max_num_batched_tokens"] == 1024
+
+
+def test_a_capped_board_computes_more_slowly():
+    case = static_batch.case_of(BATCH | {"hardware": "h100-80gb-pcap"})
+    assert case.scenario["devices"]["h100-sxm"]["flops"] == "761 TFLOP/s"
+    with pytest.raises(NotRepresentedError, match="power limit of 'v100'"):
+        static_batch.case_of(BATCH | {"hardware": "v100"})
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "preset"),
+    [
+        ("vllm", "0.15.1", "vllm-0.15"),
+        ("vllm", "0.19.0", "vllm-0.15"),
+        ("vllm", "0.33.0", "vllm-0.33"),
+        ("vllm", "0.6.3", "vllm-v0"),
+        ("vllm", "", "vllm"),
+        ("sglang", "v0.5.10.post1", "sglang-0.5"),
+        ("TensorRT-LLM", "1.2.0rc6", "tensorrt-llm"),
+    ],
+)
+def test_presets_of_engines_by_version(name, version, preset):
+    assert preset_of(name, version)[0] == preset
+
+
+def test_peers_are_scored_on_the_rows_that_both_predict(tmp_path, monkeypatch):
+    file = write(tmp_path / "rows.csv", LOOP, LOOP | {"id": "b"})
+    write(tmp_path / "rows_other_pred.csv", {"id": "b", "o_ttft_ms": "15", "o_tpot_ms": "1"}, {"id": "z"})
+    answers(monkeypatch, **two_requests())
+    peer = validate_table(file).peers["other"]
+    assert (peer["n"], peer["ttft_median"], peer["tpot_median"]) == (1, 50.0, 50.0)
+    assert peer["ttft_median_hermes"] == pytest.approx(200.0)
+
+
+def test_a_sample_is_always_the_same_and_in_order(tmp_path, monkeypatch):
+    file = write(tmp_path / "rows.csv", *(LOOP | {"id": str(at)} for at in range(50)))
+    answers(monkeypatch, **two_requests())
+    first = [score.name for score in validate_table(file, sample=7).scores]
+    assert len(first) == 7
+    assert first == [score.name for score in validate_table(file, sample=7).scores]
+    assert first == sorted(first, key=int)
+    assert [score.name for score in validate_table(file, only=("49",)).scores] == ["49"]
+
+
+def test_files_that_cannot_be_used_are_one_clear_error(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1,2\n")
+    with pytest.raises(ValidationError, match="silicon_ttft_ms"):
+        validate_table(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("x,y\n1\n")
+    with pytest.raises(ValidationError, match=r"b\.csv:2: the row has not the 2 fields"):
+        validate_table(tmp_path / "b.csv")
+    (tmp_path / "c.csv").write_text("x,y\n")
+    with pytest.raises(ValidationError, match="has no rows"):
+        validate_table(tmp_path / "c.csv")
+    (tmp_path / "d.csv").write_text("silicon_ttft_ms,silicon_data_source\n5,silicon_concurrency=4\n")
+    with pytest.raises(ValidationError, match="no column"):
+        validate_table(tmp_path / "d.csv")
+
+
+def test_rows_are_simulated_by_the_installed_simulator(tmp_path, capsys):
+    file = write(
+        tmp_path / "rows.csv",
+        LOOP,
+        LOOP | {"id": "b", "system": "no-such-device"},
+        LOOP | APART | {"id": "c", "mode": "disagg"},
+    )
+    report = validate_table(file)
+    assert [score.name for score in report.scores] == ["row", "c"]
+    assert 1 < report.scores[0].predicted["tpot"] < 20
+    assert "no-such-device" in report.refusals[0].reason
+    print_table(report)
+    assert "2 of 3 rows are represented" in capsys.readouterr().out
+    assert "* 1 rows: " in table_report(report)
+    assert table_plot(report).count("<circle") >= 4
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the measured rows are not part of the project")
+def test_published_rows_are_represented_or_counted():
+    report = validate_table(SHARED / "silicon_open.csv", sample=20, jobs=1)
+    assert len(report.scores) + len(report.refusals) == 20
+    assert report.summary()["all"]["tpot_median"] < 40
