@@ -2,11 +2,13 @@ import dataclasses
 
 import pytest
 from hermes_core.api import Deployment, InputError, StepShape
+from hermes_hw.compiler import mixed_shape
 from hermes_hw.devices import find_device
 from hermes_hw.dtypes import dtype_named
 from hermes_hw.memory import kv_groups
 from hermes_hw.models import architecture_from_config, find_model
 from hermes_hw.roofline import RooflineModel
+from hermes_hw.testing import check_step_model
 
 BERT = {
     "model_type": "bert",
@@ -103,3 +105,64 @@ def test_a_network_stands_beside_the_interconnect():
     device = find_device("h100")
     assert device.network.domain_devices > device.interconnect.domain_devices
     assert device.network.bandwidth_bytes_per_s == 50e9
+
+
+NEXT = {
+    # Qwen/Qwen3-Next-80B-A3B-Instruct, as published on the Hugging Face hub, 2025-09.
+    "model_type": "qwen3_next",
+    "num_hidden_layers": 48,
+    "hidden_size": 2048,
+    "vocab_size": 151936,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "full_attention_interval": 4,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+    "intermediate_size": 5120,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "max_position_embeddings": 262144,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+
+
+def test_linear_attention_layers_are_read():
+    model = architecture_from_config("next", NEXT)
+    assert (model.linear.layers, model.attention.full_layers) == (36, 12)
+    # Published: 80 billion parameters, 3 billion active.
+    assert model.parameters == pytest.approx(80e9, rel=0.01)
+    assert model.active_parameters == pytest.approx(3e9, rel=0.35)
+    listed = {**NEXT, "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 12}
+    assert architecture_from_config("next", listed) == model
+
+
+@pytest.mark.parametrize("change", [{}, {"tensor_parallel": 2}, {"pipeline_parallel": 3}])
+def test_linear_attention_keeps_a_state_instead_of_a_cache(change):
+    deployment = Deployment(model="next", device="b200", model_config=NEXT, **change)
+    compiled = RooflineModel().compile(deployment)
+    check_step_model(compiled.steps, points=30)
+    tp, pp = change.get("tensor_parallel", 1), change.get("pipeline_parallel", 1)
+    # KV of 12 layers with two heads of 256, keys and values, two bytes each.
+    assert compiled.memory.kv_bytes_per_token == 12 / pp * 2 / tp * 512 * 2
+    state = 32 * 128 * 128 * 4 + 3 * (2 * 16 * 128 + 32 * 128) * 2
+    assert compiled.memory.state_bytes_per_seq == 36 / pp * state / tp
+    for shape in (mixed_shape(16, 1000, 300, 0), mixed_shape(16, 1000, 0, 0)):
+        total = sum(line.duration_s for line in RooflineModel().breakdown(deployment, shape))
+        assert compiled.steps.step(shape)[0] * 1e-15 == pytest.approx(total, rel=1e-5)
+
+
+def test_the_state_of_each_decoding_sequence_is_read_and_written():
+    deployment = Deployment(model="next", device="b200", model_config=NEXT)
+    lines = {line.operator: line for line in RooflineModel().breakdown(deployment, mixed_shape(16, 1000, 0, 0))}
+    assert lines["attention_linear"].bytes == 36 * 16 * 2 * 32 * 128 * 128 * 4
+    prompts = {line.operator: line for line in RooflineModel().breakdown(deployment, mixed_shape(0, 0, 640, 0))}
+    assert prompts["attention_linear"].bytes == 36 * 10 * 2 * 32 * 128 * 128 * 4

@@ -89,6 +89,15 @@ class DirectPrices:
         micro = sizes_of(self.stages)
         return self._parts([self.graph.attention_launch()], self.layer_repeats(micro), micro)
 
+    def linear(self, decode_seqs: int, prompt_tokens: int) -> list[PartPrice]:
+        """Return the recurrence of linear-attention layers, where the model has such; affine in both."""
+        if not self.graph.model.linear.layers:
+            return []
+        micro = sizes_of(self.stages)
+        share = self.layer_repeats(micro) / micro
+        operator = self.graph.linear_attention(sizes_of(decode_seqs), sizes_of(prompt_tokens))
+        return self._parts([operator], share, np.ones(1))
+
     def decode(self, batch: Sizes, context: Sizes, *, windowed: bool, tokens: Sizes | None = None) -> list[PartPrice]:
         """Return decode attention of the full or of the windowed layers, where the model has such.
 
@@ -127,7 +136,7 @@ class DirectPrices:
 
     def attention(self, shape: StepShape) -> list[PartPrice]:
         """Return the attention of a step: fixed part, decoding sequences, prompt chunks."""
-        parts = self.launch()
+        parts = [*self.launch(), *self.linear(shape.decode_seqs, shape.prefill_tokens)]
         tokens = sizes_of(shape.decode_seqs + shape.prefill_tokens)
         batch, context = sizes_of(shape.decode_seqs), sizes_of(shape.decode_context)
         if self.mixed and shape.decode_seqs and shape.prefill_tokens:

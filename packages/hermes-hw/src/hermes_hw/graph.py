@@ -30,6 +30,8 @@ class StepGraph:
     def layer_operators(self, tokens: Sizes) -> list[Operator]:
         """Return the operators of all layers whose work is set by the tokens of the step (padding included)."""
         operators = [*self._attention_projections(tokens), *self._elementwise(tokens)]
+        if self.model.linear.layers:
+            operators.extend(self._linear_projections(tokens))
         if self.model.dense.layers:
             operators.extend(self._dense_feed_forward(tokens))
         if self.model.moe.layers:
@@ -63,7 +65,19 @@ class StepGraph:
 
     def attention_launch(self) -> Operator:
         """Return the fixed part of the attention calls of a step."""
-        return self._operator("attention_launch", "attention.launch", {"calls": np.ones(1, np.int64)}, {}, self._layers)
+        calls = self._layers + self.model.linear.layers
+        return self._operator("attention_launch", "attention.launch", {"calls": np.ones(1, np.int64)}, {}, calls)
+
+    def linear_attention(self, batch: Sizes, tokens: Sizes) -> Operator:
+        """Return the recurrence of the linear-attention layers: `batch` decoding sequences, `tokens` prompt tokens."""
+        linear, tp = self.model.linear, self.plan.tensor
+        attributes = {
+            "value_heads": -(-linear.value_heads // tp),
+            "key_dim": linear.key_dim,
+            "value_dim": linear.value_dim,
+        }
+        sizes = {"batch": batch, "tokens": tokens}
+        return self._operator("attention_linear", "attention.linear", sizes, attributes, linear.layers)
 
     def decode_attention(self, batch: Sizes, context: Sizes, *, windowed: bool) -> Operator:
         """Return decode attention of `batch` sequences over `context` keys in all, in the full or windowed layers."""
@@ -144,7 +158,7 @@ class StepGraph:
         out = self._gemm("o_proj", tokens, model.hidden, self._heads * a.v_head_dim, layers, weights)
         if not a.latent:
             kv_width = kv_heads_per_device(a, self.plan.tensor) * (a.head_dim + a.v_head_dim)
-            width = self._heads * a.head_dim + kv_width
+            width = self._heads * a.head_dim * (2 if a.output_gate else 1) + kv_width
             return [self._gemm("qkv_proj", tokens, width, model.hidden, layers, weights), out]
         query_width = self._heads * (a.head_dim + a.rope_dim)
         latent_width = a.kv_lora_rank + a.rope_dim
@@ -157,6 +171,15 @@ class StepGraph:
         key_up = self._gemm("k_up", tokens, a.kv_lora_rank, self._heads * a.head_dim, layers, model.activation)
         value_up = self._gemm("v_up", tokens, self._heads * a.v_head_dim, a.kv_lora_rank, layers, model.activation)
         return [*products, key_up, value_up, out]
+
+    def _linear_projections(self, tokens: Sizes) -> list[Operator]:
+        model, linear, tp = self.model, self.model.linear, self.plan.tensor
+        weights = model.quantization.attention
+        values = -(-linear.value_heads // tp) * linear.value_dim
+        return [
+            self._gemm("linear_in_proj", tokens, -(-linear.projected // tp), model.hidden, linear.layers, weights),
+            self._gemm("linear_out_proj", tokens, model.hidden, values, linear.layers, weights),
+        ]
 
     def _dense_feed_forward(self, tokens: Sizes) -> list[Operator]:
         ff = self.model.dense

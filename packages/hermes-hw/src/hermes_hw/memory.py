@@ -17,6 +17,8 @@ _LOGIT_COPIES = 2
 """Float32 copies of the logits that sampling keeps."""
 _DEGREES = (1, 2, 4, 8, 16, 32, 64)
 _GB = 1e9
+_STATE_BYTES = 4
+"""Recurrent states are kept in float32 (mamba_ssm_dtype of the published configurations)."""
 _LEAST_KV_BYTES = 1.0
 """Of a model that keeps no KV cache, so that a capacity in tokens is still a number."""
 
@@ -61,6 +63,16 @@ def kv_groups(model: Architecture, kv: DType, tensor_parallel: int = 1, pipeline
     return tuple(groups)
 
 
+def state_bytes_per_seq(model: Architecture, tensor_parallel: int = 1, pipeline: int = 1) -> int:
+    """Return the bytes that a sequence's linear-attention layers keep on one device, whatever its length.
+
+    The recurrent state in float32, what the convolution spans in the activation format.
+    """
+    linear = model.linear
+    each = linear.state_values * _STATE_BYTES + linear.convolution_values * model.activation.bytes
+    return round(-(-linear.layers // pipeline) * each / tensor_parallel)
+
+
 def kv_transfer_bytes_per_token(model: Architecture, kv: DType) -> int:
     """Return the bytes of KV cache of one token over all devices, copies left out: what must move."""
     return round(kv_bytes_per_token(model, kv))
@@ -82,7 +94,8 @@ def weights_bytes_per_device(model: Architecture, tensor_parallel: int = 1, plan
     else:
         copies = kv_heads_per_device(a, tp) - a.kv_heads / tp
         attention += model.hidden * copies * (a.head_dim + a.v_head_dim)
-    layers = model.layers * attention * q.attention.bytes
+    layers = (model.layers - model.linear.layers) * attention * q.attention.bytes
+    layers += model.linear.layers * model.linear_parameters / tp * q.attention.bytes
     layers += model.dense.layers * model.dense_parameters / tp * q.dense.bytes
     experts = model.moe.experts * model.expert_parameters / (tp * plan.data) * q.experts.bytes
     experts += model.shared_expert_parameters / tp * q.shared_experts.bytes
@@ -163,6 +176,7 @@ def plan_memory(
             weights_bytes=weights_bytes_per_device(model, plan=candidate),
             activation_bytes=activation_bytes_per_device(model, candidate.tensor, max_tokens, max_seqs),
             kv_bytes_per_token=sum(group.bytes_per_token for group in groups) or _LEAST_KV_BYTES,
+            state_bytes_per_seq=state_bytes_per_seq(model, candidate.tensor, candidate.pipeline),
             kv_groups=groups,
         )
 

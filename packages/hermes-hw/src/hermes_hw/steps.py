@@ -101,10 +101,14 @@ class Surroundings:
     __slots__ = (
         "add_base",
         "add_seq",
+        "decode_fs",
+        "decode_nj",
         "fixed_fs",
         "fixed_nj",
         "host_base",
         "host_seq",
+        "prompt_fs",
+        "prompt_nj",
         "seq_fs",
         "seq_nj",
         "wait_nj_per_fs",
@@ -119,6 +123,9 @@ class Surroundings:
         self.wait_nj_per_fs = direct.waiting_joules(1.0) * NJ_PER_J / FS_PER_S
         self.seq_fs = femtoseconds(seq_s)
         self.seq_nj = round(direct.waiting_joules(seq_s) * NJ_PER_J)
+        # States of linear attention: a decoding sequence, a prompt token.
+        self.decode_fs, self.decode_nj = _per_unit_of(direct.linear(_PROBE, 0))
+        self.prompt_fs, self.prompt_nj = _per_unit_of(direct.linear(0, _PROBE))
         host = deployment.host
         # The host works beside the device when asynchronous, else before it.
         beside, before = (1, 0) if host.asynchronous else (0, 1)
@@ -193,15 +200,17 @@ class AffineStepModel:
             head = tables.fill_sampled(sampled)
         c = self._full if tokens >= self._stages else self._by_micro[max(tokens, 1) - 1]
         add_fs = around.add_base + around.add_seq * seqs
-        base_fs = fs = price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs
+        base_fs = fs = price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs + around.decode_fs * decode
         if fs < LEAST_FS:
             base_fs = fs = LEAST_FS
-        nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs
+        nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs + around.decode_nj * decode
         context, windowed = shape.decode_context, shape.decode_windowed
         fs += c.full_fs * context + c.window_fs * windowed
         nj += c.full_nj * context + c.window_nj * windowed
         if prompt:
             prompt_fs, prompt_nj = c.prompt(shape)
+            prompt_fs += around.prompt_fs * prompt
+            prompt_nj += around.prompt_nj * prompt
             fs += prompt_fs
             nj += prompt_nj
         floor_fs = around.host_base + around.host_seq * seqs
@@ -220,9 +229,10 @@ class AffineStepModel:
         around = self._around
         price = self._tables.tokens.get(seqs) or self._tables.fill_tokens(seqs)
         head = self._tables.sampled.get(seqs) or self._tables.fill_sampled(seqs)
-        base_fs = max(price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs, LEAST_FS)
+        each_fs, each_nj = around.seq_fs + around.decode_fs, around.seq_nj + around.decode_nj
+        base_fs = max(price[0] + head[0] + around.fixed_fs + each_fs * seqs, LEAST_FS)
         floor_fs, add_fs = around.floor_add(price[2], seqs)
-        base_nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs + around.wait_nj(add_fs)
+        base_nj = price[1] + head[1] + around.fixed_nj + each_nj * seqs + around.wait_nj(add_fs)
         c = self._by_micro[min(seqs, self._stages) - 1]
         return base_fs, floor_fs, add_fs, base_nj, c, around.wait_nj(max(floor_fs - base_fs, 0))
 
@@ -299,6 +309,11 @@ def _per_key(parts: list[PartPrice], keys: Sizes) -> tuple[int, int]:
     seconds = sum(float(part.seconds[0]) for part in parts) / int(keys[0])
     joules = sum(float(part.joules[0]) for part in parts) / int(keys[0])
     return femtoseconds(seconds), round(joules * NJ_PER_J)
+
+
+def _per_unit_of(parts: list[PartPrice]) -> tuple[int, int]:
+    """Return femtoseconds and nanojoules of one of the `_PROBE` units that `parts` are the price of."""
+    return _per_key(parts, sizes_of(_PROBE))
 
 
 def _per_unit(parts: list[PartPrice], units: int) -> int:

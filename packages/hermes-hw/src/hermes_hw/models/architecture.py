@@ -27,6 +27,8 @@ class Attention:
     windowed_layers: int = 0
     qk_norm: bool = False
     """Whether queries and keys are normed head by head."""
+    output_gate: bool = False
+    """Whether the query projection also makes a gate for the output, as wide as the queries."""
     causal: bool = True
     """Whether a token sees only those before it; encoders see all."""
 
@@ -34,6 +36,35 @@ class Attention:
     def latent(self) -> bool:
         """Whether this is multi-head latent attention."""
         return self.kv_lora_rank > 0
+
+
+@dataclass(frozen=True, slots=True)
+class LinearAttention:
+    """Layers whose attention is a state of constant size: gated delta nets (Yang et al., arXiv:2412.06464)."""
+
+    layers: int = 0
+    key_heads: int = 0
+    value_heads: int = 0
+    key_dim: int = 0
+    value_dim: int = 0
+    convolution: int = 0
+    """Tokens that the causal convolution before it spans."""
+
+    @property
+    def projected(self) -> int:
+        """Columns of the input projections: queries, keys, values, output gate, decay and step."""
+        return 2 * self.key_heads * self.key_dim + 2 * self.value_heads * self.value_dim + 2 * self.value_heads
+
+    @property
+    def state_values(self) -> int:
+        """Values of the recurrent state of a sequence in one layer."""
+        return self.value_heads * self.key_dim * self.value_dim
+
+    @property
+    def convolution_values(self) -> int:
+        """Values that the convolution keeps of a sequence in one layer."""
+        channels = 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
+        return max(self.convolution - 1, 0) * channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +127,7 @@ class Architecture:
     quantization: Quantization
     vocab_head: bool = True
     """Whether logits over the vocabulary are computed; encoders do not."""
+    linear: LinearAttention = LinearAttention()
     assumptions: tuple[str, ...] = ()
     """What the configuration did not say and was assumed, one sentence each."""
 
@@ -111,8 +143,13 @@ class Architecture:
             key_value = self.hidden * (a.kv_lora_rank + a.rope_dim)
             key_value += a.kv_lora_rank * a.heads * (a.head_dim + a.v_head_dim)
             return query + key_value + a.heads * a.v_head_dim * self.hidden
-        qkv = a.heads * a.head_dim + a.kv_heads * (a.head_dim + a.v_head_dim)
+        qkv = a.heads * a.head_dim * (2 if a.output_gate else 1) + a.kv_heads * (a.head_dim + a.v_head_dim)
         return self.hidden * qkv + a.heads * a.v_head_dim * self.hidden
+
+    @property
+    def linear_parameters(self) -> int:
+        """Weights of one linear-attention layer's projections."""
+        return self.hidden * (self.linear.projected + self.linear.value_heads * self.linear.value_dim)
 
     @property
     def dense_parameters(self) -> int:
@@ -146,6 +183,7 @@ class Architecture:
 
     def _parameters(self, experts: int) -> int:
         moe = experts * self.expert_parameters + self.shared_expert_parameters + self.hidden * self.moe.experts
-        body = self.layers * self.attention_parameters + self.dense.layers * self.dense_parameters
+        body = (self.layers - self.linear.layers) * self.attention_parameters
+        body += self.linear.layers * self.linear_parameters + self.dense.layers * self.dense_parameters
         heads = self.embedding_parameters * (1 if self.tied_embeddings or not self.vocab_head else 2)
         return body + self.moe.layers * moe + heads

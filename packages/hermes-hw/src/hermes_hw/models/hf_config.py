@@ -7,14 +7,19 @@ from typing import Any, Final
 from hermes_core.api.errors import InputError, UnsupportedError
 
 from hermes_hw.dtypes import dtype_named
-from hermes_hw.models.architecture import Architecture, Attention, FeedForward, MixtureOfExperts
+from hermes_hw.models.architecture import (
+    Architecture,
+    Attention,
+    FeedForward,
+    LinearAttention,
+    MixtureOfExperts,
+)
 from hermes_hw.models.quantization import quantization_from_config, uniform_quantization
 
 _REFUSED_FIELDS: Final = {
     "state_size": "state-space layers",
     "ssm_state_size": "state-space layers",
     "mamba_d_state": "state-space layers",
-    "linear_num_value_heads": "linear-attention layers",
     "num_memory_blocks": "recurrent memory layers",
 }
 
@@ -22,7 +27,8 @@ _KNOWN_TYPES: Final = frozenset(
     """llama llama4 llama4_text mistral mistral3 mixtral qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2 gemma3 gemma3_text
     deepseek_v2 deepseek_v3 kimi_k2 gpt_oss phi phi3 phimoe gpt_neox falcon stablelm olmo olmo2 granite granitemoe
     cohere cohere2 glm4 glm4_moe starcoder2 internlm2 internlm3 yi baichuan ernie4_5 ernie4_5_moe exaone seed_oss
-    smollm3 nemotron minimax gpt_bigcode opt bloom gpt2""".split()  # noqa: SIM905 - a list of fifty words
+    smollm3 qwen3_next qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text nemotron minimax gpt_bigcode opt bloom
+    gpt2""".split()  # noqa: SIM905 - a list of fifty words
 )
 """Model types whose fields mean what this module takes them to mean."""
 
@@ -33,6 +39,7 @@ _GATED_ENCODERS: Final = frozenset(("modernbert", "nomic_bert", "new"))
 _GATED_TOWERS: Final = frozenset(("qwen2_5_vl", "pixtral"))
 """Vision towers whose feed-forward layers have a gate."""
 
+_LINEAR: Final = "linear_attention"
 _UNGATED_TYPES: Final = frozenset(
     ("phi", "gpt_neox", "falcon", "starcoder2", "nemotron", "gpt_bigcode", "opt", "bloom", "gpt2")
 )
@@ -100,7 +107,9 @@ def architecture_from_config(name: str, config: Mapping[str, Any], part: str = "
         )
     layers = fields.count("num_hidden_layers", "n_layer", "num_layers")
     hidden = fields.count("hidden_size", "n_embd", "d_model")
-    attention = dataclasses.replace(_attention(fields, model_type, layers, hidden), causal=not encoder)
+    linear = _linear_attention(fields, layers)
+    attention = _attention(fields, model_type, layers - linear.layers, hidden)
+    attention = dataclasses.replace(attention, causal=not encoder)
     dense, moe = _feed_forward(fields, model_type, layers, hidden)
     stated = text.get("torch_dtype") or text.get("dtype") or config.get("torch_dtype") or config.get("dtype")
     if stated is None:
@@ -124,6 +133,7 @@ def architecture_from_config(name: str, config: Mapping[str, Any], part: str = "
         activation=activation,
         quantization=quantization_from_config({**text, **_quantization_part(config)}, activation, layers),
         vocab_head=not encoder,
+        linear=linear,
         assumptions=tuple(fields.assumptions),
     )
 
@@ -239,7 +249,28 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
         window=window if windowed else 0,
         full_layers=layers - windowed,
         windowed_layers=windowed,
+        output_gate=bool(fields.config.get("attn_output_gate", model_type == "qwen3_next")),
         qk_norm=model_type.startswith(("qwen3", "gemma3", "olmo2", "glm4_moe")),
+    )
+
+
+def _linear_attention(fields: _Fields, layers: int) -> LinearAttention:
+    """Read the linear-attention layers; none when the configuration has no heads for them."""
+    if not fields.count("linear_num_value_heads", default=0, least=0):
+        return LinearAttention()
+    kinds = fields.config.get("layer_types")
+    if isinstance(kinds, list):
+        count = sum(kind == _LINEAR for kind in kinds)
+    else:
+        # Qwen3-Next: every full_attention_interval-th layer sees everything.
+        count = layers - layers // fields.count("full_attention_interval", default=4)
+    return LinearAttention(
+        layers=count,
+        key_heads=fields.count("linear_num_key_heads"),
+        value_heads=fields.count("linear_num_value_heads"),
+        key_dim=fields.count("linear_key_head_dim"),
+        value_dim=fields.count("linear_value_head_dim"),
+        convolution=fields.count("linear_conv_kernel_dim", default=4),
     )
 
 
@@ -249,6 +280,8 @@ def _windowed_layers(fields: _Fields, model_type: str, layers: int) -> tuple[int
     window = fields.count("sliding_window", "attention_chunk_size", default=0, least=0)
     kinds = config.get("layer_types")
     if isinstance(kinds, list):
+        if config.get("linear_num_value_heads"):
+            kinds = [kind for kind in kinds if kind != _LINEAR]
         known = {"full_attention", "sliding_attention", "chunked_attention"}
         for kind in kinds:
             if kind not in known:

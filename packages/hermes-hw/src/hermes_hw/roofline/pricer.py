@@ -22,6 +22,10 @@ _ROTARY_PASSES: Final = 2
 """The same of the rotary embedding with the cache write."""
 _SAMPLER_PASSES: Final = 4
 """Reads and writes of the float32 logits: temperature, softmax, draw."""
+_STATE_BYTES: Final = 4
+"""Recurrent states are float32."""
+_LINEAR_CHUNK: Final = 64
+"""Tokens of a prompt that linear attention works on at once."""
 _EXPERT_TILES: Final = (16, 32, 64)
 """Rows of the tile that a grouped product takes; above the last, 128."""
 
@@ -51,6 +55,7 @@ class RooflinePricer:
             "attention.decode": self._decode,
             "attention.prefill": self._prefill,
             "attention.launch": self._launch,
+            "attention.linear": self._linear,
             "moe.experts": self._experts,
             "embedding": self._stream,
             "norm": self._stream,
@@ -154,6 +159,23 @@ class RooflinePricer:
         flop = op.sizes["pairs2"] * prefill_flop_per_pair2(op)
         compute_s = flop / self.attention_flops(op.activation)
         return self._bounded(0.0, flop, compute_s, op.sizes["keys"] * kv_bytes_per_key(op), self.kv_bytes_per_s)
+
+    def _linear(self, op: Operator) -> Price:
+        """A decoding sequence reads and writes its state; prompts do so once for each chunk, beside their FLOPs.
+
+        FLOPs of a token: state update and read-out, `4 dk dv` a head, and within a chunk of C tokens
+        `2 C (dk + dv)` (chunkwise form, Yang et al., arXiv:2412.06464). The two are added, so the time is affine.
+        """
+        a, batch, tokens = op.attributes, op.sizes["batch"] * 1.0, op.sizes["tokens"] * 1.0
+        state = 2.0 * a["value_heads"] * a["key_dim"] * a["value_dim"] * _STATE_BYTES
+        nbytes = (batch + tokens / _LINEAR_CHUNK) * state
+        each = 4.0 * a["key_dim"] * a["value_dim"] + 2.0 * _LINEAR_CHUNK * (a["key_dim"] + a["value_dim"])
+        flop = (batch + tokens) * (a["value_heads"] * each)
+        memory_s = nbytes / (self.device.memory_bandwidth_bytes_per_s * self.efficiency.memory)
+        compute_s = tokens * (a["value_heads"] * each / self.attention_flops(op.activation))
+        seconds = compute_s + memory_s
+        joules = Energy.of(self.device).joules(seconds, compute_s, nbytes)
+        return _price(seconds, joules, flop, nbytes, compute_s=compute_s, memory_s=memory_s)
 
     # ---- collectives -----------------------------------------------------------------------------------------
 

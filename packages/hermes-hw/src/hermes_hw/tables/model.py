@@ -148,7 +148,9 @@ class TableModel:
 
 def _notes(tables: StackedTables, direct: DirectPrices) -> tuple[str, ...]:
     """Say where the price of each kind of operator comes from."""
-    direct.attention(StepShape(16, 16_000, 16_000, 1, 64, 64 * 65, 64 * 65, 64, 17))
+    prompt = StepShape(0, 0, 0, 1, 64, 64 * 65, 64 * 65, 64, 1)
+    for shape in (prompt, StepShape(16, 16_000, 16_000), StepShape(16, 16_000, 16_000, 1, 64, 64 * 65, 64 * 65, 64)):
+        direct.attention(shape)
     direct.tokens(sizes_of(80))
     direct.sampled(sizes_of(17))
     by_origin: dict[str, list[str]] = {}

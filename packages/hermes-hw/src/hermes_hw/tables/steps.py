@@ -114,11 +114,12 @@ class TabulatedStepModel:
         tables, around = self._tables, self._around
         price = tables.tokens.get(tokens) or tables.fill_tokens(tokens)
         head = tables.sampled.get(sampled) or tables.fill_sampled(sampled)
-        base_fs = fs = price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs
+        base_fs = fs = price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs + around.decode_fs * decode
         if fs < LEAST_FS:
             base_fs = fs = LEAST_FS
         add_fs = around.add_base + around.add_seq * seqs
         nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs + around.wait_nj(add_fs)
+        nj += around.decode_nj * decode
         saved_nj = 0
         if decode and not (prompt and self._with_mixed):
             row = self._rows.get(decode) or self._row(decode)
@@ -131,6 +132,8 @@ class TabulatedStepModel:
                 saved_nj += around.wait_nj(times[i]) + around.wait_nj(slopes[i]) * ahead
         if prompt:
             prompt_fs, prompt_nj = self._prompt(shape, decode)
+            prompt_fs += around.prompt_fs * prompt
+            prompt_nj += around.prompt_nj * prompt
             fs += prompt_fs
             nj += prompt_nj
             saved_nj += around.wait_nj(prompt_fs)
@@ -169,12 +172,13 @@ class TabulatedStepModel:
             window = _pieces(self._direct, batches, rungs, windowed=True)
         around = self._around
         price = self._tables.tokens.get(seqs) or self._tables.fill_tokens(seqs)
+        each_fs, each_nj = around.seq_fs + around.decode_fs, around.seq_nj + around.decode_nj
         for i, batch in enumerate(batches.tolist()):
             price = self._tables.tokens.get(batch) or self._tables.fill_tokens(batch)
             head = self._tables.sampled.get(batch) or self._tables.fill_sampled(batch)
-            fs = max(price[0] + head[0] + around.fixed_fs + around.seq_fs * batch, LEAST_FS)
+            fs = max(price[0] + head[0] + around.fixed_fs + each_fs * batch, LEAST_FS)
             floor_fs, add_fs = around.floor_add(price[2], batch)
-            nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * batch + around.wait_nj(add_fs)
+            nj = price[1] + head[1] + around.fixed_nj + each_nj * batch + around.wait_nj(add_fs)
             self._rows[batch] = (fs, floor_fs, add_fs, nj, full[i], window[i])
         return self._rows[seqs]
 
