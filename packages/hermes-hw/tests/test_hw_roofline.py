@@ -55,7 +55,8 @@ def test_every_device_prices_a_small_model(device):
 @pytest.mark.parametrize("name", ["auto", "roofline"])
 def test_the_models_are_registered(name):
     (entry,) = importlib.metadata.entry_points(group=HARDWARE_MODELS, name=name)
-    assert entry.load()().compile(BASE).source_share == {"analytical": 1.0}
+    without_tables = Deployment(model="llama-3.1-8b", device="tpu-v6e")  # not even where the extra silicon is installed
+    assert entry.load()().compile(without_tables).source_share == {"analytical": 1.0}
 
 
 @pytest.mark.parametrize(
