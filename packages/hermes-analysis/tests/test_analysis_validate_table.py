@@ -87,19 +87,20 @@ def two_requests(**other):
 
 
 def test_closed_loop_rows_are_compared_and_summed_up_by_category(tmp_path, monkeypatch):
-    file = write(tmp_path / "rows.csv", LOOP, LOOP | {"id": "b", "backend_version": ""}, LOOP | {"id": "c", "isl": "x"})
+    others = {"id": "b", "backend_version": ""}, {"id": "c", "isl": "x"}, {"id": "equal"}
+    file = write(tmp_path / "rows.csv", LOOP, *(LOOP | other for other in others))
     asked = answers(monkeypatch, **two_requests())
     report = validate_table(file)
     summary = report.summary()
     # 30 ms for 10, 3 ms for 2.
     assert summary["with engine version"] == {
-        "n": 1, "ttft_median": pytest.approx(200.0), "ttft_mean": pytest.approx(200.0),
+        "n": 2, "ttft_median": pytest.approx(200.0), "ttft_mean": pytest.approx(200.0),
         "tpot_median": pytest.approx(50.0), "tpot_mean": pytest.approx(50.0),
     }  # fmt: skip
-    assert (summary["without engine version"]["n"], summary["all"]["n"]) == (1, 2)
+    assert (summary["without engine version"]["n"], summary["all"]["n"]) == (1, 3)
     assert report.reasons() == {"isl is 'x', not a whole number": 1}
     # Equal rows are simulated once.
-    assert len(asked) == 1
+    assert len(asked) == 2
     assert asked[0]["workload"]["arrivals"] == {"closed_loop": {"concurrency": 4}}
     assert asked[0]["workload"]["requests"] == 40
 
@@ -150,11 +151,22 @@ def test_static_batches_are_compared_in_time_and_power(tmp_path, monkeypatch):
     assert asked[0]["engine"]["max_num_batched_tokens"] == 1024
 
 
-def test_a_capped_board_computes_more_slowly():
-    case = static_batch.case_of(BATCH | {"hardware": "h100-80gb-pcap"})
-    assert case.scenario["devices"]["h100-sxm"]["flops"] == "761 TFLOP/s"
+def test_a_capped_board_takes_longer_for_prompts(tmp_path, monkeypatch):
+    file = write(tmp_path / "rows.csv", BATCH, BATCH | {"hardware": "h100-80gb-pcap"})
+    answers(monkeypatch, **two_requests())
+    plain, capped = validate_table(file).scores
+    assert capped.predicted["prefill"] == pytest.approx(1.3 * plain.predicted["prefill"])
+    assert capped.predicted["decode"] == plain.predicted["decode"]
     with pytest.raises(NotRepresentedError, match="power limit of 'v100'"):
         static_batch.case_of(BATCH | {"hardware": "v100"})
+
+
+def test_a_batch_that_ended_early_has_no_whole_to_compare():
+    # 100 ms and ten tokens of 30 ms each.
+    assert static_batch.case_of(BATCH).measured["e2e"] == 400
+    early = static_batch.case_of(BATCH | {"e2e_time": "300"})
+    assert early.measured["e2e"] is None
+    assert any("ended early" in told for told in early.assumptions)
 
 
 @pytest.mark.parametrize(

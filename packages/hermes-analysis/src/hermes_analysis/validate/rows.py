@@ -19,6 +19,8 @@ class RowCase:
     scenario: Mapping[str, Any]
     measured: Mapping[str, float | None]
     assumptions: tuple[str, ...]
+    config: Mapping[str, Any] | None = None
+    """The architecture as a `config.json`, for a model that the catalogue may lack."""
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:

@@ -19,13 +19,34 @@ DEVICES: Final = {"a100-80gb": "a100-sxm-80gb", "h100-80gb": "h100-sxm"}
 LIMIT_W: Final = {"a100-80gb": 400.0, "h100-80gb": 700.0}
 """Power limit of a board that `average_power` is a share of (NVIDIA datasheets of A100, 2021, and H100, 2023)."""
 MODELS: Final = {"llama2-70b": "meta-llama/Llama-2-70b-hf", "bloom-176b": "bigscience/bloom"}
-HOST_MS: Final = 10.0
-HOST_PER_RANK_MS: Final = 1.6
+CONFIGS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "bloom-176b": {
+        "model_type": "bloom",
+        "num_hidden_layers": 70,
+        "hidden_size": 14336,
+        "num_attention_heads": 112,
+        "num_key_value_heads": 112,
+        "intermediate_size": 57344,
+        "vocab_size": 250880,
+        "torch_dtype": "bfloat16",
+        "max_position_embeddings": 16384,
+    }
+}
+"""Facts of Le Scao et al., "BLOOM", 2022, table 3. Positions are linear biases, so that length has no limit; one that no
+row reaches is given."""
+HOST_MS: Final = 9.0
+HOST_PER_RANK_MS: Final = 1.4
 """Time of the host in a step of the engine that was measured, an early vLLM (2023) whose driver sends each step to its
 workers one by one and launches kernels without captured graphs. Fitted on the decode times of this file."""
+KERNELS: Final = 0.88
+"""What matrix products of 2023 reached of what they reach today. Fitted on the times of single prompts of this file."""
+FLOPS: Final = {"a100-80gb": 312.0, "h100-80gb": 989.4}
+"""Dense bf16 peak in TFLOP/s, from the same datasheets."""
 CAP: Final = "-pcap"
-CAPPED_FLOPS: Final = "761 TFLOP/s"
+CAP_SLOWS: Final = 1.3
 """An H100 held to half its power: prompts take 1.3 times as long, decoding as long as before (Splitwise, figure 9)."""
+EARLY: Final = 0.9
+"""A whole that took less than this share of the sum of its parts ended before all tokens were made: it is left out."""
 
 
 def case_of(row: Mapping[str, str]) -> RowCase:
@@ -43,10 +64,12 @@ def case_of(row: Mapping[str, str]) -> RowCase:
         raise NotRepresentedError(f"the power limit of {hardware!r} is not known")
     ranks = whole(row["tensor_parallel"], "tensor_parallel")
     batch, prompt = whole(row["batch_size"], "batch_size"), whole(row["prompt_size"], "prompt_size")
+    tokens = whole(row["token_size"], "token_size")
     engine: dict[str, Any] = {
         "preset": "vllm-v0",
         "max_num_seqs": batch,
         "max_num_batched_tokens": batch * prompt,
+        "max_model_len": prompt + tokens,
         "graph_sizes": [],
         "front_end": {"request": "0 ns", "per_stream": "0 ns"},
         "host_base": f"{HOST_MS + HOST_PER_RANK_MS * ranks:g} ms",
@@ -54,28 +77,32 @@ def case_of(row: Mapping[str, str]) -> RowCase:
     }
     scenario: dict[str, Any] = {
         "name": name,
-        "model": MODELS.get(model, model),
+        "model": {"ref": MODELS.get(model, model)},
+        "devices": {DEVICES[hardware]: {"flops": f"{KERNELS * FLOPS[hardware]:.1f} TFLOP/s"}},
         "hardware": {"device": DEVICES[hardware], "tp": ranks},
         "engine": engine,
         "workload": {
             "arrivals": "burst",
             "prompt": prompt,
-            "output": whole(row["token_size"], "token_size"),
+            "output": tokens,
             "requests": batch,
         },
     }
-    told = ["the engine as vllm-v0 without captured graphs"]
+    told = [f"the engine as vllm-v0 without captured graphs, matrix products at {KERNELS} of today's"]
     if capped:
-        scenario["devices"] = {DEVICES[hardware]: {"flops": CAPPED_FLOPS}}
-        told.append(f"a board with a power cap as one with {CAPPED_FLOPS}")
+        told.append(f"a board with a power cap takes {CAP_SLOWS} times as long for prompts")
     measured: dict[str, float | None] = {
         "prefill": positive(row, "prompt_time"),
         "decode": positive(row, "token_time"),
         "e2e": positive(row, "e2e_time"),
     }
+    whole_ms, parts_ms = measured["e2e"], (measured["prefill"] or 0.0) + (tokens - 1) * (measured["decode"] or 0.0)
+    if whole_ms is not None and whole_ms < EARLY * parts_ms:
+        measured["e2e"] = None
+        told.append("the answer ended early: e2e is not compared")
     power = float(row.get("average_power") or 0.0)
     measured["power"] = power * LIMIT_W[hardware] if power > 0 else None
-    return RowCase(name, f"{model} on {row['hardware']}", scenario, measured, tuple(told))
+    return RowCase(name, f"{model} on {row['hardware']}", scenario, measured, tuple(told), CONFIGS.get(model))
 
 
 def predicted(run: RunRecord, case: RowCase) -> dict[str, float | None]:
@@ -90,7 +117,7 @@ def predicted(run: RunRecord, case: RowCase) -> dict[str, float | None]:
     joules = float(run.steps["energy_nj"].sum()) * 1e-9
     power = (joules / ((end - begin) * 1e-9) + client.idle_power_w) / client.devices
     return {
-        "prefill": (first - begin) / 1e6,
+        "prefill": (first - begin) / 1e6 * (CAP_SLOWS if CAP in case.category else 1.0),
         "decode": (end - first) / 1e6 / (tokens - 1) if tokens > 1 else None,
         "e2e": (end - begin) / 1e6,
         "power": power if case.measured["power"] is not None else None,

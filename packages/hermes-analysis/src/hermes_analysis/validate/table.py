@@ -184,7 +184,7 @@ Answer = tuple[dict[str, float | None], dict[str, float]] | str
 
 def _simulated(kind: Kind, cases: Sequence[RowCase], sets: tuple[str, ...], jobs: int) -> list[Answer]:
     """Simulate each different scenario once; rows of one deployment go to one process, which keeps what it compiled."""
-    keys = [json.dumps({**case.scenario, "name": ""}, sort_keys=True) for case in cases]
+    keys = [json.dumps([{**case.scenario, "name": ""}, case.assumptions], sort_keys=True) for case in cases]
     first = dict(zip(reversed(keys), reversed(cases), strict=True))
     order = sorted(first, key=lambda key: json.dumps([first[key].scenario.get(n) for n in ("model", "hardware")]))
     tasks = [order[at : at + PER_TASK] for at in range(0, len(order), PER_TASK)]
@@ -201,7 +201,7 @@ def _simulate_rows(kind_name: str, sets: tuple[str, ...], cases: Sequence[RowCas
     answers: list[Answer] = []
     for case in cases:
         try:
-            run = simulate(case.scenario, sets)
+            run = simulate(case.scenario, sets, case.config)
         except NotRepresentedError as reason:
             answers.append(str(reason))
         else:
