@@ -207,6 +207,19 @@ def test_what_the_load_generator_really_sent_is_in_the_scenario(tmp_path):
     assert any("1.04" in told for told in case.assumptions)
 
 
+def test_experts_are_compiled_at_first_use_unless_the_engine_was_warm(tmp_path):
+    moe = inputs()["architecture"] | {"num_experts": 8}
+    write(tmp_path, asked=inputs(architecture=moe))
+    case = case_of(read_experiment(tmp_path / "tiny"))
+    assert case.scenario["engine"]["first_use"] == "3.5 s"
+    assert any("first use" in told for told in case.assumptions)
+    write(tmp_path / "fp8", asked=inputs(architecture=moe, quantization="fp8 (dynamic)"))
+    assert case_of(read_experiment(tmp_path / "fp8" / "tiny")).scenario["engine"]["first_use"] == "2 s"
+    truth = measured(definitions={"ttft": "first_token_ts - queued_ts"})
+    write(tmp_path / "warm", asked=inputs(architecture=moe), truth=truth)
+    assert "first_use" not in case_of(read_experiment(tmp_path / "warm" / "tiny")).scenario["engine"]
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -34,10 +34,12 @@ would stay together for ever; a real server of vLLM takes requests in one by one
 of its rows is twice as long as measured."""
 
 _USERS: Final = re.compile(r"silicon_concurrency=(\d+)")
-_SAME_DEVICES: Final = re.compile(r"_tp(\d+)_ep(\d+)_")
+_SAME_DEVICES: Final = re.compile(r"_tp(\d+)(?:_0)?_ep(\d+)(?:_0)?_")
 _FORMATS: Final = {"fp8": "fp8", "fp8_block": "fp8", "nvfp4": "nvfp4", "int4_awq": "awq"}
 _NATIVE: Final = {"deepseek-ai/DeepSeek-R1": "fp8", "deepseek-ai/DeepSeek-V3": "fp8", "openai/gpt-oss-120b": "mxfp4"}
 """Models that are published in a narrow format already."""
+DENSE: Final = ("Llama", "Qwen3-32B")
+"""Models of these rows that are no mixtures of experts: their data-parallel ranks do not know one another."""
 _RENAMED: Final = {
     "Qwen/Qwen3-235B-A22B-FP8": "Qwen/Qwen3-235B-A22B",
     "nvidia/Llama-3.1-8B-Instruct-FP8": "meta-llama/Llama-3.1-8B",
@@ -125,7 +127,7 @@ def _model(row: Mapping[str, str], told: list[str]) -> dict[str, str]:
 
 
 def _moe(row: Mapping[str, str]) -> bool:
-    return "moe" not in row.get("id", "") and not any(word in row["model_path"] for word in ("Qwen3-32B", "Llama"))
+    return not any(name in row["model_path"] for name in DENSE)
 
 
 def _degrees(row: Mapping[str, str], role: str, told: list[str]) -> dict[str, Any]:

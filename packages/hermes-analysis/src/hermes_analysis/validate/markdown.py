@@ -21,7 +21,12 @@ COLUMNS: Final = {
 
 def folder_report(report: FolderReport) -> str:
     """Return the summary by regime, each experiment's errors, steps, assumptions and what is not represented."""
-    lines = ["# Experiments", "", "Mean absolute error in per cent; in grey letters, what `peers.json` reports.", ""]
+    lines = [
+        "# Experiments",
+        "",
+        "Mean absolute error in per cent, and below it what `peers.json` reports of other simulators.",
+        "",
+    ]
     rows = []
     for regime, errors in report.summary().items():
         rows.append([f"**{regime}**", str(errors["n"]), *(f"**{percent(errors[name])}**" for name in COLUMNS)])

@@ -14,6 +14,8 @@ SIDE: Final = 300
 MARGIN: Final = 52
 GAP: Final = 26
 BAND: Final = 0.10
+MOST_NAMED: Final = 300
+"""Points of a panel that tell their names: more would make the file large, and nobody could point at one."""
 COLOURS: Final = ("#2a6fbb", "#d1662a", "#3c8d54", "#8a4fa3", "#b03060", "#666666", "#b08d00", "#1b998b")
 _STYLE: Final = """
 text { font: 11px system-ui, sans-serif; fill: #333 } .title { font-size: 13px; font-weight: 600 }
@@ -123,14 +125,18 @@ def _panel(title: str, points: Sequence[Point], colours: Mapping[str, str]) -> s
     parts.append(f'<line class="even" x1="0" y1="{SIDE}" x2="{SIDE}" y2="0"/>')
     parts.append(f'<rect class="axis" width="{SIDE}" height="{SIDE}"/>')
     parts.append(f'<text x="{SIDE}" y="{SIDE + 28}" text-anchor="end">measured; upwards: predicted</text>')
+    dense = len(points) > MOST_NAMED
     for point in points:
-        error = 100 * (point.predicted / point.measured - 1)
-        told = escape(f"{point.name}: measured {point.measured:.4g}, predicted {point.predicted:.4g} ({error:+.1f}%)")
-        parts.append(
-            f'<circle cx="{place(point.measured):.1f}" cy="{SIDE - place(point.predicted):.1f}" r="3.5" '
-            f'fill="{colours[point.group]}" fill-opacity="0.75"><title>{told}</title></circle>'
-        )
+        at, up = place(point.measured), SIDE - place(point.predicted)
+        told = "" if dense else f"<title>{_told(point)}</title>"
+        look = f'r="{1.6 if dense else 3.5}" fill="{colours[point.group]}" fill-opacity="{0.5 if dense else 0.75}"'
+        parts.append(f'<circle cx="{at:.1f}" cy="{up:.1f}" {look}>{told}</circle>')
     return "\n".join(parts)
+
+
+def _told(point: Point) -> str:
+    error = 100 * (point.predicted / point.measured - 1)
+    return escape(f"{point.name}: measured {point.measured:.4g}, predicted {point.predicted:.4g} ({error:+.1f}%)")
 
 
 def _ticks(low: float, high: float) -> list[float]:

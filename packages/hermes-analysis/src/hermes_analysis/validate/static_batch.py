@@ -32,8 +32,8 @@ CONFIGS: Final[Mapping[str, Mapping[str, Any]]] = {
         "max_position_embeddings": 16384,
     }
 }
-"""Facts of Le Scao et al., "BLOOM", 2022, table 3. Positions are linear biases, so that length has no limit; one that no
-row reaches is given."""
+"""Facts of Le Scao et al., "BLOOM", 2022, table 3. Positions are linear biases, so that length has no limit; one that
+no row reaches is given."""
 HOST_MS: Final = 9.0
 HOST_PER_RANK_MS: Final = 1.4
 """Time of the host in a step of the engine that was measured, an early vLLM (2023) whose driver sends each step to its

@@ -62,6 +62,7 @@ class LlmClient:
         "_end_fs",
         "_end_ns",
         "_event",
+        "_first_use_fs",
         "_idle_fs",
         "_kernel",
         "_lag",
@@ -129,6 +130,8 @@ class LlmClient:
         """Whether each step is planned by itself."""
         self._block_size = settings.block_size_tokens
         self._lag = 1 if settings.asynchronous_scheduling else 0
+        self._first_use_fs = settings.first_use_ns * FS_PER_NS
+        """What the first large step has yet to pay."""
         self._rank = rank(Phase.STEP, number)
         self._event = -1
         """Handle of the event that ends the stretch under way, or that wakes an idle client."""
@@ -396,6 +399,9 @@ class LlmClient:
         shape.decode_seqs = self._seqs = count
         shape.decode_context = self._context = context
         t0, self._e0_nj = self._model.step(shape)
+        if self._first_use_fs and shape.prefill_tokens + count >= self.settings.first_use_at_tokens:
+            t0 += self._first_use_fs
+            self._first_use_fs = 0
         self._t0_fs = t0
         self._slope_fs = self._e_slope_nj = 0
         self._prompts = shape.prefill_seqs

@@ -79,6 +79,10 @@ class EngineSettings:
     graph_sizes: tuple[int, ...] = ()
     host_base_ns: int = 0
     host_per_seq_ns: int = 0
+    first_use_ns: int = 0
+    """Once, how much longer a step lasts that is the first of its size: kernels are compiled then. 0 for none."""
+    first_use_at_tokens: int = 0
+    """The size: prompt tokens and decoding sequences in a step with prompts."""
     front_end: FrontEndSettings = FrontEndSettings()
     speculation: SpeculationSettings | None = None
     admission: AdmissionSettings = AdmissionSettings()

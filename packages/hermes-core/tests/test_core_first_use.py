@@ -1,0 +1,41 @@
+"""The first step of a size may have to compile its kernels: everything stands still for that long, once."""
+
+from dataclasses import replace
+
+import pytest
+from hermes_core.serving.presets import engine_preset
+from hermes_core.serving.settings import EngineSettings
+from hermes_core.testing import AffineStepModel, ScriptedSource, simulate, small_plan
+
+MS = 1_000_000
+MODEL = AffineStepModel(
+    base_fs=MS * 1_000_000, per_seq_fs=0, per_context_fs=0, per_prompt_token_fs=0, per_pair2_fs=0
+)  # steps of 1 ms
+ROWS = [(0, 10, 50), (10 * MS, 100, 5), (30 * MS, 100, 5)]
+
+
+def first_tokens_ms(*, exact=False, **settings):
+    preset = engine_preset("vllm-0.15", device_memory_bytes=None, device="")
+    engine = replace(preset, front_end=EngineSettings().front_end, kv_blocks=100, **settings)
+    run = simulate(small_plan(engine, exact=exact), ScriptedSource(ROWS, {}, None), MODEL)
+    table = run.table("requests")
+    order = table["request_id"].argsort()
+    return ((table["first_token_ns"] - table["arrival_ns"])[order] / MS).tolist()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_first_large_step_and_no_other_lasts_longer(exact):
+    plain = first_tokens_ms(exact=exact)
+    stalled = first_tokens_ms(exact=exact, first_use_ns=7 * MS, first_use_at_tokens=100)
+    # The first prompt is small; the second stalls; the third finds the kernels.
+    assert [after - before for before, after in zip(plain, stalled, strict=True)] == pytest.approx([0, 7, 0])
+
+
+def test_decoding_sequences_count_to_the_size():
+    plain = first_tokens_ms()
+    assert first_tokens_ms(first_use_ns=7 * MS, first_use_at_tokens=101)[1] == pytest.approx(plain[1] + 7)
+    assert first_tokens_ms(first_use_ns=7 * MS, first_use_at_tokens=102) == plain
+
+
+def test_without_a_size_the_first_prompt_pays():
+    assert first_tokens_ms(first_use_ns=7 * MS)[0] == pytest.approx(first_tokens_ms()[0] + 7)
