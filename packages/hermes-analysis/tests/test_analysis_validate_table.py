@@ -121,6 +121,10 @@ def test_degrees_that_were_multiplied_are_told_apart_by_the_rows_name():
     case = closed_loop.case_of(row)
     assert case.scenario["hardware"] == {"device": "h100_sxm", "tp": 8, "pp": 1, "dp": 1, "ep": 8}
     assert any("the same devices" in told for told in case.assumptions)
+    square = row | {"id": "a", "moe_tp_size": "8"}
+    assert closed_loop.case_of(square).scenario["hardware"]["tp"] == 8
+    mixed = row | {"id": "a", "tp_size": "4", "moe_tp_size": "2", "moe_ep_size": "2"}
+    assert closed_loop.case_of(mixed).scenario["hardware"] == {"device": "h100_sxm", "tp": 4, "pp": 1, "dp": 1, "ep": 2}
 
 
 def test_formats_go_to_the_model_unless_it_is_published_in_them():

@@ -38,6 +38,8 @@ _SAME_DEVICES: Final = re.compile(r"_tp(\d+)(?:_0)?_ep(\d+)(?:_0)?_")
 _FORMATS: Final = {"fp8": "fp8", "fp8_block": "fp8", "nvfp4": "nvfp4", "int4_awq": "awq"}
 _NATIVE: Final = {"deepseek-ai/DeepSeek-R1": "fp8", "deepseek-ai/DeepSeek-V3": "fp8", "openai/gpt-oss-120b": "mxfp4"}
 """Models that are published in a narrow format already."""
+NODE: Final = 8
+"""Devices in a node of the systems that these rows are from."""
 DENSE: Final = ("Llama", "Qwen3-32B")
 """Models of these rows that are no mixtures of experts: their data-parallel ranks do not know one another."""
 _RENAMED: Final = {
@@ -138,14 +140,24 @@ def _degrees(row: Mapping[str, str], role: str, told: list[str]) -> dict[str, An
         return max(1, whole(text, f"{role}{name}"))
 
     tensor, data, expert = degree("tp_size"), degree("attention_dp_size"), degree("moe_ep_size")
-    same = _SAME_DEVICES.search(row["id"])
-    if same and not role and int(same[1]) > 1 and tensor * data == int(same[1]) * int(same[2]) and int(same[2]) > 1:
-        # Its importer multiplied the two; the row's name has both, and the devices are the same ones.
-        devices = max(int(same[1]), int(same[2]))
-        told.append(f"{tensor * data} devices as {devices}: tp and ep in the row's name are the same devices")
+    devices = None if role else _same_devices(row["id"], tensor * data, degree("moe_tp_size"), expert)
+    if devices:
+        told.append(f"{tensor * data} devices as {devices}: degrees of tensors and experts are of the same devices")
         tensor, data = (1, devices) if data > 1 else (devices, 1)
         expert = min(expert, devices)
     return {"device": row["system"], "tp": tensor, "pp": degree("pp_size"), "dp": data, "ep": expert}
+
+
+def _same_devices(name: str, stated: int, tensor: int, expert: int) -> int | None:
+    """Return how many devices there are where the importer of a row multiplied two degrees of the same devices.
+
+    The row's name has both; or the number of devices is a square that no node of eight holds.
+    """
+    named = _SAME_DEVICES.search(name)
+    if named:
+        first, second = int(named[1]), int(named[2])
+        return max(first, second) if min(first, second) > 1 and stated == first * second else None
+    return tensor if tensor == expert and stated == tensor * expert > NODE else None
 
 
 def _two_pools(row: Mapping[str, str], preset: str, told: list[str]) -> dict[str, Any]:
