@@ -423,3 +423,17 @@ def test_published_experiments_are_within_the_errors_that_the_report_states():
     assert {one.name: one.distance < 0.1 for one in steps.distributions} == {
         one.name: True for one in steps.distributions
     }
+
+
+def test_regimes_are_summed_up_apart(tmp_path, monkeypatch):
+    write(tmp_path, "calm")
+    part = measured()["summary"] | {"e2e_ms": {"mean": 88.0, "p99": None}}
+    write(tmp_path, "crowded", truth=measured(summary=part, regime="overload"))
+    answers(monkeypatch, ten_requests)
+    report = validate_folder(tmp_path)
+    assert report.regimes() == ["stable", "overload"]
+    summary = report.summary()
+    assert (summary["stable"]["n"], summary["overload"]["n"]) == (1, 1)
+    assert summary["stable"]["e2e_mean"] == pytest.approx(12.0)
+    assert summary["overload"]["e2e_mean"] == pytest.approx(50.0)
+    assert summary["overload"]["e2e_p99"] is None
