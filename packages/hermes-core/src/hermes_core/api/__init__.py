@@ -23,6 +23,7 @@ from hermes_core.api.hardware import (
     StepShape,
 )
 from hermes_core.api.plugins import load_plugin, plugin_names
+from hermes_core.api.stages import STAGE_MODELS, CompiledStage, StageCompiler, StageDeployment, StageModel
 from hermes_core.api.streams import stream
 from hermes_core.api.time import FS_PER_NS, FS_PER_PS, NS_PER_MS, NS_PER_S, Femtos, Nanos, round_fs_to_ns, seconds_to_ns
 from hermes_core.api.workload import WORKLOAD_GENERATORS, RequestBatch, RequestSource, WorkloadFactory
@@ -33,8 +34,10 @@ __all__ = [
     "HARDWARE_MODELS",
     "NS_PER_MS",
     "NS_PER_S",
+    "STAGE_MODELS",
     "WORKLOAD_GENERATORS",
     "CompiledDeployment",
+    "CompiledStage",
     "Deployment",
     "DoesNotFitError",
     "Femtos",
@@ -52,6 +55,9 @@ __all__ = [
     "Place",
     "RequestBatch",
     "RequestSource",
+    "StageCompiler",
+    "StageDeployment",
+    "StageModel",
     "StepModel",
     "StepShape",
     "UnsupportedError",
