@@ -7,7 +7,7 @@ from typing import Any, Final, TextIO
 
 from hermes_proto.analysis.v1 import report_pb2 as rp
 
-from hermes_analysis.metrics.distribution import Distribution
+from hermes_analysis.distribution import Distribution
 
 SCHEMA_VERSION: Final = "1.0"
 PERCENTILES: Final = "rank (N - 1) * q of the sorted values, linear between neighbours (Hyndman-Fan 7); nothing sampled"
