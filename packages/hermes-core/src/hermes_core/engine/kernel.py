@@ -100,6 +100,14 @@ class Kernel:
             self.processed += max_events - left - taken_back
 
     @property
+    def next_ns(self) -> Nanos | None:
+        """When the next event happens; None when nothing is left to do."""
+        heap, cancelled = self._heap, self._cancelled
+        while heap and heap[0][2] in cancelled:
+            cancelled.discard(heappop(heap)[2])
+        return heap[0][0] if heap else None
+
+    @property
     def pending(self) -> int:
         """Events that are still to happen."""
         return len(self._heap) - len(self._cancelled)

@@ -256,6 +256,24 @@ class LlmClient:
         """Requests that wait to be admitted."""
         return len(self.scheduler.queue) + len(self.scheduler.incoming)
 
+    def steps_done(self, now: Nanos) -> tuple[int, Nanos]:
+        """Return how many decoding steps have ended by `now`, and when the next step ends (-1 while it is idle).
+
+        The first counts as the decoding batch does: a member that has not ended has given
+        `seq.decode_base + steps - seq.prompt_tokens + 1` tokens.
+        """
+        step = self.scheduler.batch.step
+        if not self._steps:
+            return step, -1
+        number = self._steps_ended_by(now)
+        end_ns = round_fs_to_ns(self._end_after(number))
+        if end_ns <= now:
+            # All its steps have ended, or the last of them does now.
+            if number < self._steps:
+                return step + (number if self._seqs else 0), round_fs_to_ns(self._end_after(number + 1))
+            return step + (number if self._seqs else 0), end_ns
+        return step + (number - 1 if self._seqs else 0), end_ns
+
     def tokens_given(self, seq: Sequence, now: Nanos) -> int:
         """Return how many tokens a sequence that has not ended has given by `now`."""
         if seq.leave_step < 0:
