@@ -302,10 +302,10 @@ class Watching(Scheduler):
         size = options.block_size_tokens
         hit = idle = 0
         if head.segments is not None and self.pool.caching:
-            hit, idle = self.pool.lookup(self._segments_of(head), (head.target - 1) // size)
+            hit, idle = self.pool.lookup(self.memory.segments_of(head), (head.target - 1) // size)
         chunk = min(left, options.long_prefill_token_threshold or left, head.target - hit * size)
         tokens = head.target if options.reserve_full_prompt else hit * size + chunk
-        spare = self._watermark_blocks if self.running else 0
+        spare = self.memory._watermark_blocks if self.running else 0
         assert -(-tokens // size) - hit > self.pool.available - idle - spare, "the head of the queue would fit"
 
     def check_blocks(self):

@@ -10,13 +10,13 @@ from typing import Protocol
 from hermes_core.api.hardware import StepShape
 from hermes_core.api.time import Nanos
 from hermes_core.serving.batching import BatchPolicy
-from hermes_core.serving.blocks import BlockPool
 from hermes_core.serving.decode_batch import NEVER, AggregateBatch, DecodeBatch
 from hermes_core.serving.exact_batch import ExactBatch
+from hermes_core.serving.kv_memory import KvMemory
+from hermes_core.serving.prompt_steps import add_chunk, remove_chunk
 from hermes_core.serving.queues import WaitingQueue
 from hermes_core.serving.request import FINISHED
-from hermes_core.serving.reservations import reservation_of
-from hermes_core.serving.sequence import FETCHED, HANDED_ON, LOCAL, REMOTE, Segments, Sequence
+from hermes_core.serving.sequence import FETCHED, HANDED_ON, LOCAL, REMOTE, Sequence
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.serving.victims import victim_of
 
@@ -54,9 +54,7 @@ class Scheduler:
         "_policy",
         "_prompts_first",
         "_reservation",
-        "_reserve_full_prompt",
         "_victim",
-        "_watermark_blocks",
         "_window",
         "aborts",
         "batch",
@@ -69,6 +67,7 @@ class Scheduler:
         "fetching",
         "incoming",
         "leaving",
+        "memory",
         "now_ns",
         "pool",
         "preempted",
@@ -125,8 +124,8 @@ class Scheduler:
         self.queue = queue
         batch_type = ExactBatch if exact else AggregateBatch
         self.batch: DecodeBatch = batch_type(settings.block_size_tokens, window)
-        # One block is vLLM's null block, which no sequence can use.
-        self.pool = BlockPool(max(0, kv_blocks - 1), settings.block_size_tokens, caching=settings.prefix_caching)
+        self.memory = KvMemory(settings, kv_blocks)
+        self.pool = self.memory.pool
         self.running: dict[int, Sequence] = {}
         """Admitted sequences by the number of their admission: the running list in its order."""
         self.prefill_tokens = 0
@@ -140,9 +139,7 @@ class Scheduler:
         self._block_size = settings.block_size_tokens
         self._delayed = settings.asynchronous_scheduling
         self._max_seqs = settings.max_num_seqs
-        self._reserve_full_prompt = settings.reserve_full_prompt
-        self._watermark_blocks = int(settings.watermark * self.pool.total)
-        self._reservation = reservation_of(settings, self.pool.total)
+        self._reservation = self.memory.reservation
         self._victim = victim_of(settings)
         self._admissions = 0
         self._demand_taken = False
@@ -203,7 +200,7 @@ class Scheduler:
         elif self._delayed:
             self.leaving.append(seq)
         else:
-            self._free(seq, seq.prompt_tokens + seq.output_tokens - 1)
+            self.memory.free(seq, seq.prompt_tokens + seq.output_tokens - 1)
         self._owner.job_ended(seq, self.now_ns, self.step - 1, len(self.running), FINISHED)
 
     def withdraw(self, seq: Sequence, now: Nanos, status: int) -> bool:
@@ -242,26 +239,8 @@ class Scheduler:
     def free_leaving(self) -> None:
         """Free what the sequences hold that ended a step ago."""
         for seq in self.leaving:
-            self._free(seq, seq.prompt_tokens + seq.generated - 1 if seq.computed >= seq.target else seq.computed)
+            self.memory.free(seq, seq.prompt_tokens + seq.generated - 1 if seq.computed >= seq.target else seq.computed)
         self.leaving.clear()
-
-    def _free(self, seq: Sequence, context: int) -> None:
-        """Give back the blocks of a sequence that holds the KV of `context` tokens; they stay findable."""
-        size = self._block_size
-        pool = self.pool
-        path = seq.path
-        if path is None:
-            pool.free(-(-context // size), 1 if context % size else 0)
-        else:
-            if context > seq.prompt_tokens and seq.output_segment != -1 and len(path) == len(seq.segments or ()):
-                pool.append(path, seq.output_segment, seq.prompt_tokens, seq.output_tokens)
-            shared = seq.shared + pool.publish(path, context)
-            pool.free(-(-context // size) - shared, 1 if context % size else 0)
-            pool.release_path(path)
-            seq.path = None
-            seq.shared = 0
-        if self._reservation is not None:
-            self._reservation.left(seq)
 
     # --- planning ---------------------------------------------------------------------------------------------------
 
@@ -350,14 +329,8 @@ class Scheduler:
         else:
             context = seq.computed
             self.prefilling.remove(seq)
-        if self.pool.caching and seq.path is None:
-            # Nobody else knows this prompt, but it may find its own blocks again.
-            seq.segments = ((-2 - seq.request.request_id, seq.prompt_tokens + seq.output_tokens),)
-            self.pool.acquire(seq, seq.segments, 0)
-        elif seq.output_segment == -1 and seq.segments is not None and seq.segments[0][0] >= 0:
-            # The answer is findable by this sequence alone. (A text of one's own has it in its one segment.)
-            seq.output_segment = -2 - seq.request.request_id
-        self._free(seq, context)
+        self.memory.make_findable(seq)
+        self.memory.free(seq, context)
         seq.order = -1
         seq.computed = 0
         seq.target = seq.prompt_tokens + seq.generated
@@ -375,9 +348,7 @@ class Scheduler:
 
     def uncached(self, seq: Sequence) -> int:
         """Return how many tokens of a waiting sequence's prompt the prefix cache does not hold."""
-        if seq.kv == FETCHED:
-            return 1
-        return seq.target - self._hit(seq, self._segments_of(seq))[0] * self._block_size
+        return self.memory.uncached(seq)
 
     def admit(self, max_tokens: int) -> int:  # noqa: C901 - one straight line of refusals, on the hot path
         """Admit the head of the queue with up to `max_tokens` of its prompt; 0 if nobody may enter."""
@@ -394,28 +365,23 @@ class Scheduler:
             if not self._begin_fetch(seq) or not queue:
                 return 0
             seq = queue.head()
-        pool = self.pool
+        memory = self.memory
         size = self._block_size
         tokens = target = seq.target
         segments = None
         hit = idle = cached = 0
         if seq.segments is not None:
-            segments = self._segments_of(seq)
-            hit, idle = self._hit(seq, segments)
+            segments = memory.segments_of(seq)
+            hit, idle = memory.hit(seq, segments)
             cached = hit * size
             tokens -= cached
         if tokens > max_tokens:
             tokens = max_tokens
         blocks = -(-(cached + tokens) // size) - hit
-        if not self._has_room(seq, blocks, hit, idle):
+        if not memory.has_room(seq, blocks, hit, idle, running, self.batch):
             return 0
         queue.pop()
-        if segments is not None:
-            pool.acquire(seq, segments, hit)
-            seq.shared = hit
-        pool.allocate(blocks)
-        if self._reservation is not None:
-            self._reservation.entered(seq)
+        memory.take(seq, segments, hit, blocks)
         self._enter(seq)
         if seq.start_ns < 0:
             seq.start_ns = self.now_ns
@@ -436,19 +402,14 @@ class Scheduler:
 
     def _begin_fetch(self, seq: Sequence) -> bool:
         """Allocate the blocks of the head of the queue and let its KV come. It waits, with its blocks, until then."""
-        pool = self.pool
-        segments = self._segments_of(seq)
-        hit, idle = self._hit(seq, segments)
+        memory = self.memory
+        segments = memory.segments_of(seq)
+        hit, idle = memory.hit(seq, segments)
         blocks = -(-seq.target // self._block_size) - hit
-        if not self._has_room(seq, blocks, hit, idle):
+        if not memory.has_room(seq, blocks, hit, idle, self.running, self.batch):
             return False
         self.queue.pop()
-        if segments is not None:
-            pool.acquire(seq, segments, hit)
-            seq.shared = hit
-        pool.allocate(blocks)
-        if self._reservation is not None:
-            self._reservation.entered(seq)
+        memory.take(seq, segments, hit, blocks)
         seq.cached_tokens = hit * self._block_size
         self.cached_tokens += seq.cached_tokens
         self.fetching += 1
@@ -470,21 +431,12 @@ class Scheduler:
         while self.releases and self.releases[0][0] <= step:
             seq = self.releases.popleft()[1]
             self.fetching -= 1
-            self._free(seq, seq.target)
+            self.memory.free(seq, seq.target)
 
     def wake(self, now: Nanos) -> None:
         """Begin anew after having been idle."""
         self.now_ns = now
         self.free_released(self.step)
-
-    def _has_room(self, seq: Sequence, blocks: int, hit: int, idle: int) -> bool:
-        """Return whether the memory policy lets a sequence in that needs `blocks` now and has found `hit`."""
-        if self._reserve_full_prompt:
-            blocks = -(-seq.target // self._block_size) - hit
-        free = self.pool.available - idle
-        if blocks > free - (self._watermark_blocks if self.running else 0):
-            return False
-        return self._reservation is None or self._reservation.admits(seq, free, self.running, self.batch)
 
     def extend(self, seq: Sequence, max_tokens: int) -> int:
         """Work on up to `max_tokens` more of an admitted prompt, preempting from the end of the running list."""
@@ -509,69 +461,21 @@ class Scheduler:
 
     def _unschedule(self, seq: Sequence) -> int:
         """Take a prompt out of the step that is planned, before it is preempted. Returns the tokens it had there."""
-        shape = self.shape
-        start, end = seq.chunk_start, seq.computed
-        tokens = end - start
-        pairs2 = tokens * (start + end + 1)
+        tokens = seq.computed - seq.chunk_start
+        remove_chunk(self.shape, seq, self._window)
         self.chunks.remove(seq)
-        shape.prefill_seqs -= 1
-        shape.prefill_tokens -= tokens
-        shape.prefill_context -= end
-        shape.prefill_pairs2 -= pairs2
-        shape.prefill_windowed_pairs2 -= self._windowed_pairs2(start, tokens) if end > self._window else pairs2
-        if end >= seq.target:
-            shape.sampled_seqs -= 1
+        if seq.computed >= seq.target:
             self.prefilling.append(seq)
         self.prefill_tokens -= tokens
         return tokens
 
     def _schedule(self, seq: Sequence, computed: int, tokens: int) -> None:
         """Put `tokens` of a prompt, of which `computed` are done, into the step that is planned."""
-        shape = self.shape
+        chunks = self.chunks
         seq.chunk_start = computed
         seq.computed = end = computed + tokens
-        windowed_pairs2 = pairs2 = tokens * (computed + end + 1)
-        if end > self._window:
-            windowed_pairs2 = self._windowed_pairs2(computed, tokens)
-        sampled = 1 if end >= seq.target else 0
-        if self.chunks:
-            shape.prefill_seqs += 1
-            shape.prefill_tokens += tokens
-            shape.prefill_pairs2 += pairs2
-            shape.prefill_windowed_pairs2 += windowed_pairs2
-            shape.prefill_context += end
-            shape.sampled_seqs += sampled
-        else:
-            shape.prefill_seqs = 1
-            shape.prefill_tokens = tokens
-            shape.prefill_pairs2 = pairs2
-            shape.prefill_windowed_pairs2 = windowed_pairs2
-            shape.prefill_context = end
-            shape.sampled_seqs = sampled
-        self.chunks.append(seq)
+        add_chunk(self.shape, seq, self._window, first=not chunks)
+        chunks.append(seq)
         self.prefill_tokens += tokens
         if seq.path is not None:
             seq.shared += self.pool.publish(seq.path, end)
-
-    def _windowed_pairs2(self, computed: int, tokens: int) -> int:
-        """Return twice the pairs of a chunk: queries before the window's end see all keys, the others `window`."""
-        window = self._window
-        below = max(0, window - computed)
-        return below * (2 * computed + below + 1) + 2 * (tokens - below) * window
-
-    def _segments_of(self, seq: Sequence) -> Segments | None:
-        segments = seq.segments
-        if segments is None or not self.pool.caching:
-            return None
-        if seq.target > seq.prompt_tokens and seq.output_segment != -1 and segments[0][0] >= 0:
-            return (*segments, (seq.output_segment, seq.output_tokens))
-        return segments
-
-    def _hit(self, seq: Sequence, segments: Segments | None) -> tuple[int, int]:
-        """Return the blocks found in the prefix cache, and how many of them nobody holds.
-
-        The last token is always computed, to get its logits: vLLM looks up the blocks of all tokens but one.
-        """
-        if segments is None:
-            return 0, 0
-        return self.pool.lookup(segments, (seq.target - 1) // self._block_size)
