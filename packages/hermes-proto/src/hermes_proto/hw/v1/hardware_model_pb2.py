@@ -27,17 +27,17 @@ from hermes_proto.common.v1 import price_source_pb2 as hermes__proto_dot_common_
 from hermes_proto.hw.v1 import operators_pb2 as hermes__proto_dot_hw_dot_v1_dot_operators__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'hermes_proto/hw/v1/hardware_model.proto\x12\x0chermes.hw.v1\x1a\'hermes_proto/common/v1/diagnostic.proto\x1a)hermes_proto/common/v1/price_source.proto\x1a\"hermes_proto/hw/v1/operators.proto\"\x93\x01\n\x0b\x44\x65viceFacts\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12$\n\x1cmemory_bandwidth_bytes_per_s\x18\x03 \x01(\x01\x12\x0e\n\x06\x64types\x18\x04 \x03(\t\x12\x14\n\x0cidle_power_w\x18\x05 \x01(\x01\x12\x14\n\x0cpeak_power_w\x18\x06 \x01(\x01\"u\n\x06Limits\x12\x1c\n\x14max_queries_per_call\x18\x01 \x01(\r\x12\x19\n\x11max_request_bytes\x18\x02 \x01(\r\x12\x1c\n\x14max_concurrent_calls\x18\x03 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x04 \x01(\r\"(\n\x0f\x44\x65scribeRequest\x12\x15\n\rhost_features\x18\x01 \x03(\t\"\xd6\x02\n\x10\x44\x65scribeResponse\x12\x0e\n\x06vendor\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12)\n\x06\x64\x65vice\x18\x04 \x01(\x0b\x32\x19.hermes.hw.v1.DeviceFacts\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12.\n\x0b\x64\x65terminism\x18\x06 \x01(\x0e\x32\x19.hermes.hw.v1.Determinism\x12.\n\x0c\x63\x61pabilities\x18\x07 \x03(\x0e\x32\x18.hermes.hw.v1.Capability\x12\x30\n\toperators\x18\x08 \x03(\x0b\x32\x1d.hermes.hw.v1.OperatorSupport\x12$\n\x06limits\x18\t \x01(\x0b\x32\x14.hermes.hw.v1.Limits\x12\x1a\n\x12\x63onfig_schema_json\x18\n \x01(\t\",\n\x15ValidateConfigRequest\x12\x13\n\x0b\x63onfig_json\x18\x01 \x01(\t\"K\n\x16ValidateConfigResponse\x12\x31\n\x0b\x64iagnostics\x18\x01 \x03(\x0b\x32\x1c.hermes.common.v1.Diagnostic\"z\n\x12OpenSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x02 \x01(\t\x12-\n\toperators\x18\x03 \x03(\x0b\x32\x1a.hermes.hw.v1.OperatorType\x12\x0c\n\x04seed\x18\x04 \x01(\x04\"e\n\x13OpenSessionResponse\x12\x1b\n\x13session_fingerprint\x18\x01 \x01(\t\x12\x31\n\x0b\x64iagnostics\x18\x02 \x03(\x0b\x32\x1c.hermes.common.v1.Diagnostic\"m\n\x0f\x45stimateRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06op_ref\x18\x02 \x03(\r\x12\x0c\n\x04\x64ims\x18\x03 \x03(\x03\x12(\n\x05steps\x18\x04 \x01(\x0b\x32\x19.hermes.hw.v1.StepColumns\"[\n\nQueryError\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x30\n\ndiagnostic\x18\x03 \x01(\x0b\x32\x1c.hermes.common.v1.Diagnostic\"\x91\x01\n\x10\x45stimateResponse\x12\x12\n\nlatency_ps\x18\x01 \x03(\x03\x12\x10\n\x08\x65nergy_j\x18\x02 \x03(\x01\x12-\n\x06source\x18\x03 \x03(\x0e\x32\x1d.hermes.common.v1.PriceSource\x12(\n\x06\x65rrors\x18\x04 \x03(\x0b\x32\x18.hermes.hw.v1.QueryError\"8\n\x12\x45xportTableRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06op_ref\x18\x02 \x01(\r\"x\n\x13\x45xportTableResponse\x12\x0c\n\x04\x64ims\x18\x01 \x03(\x03\x12\x12\n\nlatency_ps\x18\x02 \x03(\x03\x12\x10\n\x08\x65nergy_j\x18\x03 \x03(\x01\x12-\n\x06source\x18\x04 \x03(\x0e\x32\x1d.hermes.common.v1.PriceSource\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x16\n\x14\x43loseSessionResponse*\x9d\x01\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41PABILITY_OPERATOR\x10\x01\x12\x13\n\x0f\x43\x41PABILITY_STEP\x10\x02\x12\x14\n\x10\x43\x41PABILITY_TABLE\x10\x03\x12\x15\n\x11\x43\x41PABILITY_ENERGY\x10\x04\x12\x18\n\x14\x43\x41PABILITY_RETRIEVAL\x10\x05*n\n\x0b\x44\x65terminism\x12\x1b\n\x17\x44\x45TERMINISM_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45TERMINISM_PURE\x10\x01\x12\x16\n\x12\x44\x45TERMINISM_SEEDED\x10\x02\x12\x14\n\x10\x44\x45TERMINISM_NONE\x10\x03\x32\x8a\x04\n\x14HardwareModelService\x12I\n\x08\x44\x65scribe\x12\x1d.hermes.hw.v1.DescribeRequest\x1a\x1e.hermes.hw.v1.DescribeResponse\x12[\n\x0eValidateConfig\x12#.hermes.hw.v1.ValidateConfigRequest\x1a$.hermes.hw.v1.ValidateConfigResponse\x12R\n\x0bOpenSession\x12 .hermes.hw.v1.OpenSessionRequest\x1a!.hermes.hw.v1.OpenSessionResponse\x12I\n\x08\x45stimate\x12\x1d.hermes.hw.v1.EstimateRequest\x1a\x1e.hermes.hw.v1.EstimateResponse\x12T\n\x0b\x45xportTable\x12 .hermes.hw.v1.ExportTableRequest\x1a!.hermes.hw.v1.ExportTableResponse0\x01\x12U\n\x0c\x43loseSession\x12!.hermes.hw.v1.CloseSessionRequest\x1a\".hermes.hw.v1.CloseSessionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'hermes_proto/hw/v1/hardware_model.proto\x12\x0chermes.hw.v1\x1a\'hermes_proto/common/v1/diagnostic.proto\x1a)hermes_proto/common/v1/price_source.proto\x1a\"hermes_proto/hw/v1/operators.proto\"\x93\x01\n\x0b\x44\x65viceFacts\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0cmemory_bytes\x18\x02 \x01(\x03\x12$\n\x1cmemory_bandwidth_bytes_per_s\x18\x03 \x01(\x01\x12\x0e\n\x06\x64types\x18\x04 \x03(\t\x12\x14\n\x0cidle_power_w\x18\x05 \x01(\x01\x12\x14\n\x0cpeak_power_w\x18\x06 \x01(\x01\"u\n\x06Limits\x12\x1c\n\x14max_queries_per_call\x18\x01 \x01(\r\x12\x19\n\x11max_request_bytes\x18\x02 \x01(\r\x12\x1c\n\x14max_concurrent_calls\x18\x03 \x01(\r\x12\x14\n\x0cmax_sessions\x18\x04 \x01(\r\"(\n\x0f\x44\x65scribeRequest\x12\x15\n\rhost_features\x18\x01 \x03(\t\"\xd6\x02\n\x10\x44\x65scribeResponse\x12\x0e\n\x06vendor\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12)\n\x06\x64\x65vice\x18\x04 \x01(\x0b\x32\x19.hermes.hw.v1.DeviceFacts\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\x12.\n\x0b\x64\x65terminism\x18\x06 \x01(\x0e\x32\x19.hermes.hw.v1.Determinism\x12.\n\x0c\x63\x61pabilities\x18\x07 \x03(\x0e\x32\x18.hermes.hw.v1.Capability\x12\x30\n\toperators\x18\x08 \x03(\x0b\x32\x1d.hermes.hw.v1.OperatorSupport\x12$\n\x06limits\x18\t \x01(\x0b\x32\x14.hermes.hw.v1.Limits\x12\x1a\n\x12\x63onfig_schema_json\x18\n \x01(\t\",\n\x15ValidateConfigRequest\x12\x13\n\x0b\x63onfig_json\x18\x01 \x01(\t\"K\n\x16ValidateConfigResponse\x12\x31\n\x0b\x64iagnostics\x18\x01 \x03(\x0b\x32\x1c.hermes.common.v1.Diagnostic\"\x8c\x02\n\x0bServedModel\x12\r\n\x05model\x18\x01 \x01(\t\x12\x19\n\x11model_config_json\x18\x02 \x01(\t\x12\x17\n\x0ftensor_parallel\x18\x03 \x01(\r\x12\x19\n\x11pipeline_parallel\x18\x04 \x01(\r\x12\x15\n\rdata_parallel\x18\x05 \x01(\r\x12\x17\n\x0f\x65xpert_parallel\x18\x06 \x01(\r\x12\x14\n\x0cweight_dtype\x18\x07 \x01(\t\x12\x10\n\x08kv_dtype\x18\x08 \x01(\t\x12\x1a\n\x12max_batched_tokens\x18\t \x01(\r\x12\x10\n\x08max_seqs\x18\n \x01(\r\x12\x19\n\x11\x62lock_size_tokens\x18\x0b \x01(\r\"\xab\x01\n\x12OpenSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63onfig_json\x18\x02 \x01(\t\x12-\n\toperators\x18\x03 \x03(\x0b\x32\x1a.hermes.hw.v1.OperatorType\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12/\n\x0cserved_model\x18\x05 \x01(\x0b\x32\x19.hermes.hw.v1.ServedModel\"e\n\x13OpenSessionResponse\x12\x1b\n\x13session_fingerprint\x18\x01 \x01(\t\x12\x31\n\x0b\x64iagnostics\x18\x02 \x03(\x0b\x32\x1c.hermes.common.v1.Diagnostic\"m\n\x0f\x45stimateRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06op_ref\x18\x02 \x03(\r\x12\x0c\n\x04\x64ims\x18\x03 \x03(\x03\x12(\n\x05steps\x18\x04 \x01(\x0b\x32\x19.hermes.hw.v1.StepColumns\"[\n\nQueryError\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x30\n\ndiagnostic\x18\x03 \x01(\x0b\x32\x1c.hermes.common.v1.Diagnostic\"\x91\x01\n\x10\x45stimateResponse\x12\x12\n\nlatency_ps\x18\x01 \x03(\x03\x12\x10\n\x08\x65nergy_j\x18\x02 \x03(\x01\x12-\n\x06source\x18\x03 \x03(\x0e\x32\x1d.hermes.common.v1.PriceSource\x12(\n\x06\x65rrors\x18\x04 \x03(\x0b\x32\x18.hermes.hw.v1.QueryError\"8\n\x12\x45xportTableRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0e\n\x06op_ref\x18\x02 \x01(\r\"x\n\x13\x45xportTableResponse\x12\x0c\n\x04\x64ims\x18\x01 \x03(\x03\x12\x12\n\nlatency_ps\x18\x02 \x03(\x03\x12\x10\n\x08\x65nergy_j\x18\x03 \x03(\x01\x12-\n\x06source\x18\x04 \x03(\x0e\x32\x1d.hermes.common.v1.PriceSource\")\n\x13\x43loseSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x16\n\x14\x43loseSessionResponse*\x9d\x01\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41PABILITY_OPERATOR\x10\x01\x12\x13\n\x0f\x43\x41PABILITY_STEP\x10\x02\x12\x14\n\x10\x43\x41PABILITY_TABLE\x10\x03\x12\x15\n\x11\x43\x41PABILITY_ENERGY\x10\x04\x12\x18\n\x14\x43\x41PABILITY_RETRIEVAL\x10\x05*n\n\x0b\x44\x65terminism\x12\x1b\n\x17\x44\x45TERMINISM_UNSPECIFIED\x10\x00\x12\x14\n\x10\x44\x45TERMINISM_PURE\x10\x01\x12\x16\n\x12\x44\x45TERMINISM_SEEDED\x10\x02\x12\x14\n\x10\x44\x45TERMINISM_NONE\x10\x03\x32\x8a\x04\n\x14HardwareModelService\x12I\n\x08\x44\x65scribe\x12\x1d.hermes.hw.v1.DescribeRequest\x1a\x1e.hermes.hw.v1.DescribeResponse\x12[\n\x0eValidateConfig\x12#.hermes.hw.v1.ValidateConfigRequest\x1a$.hermes.hw.v1.ValidateConfigResponse\x12R\n\x0bOpenSession\x12 .hermes.hw.v1.OpenSessionRequest\x1a!.hermes.hw.v1.OpenSessionResponse\x12I\n\x08\x45stimate\x12\x1d.hermes.hw.v1.EstimateRequest\x1a\x1e.hermes.hw.v1.EstimateResponse\x12T\n\x0b\x45xportTable\x12 .hermes.hw.v1.ExportTableRequest\x1a!.hermes.hw.v1.ExportTableResponse0\x01\x12U\n\x0c\x43loseSession\x12!.hermes.hw.v1.CloseSessionRequest\x1a\".hermes.hw.v1.CloseSessionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'hermes_proto.hw.v1.hardware_model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CAPABILITY']._serialized_start=1783
-  _globals['_CAPABILITY']._serialized_end=1940
-  _globals['_DETERMINISM']._serialized_start=1942
-  _globals['_DETERMINISM']._serialized_end=2052
+  _globals['_CAPABILITY']._serialized_start=2104
+  _globals['_CAPABILITY']._serialized_end=2261
+  _globals['_DETERMINISM']._serialized_start=2263
+  _globals['_DETERMINISM']._serialized_end=2373
   _globals['_DEVICEFACTS']._serialized_start=178
   _globals['_DEVICEFACTS']._serialized_end=325
   _globals['_LIMITS']._serialized_start=327
@@ -50,24 +50,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VALIDATECONFIGREQUEST']._serialized_end=877
   _globals['_VALIDATECONFIGRESPONSE']._serialized_start=879
   _globals['_VALIDATECONFIGRESPONSE']._serialized_end=954
-  _globals['_OPENSESSIONREQUEST']._serialized_start=956
-  _globals['_OPENSESSIONREQUEST']._serialized_end=1078
-  _globals['_OPENSESSIONRESPONSE']._serialized_start=1080
-  _globals['_OPENSESSIONRESPONSE']._serialized_end=1181
-  _globals['_ESTIMATEREQUEST']._serialized_start=1183
-  _globals['_ESTIMATEREQUEST']._serialized_end=1292
-  _globals['_QUERYERROR']._serialized_start=1294
-  _globals['_QUERYERROR']._serialized_end=1385
-  _globals['_ESTIMATERESPONSE']._serialized_start=1388
-  _globals['_ESTIMATERESPONSE']._serialized_end=1533
-  _globals['_EXPORTTABLEREQUEST']._serialized_start=1535
-  _globals['_EXPORTTABLEREQUEST']._serialized_end=1591
-  _globals['_EXPORTTABLERESPONSE']._serialized_start=1593
-  _globals['_EXPORTTABLERESPONSE']._serialized_end=1713
-  _globals['_CLOSESESSIONREQUEST']._serialized_start=1715
-  _globals['_CLOSESESSIONREQUEST']._serialized_end=1756
-  _globals['_CLOSESESSIONRESPONSE']._serialized_start=1758
-  _globals['_CLOSESESSIONRESPONSE']._serialized_end=1780
-  _globals['_HARDWAREMODELSERVICE']._serialized_start=2055
-  _globals['_HARDWAREMODELSERVICE']._serialized_end=2577
+  _globals['_SERVEDMODEL']._serialized_start=957
+  _globals['_SERVEDMODEL']._serialized_end=1225
+  _globals['_OPENSESSIONREQUEST']._serialized_start=1228
+  _globals['_OPENSESSIONREQUEST']._serialized_end=1399
+  _globals['_OPENSESSIONRESPONSE']._serialized_start=1401
+  _globals['_OPENSESSIONRESPONSE']._serialized_end=1502
+  _globals['_ESTIMATEREQUEST']._serialized_start=1504
+  _globals['_ESTIMATEREQUEST']._serialized_end=1613
+  _globals['_QUERYERROR']._serialized_start=1615
+  _globals['_QUERYERROR']._serialized_end=1706
+  _globals['_ESTIMATERESPONSE']._serialized_start=1709
+  _globals['_ESTIMATERESPONSE']._serialized_end=1854
+  _globals['_EXPORTTABLEREQUEST']._serialized_start=1856
+  _globals['_EXPORTTABLEREQUEST']._serialized_end=1912
+  _globals['_EXPORTTABLERESPONSE']._serialized_start=1914
+  _globals['_EXPORTTABLERESPONSE']._serialized_end=2034
+  _globals['_CLOSESESSIONREQUEST']._serialized_start=2036
+  _globals['_CLOSESESSIONREQUEST']._serialized_end=2077
+  _globals['_CLOSESESSIONRESPONSE']._serialized_start=2079
+  _globals['_CLOSESESSIONRESPONSE']._serialized_end=2101
+  _globals['_HARDWAREMODELSERVICE']._serialized_start=2376
+  _globals['_HARDWAREMODELSERVICE']._serialized_end=2898
 # @@protoc_insertion_point(module_scope)

@@ -30,7 +30,7 @@ class _CapabilityEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._Enu
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     CAPABILITY_UNSPECIFIED: _Capability.ValueType  # 0
     CAPABILITY_OPERATOR: _Capability.ValueType  # 1
-    """Estimate with op_ref and dims. Required of every model."""
+    """Estimate with op_ref and dims. Every model has this or CAPABILITY_STEP."""
     CAPABILITY_STEP: _Capability.ValueType  # 2
     """Estimate with steps."""
     CAPABILITY_TABLE: _Capability.ValueType  # 3
@@ -45,7 +45,7 @@ class Capability(_Capability, metaclass=_CapabilityEnumTypeWrapper):
 
 CAPABILITY_UNSPECIFIED: Capability.ValueType  # 0
 CAPABILITY_OPERATOR: Capability.ValueType  # 1
-"""Estimate with op_ref and dims. Required of every model."""
+"""Estimate with op_ref and dims. Every model has this or CAPABILITY_STEP."""
 CAPABILITY_STEP: Capability.ValueType  # 2
 """Estimate with steps."""
 CAPABILITY_TABLE: Capability.ValueType  # 3
@@ -240,6 +240,56 @@ class ValidateConfigResponse(google.protobuf.message.Message):
 global___ValidateConfigResponse = ValidateConfigResponse
 
 @typing.final
+class ServedModel(google.protobuf.message.Message):
+    """What is served, under which plan: a session prices one device of it (operators) or one client (steps)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: builtins.int
+    MODEL_CONFIG_JSON_FIELD_NUMBER: builtins.int
+    TENSOR_PARALLEL_FIELD_NUMBER: builtins.int
+    PIPELINE_PARALLEL_FIELD_NUMBER: builtins.int
+    DATA_PARALLEL_FIELD_NUMBER: builtins.int
+    EXPERT_PARALLEL_FIELD_NUMBER: builtins.int
+    WEIGHT_DTYPE_FIELD_NUMBER: builtins.int
+    KV_DTYPE_FIELD_NUMBER: builtins.int
+    MAX_BATCHED_TOKENS_FIELD_NUMBER: builtins.int
+    MAX_SEQS_FIELD_NUMBER: builtins.int
+    BLOCK_SIZE_TOKENS_FIELD_NUMBER: builtins.int
+    model: builtins.str
+    """Name, and the content of its Hugging Face config.json."""
+    model_config_json: builtins.str
+    tensor_parallel: builtins.int
+    pipeline_parallel: builtins.int
+    data_parallel: builtins.int
+    expert_parallel: builtins.int
+    weight_dtype: builtins.str
+    """Number formats ("bf16", "fp8", ...); empty takes what model_config_json says."""
+    kv_dtype: builtins.str
+    max_batched_tokens: builtins.int
+    """Limits of the engine: no step is larger."""
+    max_seqs: builtins.int
+    block_size_tokens: builtins.int
+    def __init__(
+        self,
+        *,
+        model: builtins.str = ...,
+        model_config_json: builtins.str = ...,
+        tensor_parallel: builtins.int = ...,
+        pipeline_parallel: builtins.int = ...,
+        data_parallel: builtins.int = ...,
+        expert_parallel: builtins.int = ...,
+        weight_dtype: builtins.str = ...,
+        kv_dtype: builtins.str = ...,
+        max_batched_tokens: builtins.int = ...,
+        max_seqs: builtins.int = ...,
+        block_size_tokens: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["block_size_tokens", b"block_size_tokens", "data_parallel", b"data_parallel", "expert_parallel", b"expert_parallel", "kv_dtype", b"kv_dtype", "max_batched_tokens", b"max_batched_tokens", "max_seqs", b"max_seqs", "model", b"model", "model_config_json", b"model_config_json", "pipeline_parallel", b"pipeline_parallel", "tensor_parallel", b"tensor_parallel", "weight_dtype", b"weight_dtype"]) -> None: ...
+
+global___ServedModel = ServedModel
+
+@typing.final
 class OpenSessionRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -247,6 +297,7 @@ class OpenSessionRequest(google.protobuf.message.Message):
     CONFIG_JSON_FIELD_NUMBER: builtins.int
     OPERATORS_FIELD_NUMBER: builtins.int
     SEED_FIELD_NUMBER: builtins.int
+    SERVED_MODEL_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     """Chosen by the host. Repeating it with equal content changes nothing; with other content it is refused."""
     config_json: builtins.str
@@ -255,6 +306,10 @@ class OpenSessionRequest(google.protobuf.message.Message):
     def operators(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[hermes_proto.hw.v1.operators_pb2.OperatorType]:
         """The table that op_ref points into."""
 
+    @property
+    def served_model(self) -> global___ServedModel:
+        """What steps are steps of; may be absent where only operators are asked about."""
+
     def __init__(
         self,
         *,
@@ -262,8 +317,10 @@ class OpenSessionRequest(google.protobuf.message.Message):
         config_json: builtins.str = ...,
         operators: collections.abc.Iterable[hermes_proto.hw.v1.operators_pb2.OperatorType] | None = ...,
         seed: builtins.int = ...,
+        served_model: global___ServedModel | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["config_json", b"config_json", "operators", b"operators", "seed", b"seed", "session_id", b"session_id"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["served_model", b"served_model"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["config_json", b"config_json", "operators", b"operators", "seed", b"seed", "served_model", b"served_model", "session_id", b"session_id"]) -> None: ...
 
 global___OpenSessionRequest = OpenSessionRequest
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"hermes_proto/hw/v1/operators.proto\x12\x0chermes.hw.v1\"\xb2\x01\n\x0cOperatorType\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x12\n\ndimensions\x18\x03 \x03(\t\x12>\n\nattributes\x18\x04 \x03(\x0b\x32*.hermes.hw.v1.OperatorType.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"w\n\x0fOperatorSupport\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06\x64types\x18\x02 \x03(\t\x12\x12\n\ndimensions\x18\x03 \x03(\t\x12\x18\n\x10measured_minimum\x18\x04 \x03(\x03\x12\x18\n\x10measured_maximum\x18\x05 \x03(\x03\"S\n\x0bStepColumns\x12\x18\n\x10sequence_offsets\x18\x01 \x03(\r\x12\x12\n\nnew_tokens\x18\x02 \x03(\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x03(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"hermes_proto/hw/v1/operators.proto\x12\x0chermes.hw.v1\"\xcc\x01\n\x0cOperatorType\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x12\n\ndimensions\x18\x03 \x03(\t\x12>\n\nattributes\x18\x04 \x03(\x0b\x32*.hermes.hw.v1.OperatorType.AttributesEntry\x12\x18\n\x10\x61\x63tivation_dtype\x18\x05 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"w\n\x0fOperatorSupport\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06\x64types\x18\x02 \x03(\t\x12\x12\n\ndimensions\x18\x03 \x03(\t\x12\x18\n\x10measured_minimum\x18\x04 \x03(\x03\x12\x18\n\x10measured_maximum\x18\x05 \x03(\x03\"S\n\x0bStepColumns\x12\x18\n\x10sequence_offsets\x18\x01 \x03(\r\x12\x12\n\nnew_tokens\x18\x02 \x03(\x03\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x03(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,11 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPERATORTYPE_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_OPERATORTYPE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_OPERATORTYPE']._serialized_start=53
-  _globals['_OPERATORTYPE']._serialized_end=231
-  _globals['_OPERATORTYPE_ATTRIBUTESENTRY']._serialized_start=182
-  _globals['_OPERATORTYPE_ATTRIBUTESENTRY']._serialized_end=231
-  _globals['_OPERATORSUPPORT']._serialized_start=233
-  _globals['_OPERATORSUPPORT']._serialized_end=352
-  _globals['_STEPCOLUMNS']._serialized_start=354
-  _globals['_STEPCOLUMNS']._serialized_end=437
+  _globals['_OPERATORTYPE']._serialized_end=257
+  _globals['_OPERATORTYPE_ATTRIBUTESENTRY']._serialized_start=208
+  _globals['_OPERATORTYPE_ATTRIBUTESENTRY']._serialized_end=257
+  _globals['_OPERATORSUPPORT']._serialized_start=259
+  _globals['_OPERATORSUPPORT']._serialized_end=378
+  _globals['_STEPCOLUMNS']._serialized_start=380
+  _globals['_STEPCOLUMNS']._serialized_end=463
 # @@protoc_insertion_point(module_scope)

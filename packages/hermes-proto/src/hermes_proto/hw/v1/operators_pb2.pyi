@@ -38,10 +38,13 @@ class OperatorType(google.protobuf.message.Message):
     DTYPE_FIELD_NUMBER: builtins.int
     DIMENSIONS_FIELD_NUMBER: builtins.int
     ATTRIBUTES_FIELD_NUMBER: builtins.int
+    ACTIVATION_DTYPE_FIELD_NUMBER: builtins.int
     kind: builtins.str
     """Name from docs/reference/operators.md ("gemm", "attention.decode", ...) or "vendor.example/kind"."""
     dtype: builtins.str
     """Element type of the inputs: "bf16", "fp8", ..."""
+    activation_dtype: builtins.str
+    """Element type of what flows, where dtype is that of stored weights or KV; empty when equal."""
     @property
     def dimensions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Names of the dimensions of a query, in the order in which they are sent."""
@@ -57,8 +60,9 @@ class OperatorType(google.protobuf.message.Message):
         dtype: builtins.str = ...,
         dimensions: collections.abc.Iterable[builtins.str] | None = ...,
         attributes: collections.abc.Mapping[builtins.str, builtins.int] | None = ...,
+        activation_dtype: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["attributes", b"attributes", "dimensions", b"dimensions", "dtype", b"dtype", "kind", b"kind"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["activation_dtype", b"activation_dtype", "attributes", b"attributes", "dimensions", b"dimensions", "dtype", b"dtype", "kind", b"kind"]) -> None: ...
 
 global___OperatorType = OperatorType
 
@@ -99,7 +103,9 @@ global___OperatorSupport = OperatorSupport
 
 @typing.final
 class StepColumns(google.protobuf.message.Message):
-    """Engine steps as ragged columns: step i owns sequences [sequence_offsets[i], sequence_offsets[i+1])."""
+    """Engine steps as ragged columns: step i owns sequences [sequence_offsets[i], sequence_offsets[i+1]), so there is one offset
+    more than there are steps. The price of a step is that of all devices of the client, without its host.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
