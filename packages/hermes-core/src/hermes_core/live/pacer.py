@@ -1,0 +1,243 @@
+"""Keeps simulated time in step with the wall clock, and gives each stream its tokens when the simulated user has them.
+
+It sleeps until the next thing that anybody can see: an event of the engine, the end of a step while somebody reads a
+stream, a token that is on its way. Being late does not add up, since all times are absolute; how late it is, is kept.
+"""
+
+import asyncio
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from hermes_core.api.time import Nanos
+from hermes_core.live.asks import Ask
+from hermes_core.live.clock import WallClock
+from hermes_core.live.lag import LagWatch
+from hermes_core.live.session import LiveSession, RequestEnd
+from hermes_core.serving.request import Request
+
+_SOONEST_S = 0.0
+_LATEST_S = 60.0
+"""Sleep no longer than this: timers of event loops have limits."""
+
+
+class Stream:
+    """One request as its reader sees it: tokens that have come, and how it ended."""
+
+    __slots__ = ("_pacer", "_reader", "end", "incremental", "pushed", "request", "tokens")
+
+    def __init__(self, pacer: "Pacer", *, incremental: bool) -> None:
+        self.request: Request
+        self.incremental = incremental
+        self.tokens = 0
+        """Tokens that the user has."""
+        self.pushed = 0
+        """Tokens that are on their way or have come."""
+        self.end: RequestEnd | None = None
+        """Set when the last token has come, or it is known that none will."""
+        self._reader: asyncio.Future[None] | None = None
+        self._pacer = pacer
+
+    async def more(self) -> None:
+        """Wait until there are more tokens than there were, or the end has come."""
+        if self.end is not None:
+            return
+        self._reader = asyncio.get_running_loop().create_future()
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+
+    def cancel(self) -> None:
+        """Nobody reads on: the engine stops working on it. Harmless after the end."""
+        self._pacer.cancel(self)
+
+    def wake(self) -> None:
+        """Let the reader look."""
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+
+class Pacer:
+    """Drives a session from an event loop. All methods are to be called from that loop's thread."""
+
+    def __init__(self, session: LiveSession, clock: WallClock, lag: LagWatch) -> None:
+        self.session = session
+        self.clock = clock
+        self.lag = lag
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[int, Stream] = {}
+        """Streams by request, until the engine has ended them."""
+        self._readers: dict[int, Stream] = {}
+        """Those of them that want each token when it comes."""
+        self._ending: dict[int, Stream] = {}
+        """Streams whose end is on its way."""
+        self._due: list[tuple[Nanos, int, Stream, int, RequestEnd | None]] = []
+        """(when, order, stream, tokens, end) of what is on its way to users."""
+        self._order = 0
+        self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
+        self._target_ns: Nanos | None = None
+        """When the timer is to wake us."""
+        self._step_ends: list[Nanos] = [-1] * len(session.clients)
+        self._steps = [0] * len(session.clients)
+        self._closed = False
+
+    # --- asks -------------------------------------------------------------------------------------------------------
+
+    def ask(self, ask: Ask, *, incremental: bool, began: Callable[[Stream], None] | None = None) -> Stream:
+        """Send a request into the engine; `incremental` streams are woken for each token, others at the end only."""
+        stream = Stream(self, incremental=incremental)
+        request = self._inject(ask, stream)
+        stream.request = request
+        if began is not None:
+            began(stream)
+        if stream.end is None and request.request_id in self._streams and incremental:
+            self._readers[request.request_id] = stream
+        self._tick()
+        return stream
+
+    def _inject(self, ask: Ask, stream: Stream) -> Request:
+        # The end may be told before `inject` returns: a refusal.
+        self._streams[self.session.came] = stream
+        return self.session.inject(ask, self.clock.now())
+
+    def cancel(self, stream: Stream) -> None:
+        """Stop a request that nobody reads any more."""
+        if stream.end is None and stream.request.request_id in self._streams:
+            self.session.cancel(stream.request.request_id, self.clock.now())
+            self._tick()
+
+    def kill(self, client: int) -> None:
+        """Let a client of the cluster die."""
+        self.session.kill(client, self.clock.now())
+        self._tick()
+
+    def revive(self, client: int) -> None:
+        """Let it serve again."""
+        self.session.revive(client, self.clock.now())
+        self._tick()
+
+    def request_ended(self, end: RequestEnd) -> None:
+        """Take the end of a request from the session, to be given to its reader in time."""
+        stream = self._streams.pop(end.request_id, None)
+        if stream is None:
+            return
+        self._readers.pop(end.request_id, None)
+        self._ending[end.request_id] = stream
+        if stream.incremental and 0 <= end.first_token_ns < end.end_ns and stream.pushed < 1:
+            # A short answer that began and ended between two looks: its first token came at a time of its own.
+            self._send(end.first_token_ns, stream, 1, None)
+        self._send(max(end.end_ns, self.session.ran_ns), stream, end.output_tokens, end)
+
+    @property
+    def open(self) -> int:
+        """Requests that users wait for."""
+        return len(self._streams) + len(self._ending)
+
+    def close(self) -> None:
+        """Stop the clockwork; who still waits learns nothing more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # --- the clockwork ----------------------------------------------------------------------------------------------
+
+    def _send(self, due_ns: Nanos, stream: Stream, tokens: int, end: RequestEnd | None) -> None:
+        self._order += 1
+        stream.pushed = tokens
+        heappush(self._due, (due_ns, self._order, stream, tokens, end))
+
+    def _woken(self) -> None:
+        target = self._target_ns
+        self._timer = self._target_ns = None
+        if target is not None and self.clock.paced:
+            late_ns = self.clock.now() - target
+            if late_ns < 0:
+                # Timers may be a little early: sleep on.
+                self._sleep_until(target)
+                return
+            self.lag.woke_late(self.clock.wall_s(late_ns))
+        self._tick()
+
+    def _tick(self) -> None:
+        """Let happen what is due, hand out what has come, and sleep until there is more."""
+        if self._closed:
+            return
+        clock, session = self.clock, self.session
+        if not clock.paced:
+            self._tick_unpaced()
+            return
+        now = clock.now()
+        session.advance(now)
+        self._look(now)
+        self._hand_out(clock.now())
+        self._sleep()
+
+    def _tick_unpaced(self) -> None:
+        """At speed `max`: one event of the engine, then whoever has something to say may say it."""
+        session = self.session
+        next_ns = session.next_event_ns()
+        if next_ns is not None:
+            session.advance(next_ns)
+            self.clock.jump(next_ns)
+            self._look(next_ns)
+        self._hand_out(None)
+        if session.next_event_ns() is not None and self._timer is None:
+            self._timer = self._loop.call_soon(self._woken)
+
+    def _look(self, now: Nanos) -> None:
+        """Find the tokens that have been given since the last look, and send them on their way."""
+        if not self._readers:
+            return
+        session, ends, steps = self.session, self._step_ends, self._steps
+        given_ns = list(ends)
+        for client in range(len(ends)):
+            steps[client], ends[client] = session.next_step_ns(client, now)
+        for stream in self._readers.values():
+            tokens = session.progress(stream.request, steps)
+            if tokens <= stream.pushed:
+                continue
+            if stream.pushed:
+                # The step that gave it ended when it was expected to; seen late, it is late already.
+                step_ns = given_ns[session.client_of(stream.request)]
+                given = step_ns if 0 <= step_ns <= now else now
+                due_ns = given + session.stream_delay_ns(stream.request)
+            else:
+                due_ns = stream.request.first_token_ns
+            self._send(due_ns, stream, tokens, None)
+
+    def _hand_out(self, now: Nanos | None) -> None:
+        """Give readers what has come by `now`; everything when that is None."""
+        due = self._due
+        while due and (now is None or due[0][0] <= now):
+            _, _, stream, tokens, end = heappop(due)
+            if tokens > stream.tokens:
+                stream.tokens = tokens
+            if end is not None:
+                stream.end = end
+                self._ending.pop(end.request_id, None)
+            stream.wake()
+
+    def _sleep(self) -> None:
+        """Set the timer to the next thing that somebody can see."""
+        next_ns = self.session.next_event_ns()
+        if self._due and (next_ns is None or self._due[0][0] < next_ns):
+            next_ns = self._due[0][0]
+        if self._readers:
+            ran_ns = self.session.ran_ns
+            for end_ns in self._step_ends:
+                if end_ns > ran_ns and (next_ns is None or end_ns < next_ns):
+                    next_ns = end_ns
+        if next_ns is None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = self._target_ns = None
+        elif next_ns != self._target_ns:
+            self._sleep_until(next_ns)
+
+    def _sleep_until(self, target_ns: Nanos) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._target_ns = target_ns
+        delay_s = self.clock.wall_s(target_ns - self.clock.now())
+        self._timer = self._loop.call_later(min(max(delay_s, _SOONEST_S), _LATEST_S), self._woken)

@@ -1,0 +1,461 @@
+"""A simulation that requests enter while it runs: the one place where live code meets the engine.
+
+Everything that comes from outside (an arrival, a cancellation, a replica that dies) becomes an event of the kernel at a
+time of its own, later than all that has happened and unlike any other arrival's. So a run is still a function of the
+plan and of what came in when: `replay.py` gives the same record from the log of both.
+"""
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, Protocol
+
+from hermes_proto.core.v1 import run_record_pb2
+
+from hermes_core.api.hardware import CompiledDeployment
+from hermes_core.api.streams import stream
+from hermes_core.api.time import Nanos
+from hermes_core.api.workload import RequestBatch
+from hermes_core.engine import Kernel, Phase, rank
+from hermes_core.live.asks import Arrival, Ask, Intervention, request_of
+from hermes_core.record import Recorder, RecordSink
+from hermes_core.record.tables import REQUESTS, STAGE_JOBS
+from hermes_core.serving.coordinator import Pool
+from hermes_core.serving.llm_client import LlmClient, Stretch
+from hermes_core.serving.plan import PoolPlan, SimulationPlan
+from hermes_core.serving.request import CANCELLED, FAILED, Request
+from hermes_core.serving.routers import PoolLoad, Router
+from hermes_core.serving.sequence import Sequence
+from hermes_core.simulation import Simulation
+
+_CONTROL: Final = rank(Phase.CONTROL)
+_EVENTS_A_SLICE: Final = 4096
+_LUCK_DRAW: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RequestEnd:
+    """What became of a request; times in ns of simulated time, -1 where something never happened."""
+
+    request_id: int
+    arrival_ns: Nanos
+    first_token_ns: Nanos
+    end_ns: Nanos
+    status: int
+    """A `hermes_core.serving.request.Status`."""
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageEnd:
+    """What became of one stage job of a request."""
+
+    request_id: int
+    stage_set: int
+    client: int
+    """Number among all clients; 65535 where none served it."""
+    enqueue_ns: Nanos
+    start_ns: Nanos
+    first_token_ns: Nanos
+    end_ns: Nanos
+    prompt_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    preemptions: int
+    status: int
+
+
+class SessionObserver(Protocol):
+    """Who is told what happens in a session, in the order of simulated time."""
+
+    def request_ended(self, end: RequestEnd) -> None:
+        """A request has ended; `end_ns` may lie a little ahead: the user still waits for the last token."""
+        ...
+
+    def stage_ended(self, end: StageEnd) -> None:
+        """A stage job has ended."""
+        ...
+
+    def stretch_ended(self, stretch: Stretch) -> None:
+        """A client has done a stretch of like steps."""
+        ...
+
+    def came_in(self, what: Arrival | Intervention) -> None:
+        """Something has come in from outside."""
+        ...
+
+
+class QuietObserver:
+    """Is told everything and does nothing."""
+
+    def request_ended(self, end: RequestEnd) -> None:
+        """Do nothing."""
+
+    def stage_ended(self, end: StageEnd) -> None:
+        """Do nothing."""
+
+    def stretch_ended(self, stretch: Stretch) -> None:
+        """Do nothing."""
+
+    def came_in(self, what: Arrival | Intervention) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientState:
+    """What a client is doing."""
+
+    name: str
+    pool: str
+    model: str
+    alive: bool
+    running: int
+    waiting: int
+    kv_blocks: int
+    kv_blocks_used: int
+    block_size_tokens: int
+    decode_context: int
+    """Sum of the contexts of the sequences that decode."""
+    decode_seqs: int
+    preemptions: int
+    prefill_tokens: int
+    cached_tokens: int
+    decode_tokens: int
+    steps: int
+
+
+def _picker(columns: SequenceOf[tuple[str, str]], names: SequenceOf[str]) -> tuple[int, ...]:
+    places = {name: place for place, (name, _) in enumerate(columns)}
+    return tuple(places[name] for name in names)
+
+
+_REQUEST_PLACES: Final = _picker(
+    REQUESTS.columns,
+    ("request_id", "arrival_ns", "first_token_ns", "end_ns", "status", "prompt_tokens", "output_tokens"),
+)
+_STAGE_PLACES: Final = _picker(
+    STAGE_JOBS.columns,
+    (
+        "request_id", "stage_set", "client", "enqueue_ns", "start_ns", "first_token_ns", "end_ns", "prompt_tokens",
+        "cached_tokens", "output_tokens", "preemptions", "status",
+    ),
+)  # fmt: skip
+
+
+class _ToldRecorder(Recorder):
+    """A recorder that tells an observer of each row: the coordinator needs no hooks of its own."""
+
+    def __init__(self, sink: RecordSink, observer: SessionObserver) -> None:
+        super().__init__(sink)
+        self._observer = observer
+        self._packs = (self.pack_request, self.pack_stage_job)
+        self.pack_request = self._request
+        self.pack_stage_job = self._stage_job
+
+    def _request(self, *row: int) -> bytes:
+        self._observer.request_ended(RequestEnd(*[row[place] for place in _REQUEST_PLACES]))
+        return self._packs[0](*row)
+
+    def _stage_job(self, *row: int) -> bytes:
+        self._observer.stage_ended(StageEnd(*[row[place] for place in _STAGE_PLACES]))
+        return self._packs[1](*row)
+
+
+@dataclass(slots=True)
+class _Nothing:
+    """The workload of a live session: nobody but who comes."""
+
+    pipelines: SequenceOf[str]
+    tenants: SequenceOf[str] = ("default",)
+    classes: SequenceOf[str] = ("default",)
+    adapters: SequenceOf[str] = ()
+    notes: SequenceOf[str] = ()
+    requests: int | None = None
+
+    def batches(self) -> Iterator[RequestBatch]:
+        """Yield nothing."""
+        return iter(())
+
+
+class _AliveRouter:
+    """Routes past the clients that are dead."""
+
+    __slots__ = ("_dead", "_first", "_inner")
+
+    def __init__(self, inner: Router, first: int, dead: dict[int, bool]) -> None:
+        self._inner = inner
+        self._first = first
+        self._dead = dead
+
+    def pick(self, request: Request, load: PoolLoad) -> int:
+        """Return who the router picks, or the least loaded one alive."""
+        number = self._inner.pick(request, load)
+        if not self._dead or self._first + number not in self._dead:
+            return number
+        alive = [index for index in range(len(load.jobs)) if self._first + index not in self._dead]
+        return min(alive, key=lambda index: (load.tokens[index], index)) if alive else number
+
+
+class _LiveSimulation(Simulation):
+    """A simulation whose routers know who is dead."""
+
+    dead: dict[int, bool]
+
+    def _pool(self, plan: PoolPlan, *rest: Any) -> Pool:
+        pool = super()._pool(plan, *rest)
+        pool.router = _AliveRouter(pool.router, pool.first_client, self.dead)
+        return pool
+
+
+def live_plan(plan: SimulationPlan) -> SimulationPlan:
+    """Return the plan without an end: a session lasts until it is closed."""
+    return replace(plan, duration_ns=None, warm_up_ns=0)
+
+
+class LiveSession:
+    """The cluster of a plan, open to requests.
+
+    Nothing in here reads a clock: whoever drives it says what time it is. Raises HermesError for what cannot be
+    simulated.
+    """
+
+    def __init__(
+        self,
+        plan: SimulationPlan,
+        sink: RecordSink,
+        observer: SessionObserver | None = None,
+        *,
+        compiled: Mapping[str, CompiledDeployment] | None = None,
+        plugins: Mapping[str, Mapping[str, Any]] | None = None,
+        adapters: SequenceOf[str] = (),
+    ) -> None:
+        self.plan = plan = live_plan(plan)
+        self.pipelines = tuple(plan.pipelines)
+        self.adapters = tuple(adapters)
+        self._observer = observer if observer is not None else QuietObserver()
+        self._sink = sink
+        self._random = stream(plan.seed, "live/luck")
+        self._luck: list[int] = []
+        self._ran_ns: Nanos = -1
+        """All events until then have happened."""
+        self._dead: dict[int, bool] = {}
+        self._came = 0
+        self._closed = False
+        self._simulation = simulation = _LiveSimulation(
+            plan,
+            source=_Nothing(self.pipelines, adapters=self.adapters),
+            compiled=compiled,
+            plugins=plugins,
+            observer=self._observer.stretch_ended,
+        )
+        simulation.dead = self._dead
+        self._recorder = _ToldRecorder(sink, self._observer)
+        # The adapter: what follows is all that live code knows of how a simulation is put together.
+        self._coordinator, stage_sets = simulation._build(self._recorder)  # noqa: SLF001
+        self._kernel = simulation._kernel  # noqa: SLF001
+        self.compiled = simulation._compiled  # noqa: SLF001
+        self.manifest = simulation._manifest(stage_sets)  # noqa: SLF001
+        self.clients = [client for client in simulation._clients if isinstance(client, LlmClient)]  # noqa: SLF001
+        self._pool_of = [plan_ for plan_ in plan.pools for _ in range(plan_.clients)]
+        sink.write(run_record_pb2.RunRecordChunk(manifest=self.manifest))
+        self._coordinator.start()
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def advance(self, now: Nanos) -> None:
+        """Let everything happen that lies at or before `now`."""
+        if now <= self._ran_ns:
+            return
+        while self._kernel.run(now, _EVENTS_A_SLICE):
+            pass
+        self._ran_ns = now
+
+    @property
+    def ran_ns(self) -> Nanos:
+        """Everything until then has happened."""
+        return self._ran_ns
+
+    def next_event_ns(self) -> Nanos | None:
+        """Return when the next event of the engine happens; None: nothing will, unless somebody comes."""
+        return self._kernel.next_ns
+
+    def next_step_ns(self, client: int, now: Nanos) -> tuple[int, Nanos]:
+        """Return the decoding steps that a client has done by `now`, and when its next step ends (-1: it is idle)."""
+        return self.clients[client].steps_done(now)
+
+    def _moment(self, now: Nanos) -> Nanos:
+        """Return a time for something that comes in now: after all that has happened, and for it alone."""
+        return max(now, self._ran_ns + 1)
+
+    # --- what comes in ----------------------------------------------------------------------------------------------
+
+    def inject(self, ask: Ask, now: Nanos) -> Request:
+        """Let a request arrive. What becomes of it is told to the observer, refusals before this returns."""
+        if not self._luck:
+            self._luck = self._random.integers(0, 1 << 64, _LUCK_DRAW, dtype="uint64").tolist()
+        arrival = Arrival(self._came, self._moment(now), self._luck.pop(), ask)
+        self._came += 1
+        return self.arrive(arrival)
+
+    def arrive(self, arrival: Arrival) -> Request:
+        """Let a request arrive whose number and time are given, later than all before it."""
+        request = request_of(arrival)
+        self._observer.came_in(arrival)
+        self._coordinator._arrive_at(request, arrival.arrival_ns)  # noqa: SLF001
+        self.advance(arrival.arrival_ns)
+        return request
+
+    def cancel(self, request_id: int, now: Nanos) -> None:
+        """Stop a request that nobody waits for any more; one that has ended is left alone."""
+        self.intervene(Intervention(self._moment(now), "cancel", request_id))
+
+    def kill(self, client: int, now: Nanos) -> None:
+        """Let a client die: what it serves fails, and nothing goes there until it is revived, with an empty cache."""
+        self.intervene(Intervention(self._moment(now), "kill", client))
+
+    def revive(self, client: int, now: Nanos) -> None:
+        """Let a dead client serve again."""
+        self.intervene(Intervention(self._moment(now), "revive", client))
+
+    def intervene(self, what: Intervention) -> None:
+        """Do something to the engine at a time later than all before it."""
+        self._observer.came_in(what)
+        action = {"cancel": self._cancel, "kill": self._kill, "revive": self._revive}[what.kind]
+        self._kernel.schedule(what.time_ns, _CONTROL, partial(action, what.number))
+        self.advance(what.time_ns)
+
+    def _cancel(self, request_id: int, now: Nanos) -> None:
+        request = self._coordinator.live.get(request_id)
+        if request is not None:
+            self._stop(request, now, CANCELLED)
+
+    def _kill(self, number: int, now: Nanos) -> None:
+        self._dead[number] = True
+        for request in list(self._coordinator.live.values()):
+            seq = request.sequence
+            if seq is not None and self._client_of(seq) == number:
+                self._stop(request, now, FAILED)
+
+    def _revive(self, number: int, now: Nanos) -> None:  # noqa: ARG002 - an action of the kernel
+        self._dead.pop(number, None)
+        pool = self.clients[number].scheduler.pool
+        # A process that has begun anew has nothing cached.
+        low, free = pool.low, pool.available
+        pool.allocate(free)
+        pool.take_back(free)
+        pool.low = low
+
+    def _stop(self, request: Request, now: Nanos, status: int) -> None:
+        seq = request.sequence
+        if seq is not None:
+            self.clients[self._client_of(seq)].cancel(seq, now, status)
+
+    @staticmethod
+    def _client_of(seq: Sequence) -> int:
+        return seq.job.pool.first_client + seq.client
+
+    # --- what can be seen -------------------------------------------------------------------------------------------
+
+    def progress(self, request: Request, steps: SequenceOf[int]) -> int:
+        """Return how many tokens of its answer a request has been given, `steps` being those of every client."""
+        seq = request.sequence
+        if seq is None or request.first_token_ns < 0:
+            return 0
+        if seq.leave_step < 0:
+            return seq.generated
+        return seq.decode_base + steps[self._client_of(seq)] - seq.prompt_tokens + 1
+
+    def client_of(self, request: Request) -> int:
+        """Return the number of the client that serves a request; -1 while none does."""
+        seq = request.sequence
+        return self._client_of(seq) if seq is not None else -1
+
+    def stream_delay_ns(self, request: Request) -> Nanos:
+        """Return how long a token of a request is on its way to the user after the step that gave it."""
+        seq = request.sequence
+        if seq is None:
+            return 0
+        pool = seq.job.pool
+        return int(pool.stream_ns * self.clients[self._client_of(seq)].streams)
+
+    @property
+    def live(self) -> int:
+        """Requests that have arrived and not ended."""
+        return len(self._coordinator.live)
+
+    @property
+    def came(self) -> int:
+        """Requests that have come in."""
+        return self._came
+
+    def pools_of(self, pipeline: int) -> list[PoolPlan]:
+        """Return the pools that a pipeline goes through, in the order of the plan."""
+        kinds = list(_kinds(self.plan.pipelines[self.pipelines[pipeline]]))
+        return [pool for pool in self.plan.pools if any(kind in pool.stages for kind in kinds)]
+
+    def alive(self, pipeline: int) -> bool:
+        """Return whether each pool of a pipeline has a client that serves."""
+        return not self._dead or all(
+            any(number not in self._dead for number, pool in enumerate(self._pool_of) if pool.name == wanted.name)
+            for wanted in self.pools_of(pipeline)
+        )
+
+    def state(self, number: int) -> ClientState:
+        """Return what a client is doing."""
+        client, plan = self.clients[number], self._pool_of[number]
+        scheduler = client.scheduler
+        pool = scheduler.pool
+        first = next(at for at, other in enumerate(self._pool_of) if other is plan)
+        return ClientState(
+            name=f"{plan.name}/{number - first}",
+            pool=plan.name,
+            model=plan.deployment.model,
+            alive=number not in self._dead,
+            running=len(scheduler.running),
+            waiting=client.waiting,
+            kv_blocks=pool.total,
+            kv_blocks_used=pool.used,
+            block_size_tokens=pool.block_size,
+            decode_context=scheduler.batch.sums()[0],
+            decode_seqs=scheduler.batch.count,
+            preemptions=scheduler.preemptions,
+            prefill_tokens=scheduler.prefill_tokens,
+            cached_tokens=scheduler.cached_tokens,
+            decode_tokens=client.decode_tokens,
+            steps=scheduler.step,
+        )
+
+    # --- the record -------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write the full blocks of the record."""
+        self._recorder.flush()
+
+    def close(self, now: Nanos) -> run_record_pb2.RunTrailer:
+        """End the session at `now`, or when the last request ended if none is live; write the rest of the record."""
+        self.advance(now)
+        end_ns = now if self._coordinator.live else self._kernel.now
+        for client in self.clients:
+            client.close(end_ns)
+        self._coordinator.close()
+        self._recorder.flush(everything=True)
+        trailer: run_record_pb2.RunTrailer = self._simulation._trailer(  # noqa: SLF001
+            self._coordinator, self._recorder, end_ns
+        )
+        self._sink.write(run_record_pb2.RunRecordChunk(trailer=trailer))
+        return trailer
+
+
+def _kinds(nodes: Any) -> Iterator[str]:
+    """Yield the stage kinds of a pipeline."""
+    for node in nodes:
+        if isinstance(node, str):
+            yield node
+        else:
+            yield from _kinds_within(node)
+
+
+def _kinds_within(node: Any) -> Iterator[str]:
+    raise AssertionError(f"a pipeline has a node of the unknown type {type(node).__name__}")
