@@ -237,7 +237,6 @@ def test_a_mistake_is_told_with_place_value_and_remedy(line, place, problem, rem
         ("pools: {a: {autoscale: {min: 1}}}", "scenario:4:13 (pools.a.autoscale)", "autoscaling"),
         ("pools: {a: {place: {nodes: [0]}}}", "scenario:4:13 (pools.a.place)", "nodes"),
         ("pools: {a: {stages: [retrieve]}}", "scenario:4:22 (pools.a.stages[0])", "'retrieve'"),
-        ("devices: {d: {remote: {command: [x]}}}", "scenario:4:15 (devices.d.remote)", "remote"),
         ("pipelines: {x: [loop: {max: 3}]}", "scenario:4:17 (pipelines.x[0])", "'loop'"),
         ("pipelines: {x: [prefill, branch: {then: y}]}", "scenario:4:26 (pipelines.x[1])", "'branch'"),
         ("pipelines: {x: [prefill, decode, prefill]}", "scenario:4:16 (pipelines.x)", "prefill, decode and prefill"),

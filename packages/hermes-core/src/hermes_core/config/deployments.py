@@ -148,12 +148,18 @@ class Deployments:
         if found is None:
             self._missing(here, "hardware", "h100-sxm")
             return None
+        device = self._scenario.devices.get(found.device)
+        if device is not None and device.remote is not None and "kind" not in found.model_fields_set:
+            found = found.model_copy(update={"kind": "remote"})
         self._check_plugin(HARDWARE_MODELS, found.kind, (*at, "kind"), "hardware model")
         return found, at
 
     def _device_spec(self, hardware: HardwareSection) -> dict[str, Any] | None:
         device = self._scenario.devices.get(hardware.device)
-        return device.spec() if device is not None else None
+        if device is None:
+            return None
+        # Who prices the device is no property of it to other hardware models.
+        return {key: value for key, value in device.spec().items() if key != "remote" or hardware.kind == "remote"}
 
     def _device_memory(self, hardware: HardwareSection, at: Route, spec: Mapping[str, Any] | None) -> int | None:
         """Return the memory of one device, which engines choose defaults by; None where nobody knows it."""

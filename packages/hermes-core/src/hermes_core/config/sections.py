@@ -88,11 +88,39 @@ class InterconnectSection(Section):
     domain_devices: Count | None = None
 
 
+class TlsSection(Section):
+    """PEM files of the client's side; `server_name` is the name in the service's certificate."""
+
+    ca: Name | None = None
+    certificate: Name | None = None
+    key: Name | None = None
+    server_name: Name | None = None
+
+
+class RemoteSection(Section):
+    """A hardware service that prices a device: launched by `command`, reached at `address`, or a class `python`."""
+
+    command: Annotated[list[Name], Field(min_length=1)] | None = None
+    address: Name | None = None
+    python: Name | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    seed: Seed = 0
+    ask: Literal["auto", "operators", "steps"] = "auto"
+    outside: Literal["label", "refuse"] = "label"
+    fallback: Literal["refuse", "roofline"] = "refuse"
+    cache: Name | None = None
+    timeout_ns: DurationNs | None = Field(None, alias="timeout")
+    tls: TlsSection | None = None
+    token_file: Name | None = None
+    token_env: Name | None = None
+    insecure: Flag = False
+
+
 class DeviceSection(Section):
     """A device beside the catalogue, or figures that replace those of the catalogue's device of that name."""
 
-    unsupported_keys: ClassVar[Mapping[str, str]] = {"remote": "remote hardware services"}
-
+    remote: RemoteSection | None = None
+    """Who prices it, as a process of its own; hardware of this device then has `kind: remote`."""
     memory_bytes: SizeBytes | None = Field(None, alias="memory")
     memory_bandwidth_bytes_per_s: BytesPerS | None = Field(None, alias="bandwidth")
     flops: (
