@@ -70,9 +70,13 @@ def test_the_smallest_scenario_is_sugar_for_one_pool():
         "service_class": "default",
         "priority": 0,
         "deadline_ns": 0,
+        "joint": None,
         "system_prompt": None,
+        "documents": None,
         "sessions": None,
+        "tools": None,
         "reasoning": None,
+        "adapters": None,
         "cycle": None,
     }
 
@@ -351,7 +355,7 @@ def test_cost_and_record():
         ),
         (
             "{diurnal: {rate: 5/s, peak_to_trough: 3, period: 24 h}}",
-            {"kind": "diurnal", "rate_per_s": 5.0, "peak_to_trough": 3.0, "period_ns": 86400 * 10**9},
+            {"kind": "diurnal", "rate_per_s": 5.0, "peak_to_trough": 3.0, "period_ns": 86400 * 10**9, "phase": 0.0},
         ),
         (
             "{mmpp: {rates: [1/s, 9/s], mean_dwell: [10 s, 1 s]}}",
@@ -405,13 +409,14 @@ def test_sizes_in_all_their_forms(text, canonical):
 def test_the_rest_of_a_synthetic_workload():
     spec = workload(
         "{rate: 1/s, duration: 1 min, system_prompt: {tokens: 600, groups: 12}, sessions: {turns: 6, think: 20 s},"
-        " reasoning: 500, cycle: {prompts: 10, group_prefix: 100}, tenant: t, priority: -2, deadline: 3 s}"
+        " reasoning: 500, tenant: t, priority: -2, deadline: 3 s}"
     )
     assert (spec["requests"], spec["duration_ns"]) == (None, 60 * 10**9)
     assert spec["system_prompt"] == {"tokens": 600, "groups": 12}
-    assert spec["sessions"] == {"turns": {"kind": "fixed", "tokens": 6}, "think": {"mean_ns": 20 * 10**9}}
+    assert spec["sessions"] == {"turns": {"kind": "fixed", "tokens": 6}, "think": {"mean_ns": 20 * 10**9, "cv": 1.0}}
     assert spec["reasoning"] == {"kind": "fixed", "tokens": 500}
-    assert spec["cycle"] == {"prompts": 10, "groups": 1, "group_prefix_tokens": 100}
+    cycled = workload("{rate: 1/s, duration: 1 min, cycle: {prompts: 10, group_prefix: 100}}")
+    assert cycled["cycle"] == {"prompts": 10, "groups": 1, "group_prefix_tokens": 100}
     assert (spec["tenant"], spec["priority"], spec["deadline_ns"]) == ("t", -2, 3 * 10**9)
 
 
@@ -440,6 +445,8 @@ def test_a_trace_is_found_from_the_scenarios_folder(tmp_path, monkeypatch):
         "duration_ns": None,
         "requests": None,
         "skip_bad": True,
+        "sort_window": 65_536,
+        "arrivals": None,
         "pipeline": "default",
         "tenant": "default",
         "service_class": "default",

@@ -14,10 +14,9 @@ from hermes_workload.fields import Section
 from hermes_workload.files import TraceFile
 from hermes_workload.jsontext import decode_document
 from hermes_workload.registry import open_workload
-from hermes_workload.source import RequestSource
+from hermes_workload.source import LABEL_KEYS, RequestSource
 
 NS_PER_S: Final = 10**9
-LABEL_KEYS: Final = ("pipeline", "tenant", "service_class", "priority", "deadline_ns")
 
 
 def experiment(spec: Mapping[str, Any], seed: int) -> RequestSource:

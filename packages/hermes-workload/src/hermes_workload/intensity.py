@@ -18,6 +18,11 @@ STEPS_PER_PERIOD = 1440
 PIECES_AT_ONCE = 256
 """Pieces that are drawn together."""
 
+WEEK = (1.0,) * 7
+"""Days that are all alike."""
+
+DAY_NS = 86_400_000_000_000
+
 LONG_NS = 3_600_000_000_000
 """Length of the pieces of a rate that no longer changes."""
 
@@ -57,6 +62,27 @@ class Diurnal:
         edges = np.array([self.period_ns * step // STEPS_PER_PERIOD for step in range(STEPS_PER_PERIOD + 1)])
         while True:
             yield Pieces(np.diff(edges), self.rate_per_s * means)
+
+
+@dataclass(frozen=True, slots=True)
+class Weekly:
+    """A week of days of 24 h: each a sine as in `Diurnal`, times the factor of its day. The first begins at time 0.
+
+    `rate_per_s` is the mean over the week.
+    """
+
+    rate_per_s: float
+    peak_to_trough: float
+    days: tuple[float, ...]
+    phase: float = 0.0
+
+    def pieces(self, rng: np.random.Generator) -> Iterator[Pieces]:
+        """Yield a day at a time, one piece a minute."""
+        day = next(Diurnal(self.rate_per_s, self.peak_to_trough, DAY_NS, self.phase).pieces(rng))
+        mean = sum(self.days) / len(self.days)
+        while True:
+            for factor in self.days:
+                yield Pieces(day.durations_ns, day.rates_per_s * (factor / mean))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +185,19 @@ def diurnal(section: Section) -> Intensity:
     )
 
 
+def weekly(section: Section) -> Intensity:
+    """Read a weekly rate."""
+    days = section.numbers("days") if section.has("days") else list(WEEK)
+    if len(days) != len(WEEK) or not any(days):
+        raise section.wrong("days", "seven factors, one for each day from time 0 on, at least one above 0")
+    return Weekly(
+        section.number("rate_per_s", above=0),
+        section.number("peak_to_trough", least=1) if section.has("peak_to_trough") else 1.0,
+        tuple(days),
+        section.number("phase") if section.has("phase") else 0.0,
+    )
+
+
 def curve(section: Section) -> Intensity:
     """Read a curve of rates."""
     rates = section.numbers("rates_per_s")
@@ -198,4 +237,4 @@ def drift(section: Section) -> Intensity:
     )
 
 
-INTENSITIES = {"diurnal": diurnal, "curve": curve, "spike": spike, "mmpp": mmpp, "drift": drift}
+INTENSITIES = {"diurnal": diurnal, "weekly": weekly, "curve": curve, "spike": spike, "mmpp": mmpp, "drift": drift}

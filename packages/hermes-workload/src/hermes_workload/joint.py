@@ -1,8 +1,9 @@
 """Prompt and output sizes drawn together."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from hermes_workload.streams import stream
 
 SizeMaker: TypeAlias = Callable[[int], tuple[Ints, Ints]]
 """Draws the prompt and output tokens of that many requests."""
+
+COPULA_ROWS: Final = 4096
+"""Pairs that are put in order together."""
 
 
 class JointSize(Protocol):
@@ -74,6 +78,52 @@ class Conditional:
         return make
 
 
+@dataclass(frozen=True, slots=True)
+class Correlated:
+    """Prompt and output of any distributions, with a Gaussian copula between them.
+
+    `COPULA_ROWS` of each are drawn and put in the order of as many pairs of correlated normal numbers (R. L. Iman and
+    W. J. Conover, A Distribution-Free Approach to Inducing Rank Correlation Among Input Variables, 1982), so that both
+    keep their distributions exactly. The correlation of the normal numbers is 2 sin(pi/6 times the rank correlation).
+    """
+
+    prompt: Size
+    output: Size
+    rank_correlation: float
+
+    def start(self, seed: int) -> SizeMaker:
+        """Start a draw. What is drawn does not depend on how many are asked for at once."""
+        prompts, outputs = stream(seed, "workload.prompt"), stream(seed, "workload.output")
+        order = stream(seed, "workload.joint")
+        normal = 2 * math.sin(math.pi / 6 * self.rank_correlation)
+        held = np.empty((2, 0), dtype=np.int64)
+
+        def block() -> Ints:
+            first, own = order.standard_normal((2, COPULA_ROWS))
+            second = normal * first + math.sqrt(max(1 - normal * normal, 0.0)) * own
+            made = np.empty((2, COPULA_ROWS), dtype=np.int64)
+            made[0, np.argsort(first)] = np.sort(self.prompt.draw(prompts, COPULA_ROWS))
+            made[1, np.argsort(second)] = np.sort(self.output.draw(outputs, COPULA_ROWS))
+            return made
+
+        def make(count: int) -> tuple[Ints, Ints]:
+            nonlocal held
+            while held.shape[1] < count:
+                held = np.hstack([held, block()])
+            given, held = held[:, :count], held[:, count:]
+            return given[0], given[1]
+
+        return make
+
+
+def _correlated(section: Section) -> JointSize:
+    prompt, output = build_size(section.section("prompt")), build_size(section.section("output"))
+    rank = section.number("rank_correlation", least=-1)
+    if rank > 1:
+        raise section.wrong("rank_correlation", "a number from -1 to 1")
+    return Correlated(prompt, output, rank)
+
+
 def _conditional(section: Section) -> JointSize:
     part = section.section("prompt")
     prompt = read_quantiles(part)
@@ -91,11 +141,16 @@ def _conditional(section: Section) -> JointSize:
     return Conditional(marginal, probabilities, np.array(rows))
 
 
+_KINDS: Final = {"conditional": _conditional, "correlated": _correlated}
+
+
 def build_joint(section: Section) -> JointSize:
     """Read `joint`, or `prompt` and `output`, of a workload section."""
     if section.has("joint"):
         part = section.section("joint")
-        joint: JointSize = choose(part, {"conditional": _conditional}, "joint distribution")(part)
+        if both := [key for key in ("prompt", "output") if section.has(key)]:
+            raise section.wrong(both[0], "nothing here: joint gives both sizes")
+        joint: JointSize = choose(part, _KINDS, "joint distribution")(part)
         part.finish()
         return joint
     return Independent(build_size(section.section("prompt")), build_size(section.section("output")))

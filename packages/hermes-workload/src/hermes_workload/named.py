@@ -9,12 +9,11 @@ from typing import Any, Final
 
 from hermes_workload.errors import WorkloadError
 from hermes_workload.fields import Section
-from hermes_workload.source import Labels, RequestSource
+from hermes_workload.source import LABEL_KEYS, Labels, RequestSource
 from hermes_workload.synthetic import read_extent
 
 FOLDER: Final = "library"
 RATE_KEYS: Final = ("rate_per_s", "rates_per_s")
-LABEL_KEYS: Final = ("pipeline", "tenant", "service_class", "priority", "deadline_ns")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +80,15 @@ def named(spec: Mapping[str, Any], seed: int) -> RequestSource:
     if requests is None and duration_ns is None:
         requests = found.requests
     labels = {key: spec[key] for key in LABEL_KEYS if spec.get(key) is not None}
-    whole = with_rates({**found.spec, **labels}, rate / found.rate_per_s)
-    if "entries" in whole:
-        whole["entries"] = [{**entry, **labels} for entry in whole["entries"]]
+    whole = with_labels(with_rates(found.spec, rate / found.rate_per_s), labels)
     return open_workload({**whole, "requests": requests, "duration_ns": duration_ns}, seed)
+
+
+def with_labels(content: Mapping[str, Any], labels: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section with labels laid over it: over its entries, where it is a mix."""
+    if content.get("kind") != "mix":
+        return {**content, **labels}
+    return {**content, "entries": [with_labels(entry, labels) for entry in content["entries"]]}
 
 
 def with_rates(content: Any, factor: float) -> Any:

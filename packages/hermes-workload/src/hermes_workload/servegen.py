@@ -20,11 +20,10 @@ from hermes_workload.errors import WorkloadError
 from hermes_workload.fields import Section
 from hermes_workload.files import TraceFile
 from hermes_workload.registry import open_workload
-from hermes_workload.source import Labels, RequestSource
+from hermes_workload.source import LABEL_KEYS, Labels, RequestSource
 
 NS_PER_S: Final = 10**9
 TRACE_FIELDS: Final = 6
-LABEL_KEYS: Final = ("pipeline", "tenant", "service_class", "priority", "deadline_ns")
 
 
 def servegen(spec: Mapping[str, Any], seed: int) -> RequestSource:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
 from hermes_workload.batch import RequestBatch
 from hermes_workload.fields import Section
+
+LABEL_KEYS: Final = ("pipeline", "tenant", "service_class", "priority", "deadline_ns")
+"""Keys of what all requests of a section have in common."""
 
 
 class RequestSource(Protocol):

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from hermes_workload.adapters import Adapters, build_adapters
 from hermes_workload.arrivals import Arrivals, ClosedLoop, build_arrivals
 from hermes_workload.batch import BATCH_ROWS, Ints, RequestBatch, limited
 from hermes_workload.errors import WorkloadError
@@ -13,11 +14,16 @@ from hermes_workload.fields import Section
 from hermes_workload.identity import ANSWER, HeadPlan, build_cycle, build_heads, joined, tagged
 from hermes_workload.joint import JointSize, build_joint
 from hermes_workload.sessions import (
+    ONE_QUESTION,
+    Rounds,
     Segments,
     Sessions,
+    Turns,
     build_sessions,
+    build_tools,
     flat_segments,
     history_segments,
+    rounds_of,
     turns_of,
 )
 from hermes_workload.sizes import Size, build_size
@@ -41,6 +47,7 @@ class Synthetic:
     sessions: Sessions | None = None
     heads: tuple[HeadPlan, ...] = ()
     cycled: bool = False
+    adapters: Adapters | None = None
 
     @property
     def known_requests(self) -> int | None:
@@ -89,20 +96,23 @@ def build_synthetic(section: Section) -> Synthetic:
         )
     reasoning = build_size(section.section("reasoning")) if section.has("reasoning") else None
     sessions = build_sessions(section) if section.has("sessions") else None
+    if section.has("tools"):
+        sessions = replace(sessions or ONE_QUESTION, tools=build_tools(section))
+    adapters = build_adapters(section) if section.has("adapters") else None
     heads = build_heads(section)
     sizes = build_joint(section)
     cycled = section.has("cycle")
     if cycled:
         if heads or sessions is not None or section.has("joint"):
             raise WorkloadError(
-                "cycle cannot be joined with system_prompt, documents, sessions or joint",
+                "cycle cannot be joined with system_prompt, documents, sessions, tools or joint",
                 path=section.path,
                 remedy="leave the others out: a cycled prompt has its prefix from group_prefix_tokens",
             )
         heads = (build_cycle(section, build_size(section.section("prompt"))),)
     labels = Labels.read(section)
     section.finish()
-    return Synthetic(arrivals, sizes, labels, requests, duration_ns, reasoning, sessions, heads, cycled)
+    return Synthetic(arrivals, sizes, labels, requests, duration_ns, reasoning, sessions, heads, cycled, adapters)
 
 
 def read_extent(section: Section) -> tuple[int | None, int | None]:
@@ -121,12 +131,14 @@ def synthetic(spec: Mapping[str, Any], seed: int) -> Source:
         WorkloadError: The section cannot be used; the message names path, value and remedy.
     """
     workload = build_synthetic(Section(spec))
-    return workload.labels.source(lambda: workload.draw(seed), workload.known_requests)
+    names = () if workload.adapters is None else workload.adapters.names
+    return workload.labels.source(lambda: workload.draw(seed), workload.known_requests, adapters=names)
 
 
 def _flat(workload: Synthetic, seed: int, times: Iterator[Ints]) -> Iterator[RequestBatch]:
     sizes = workload.sizes.start(seed)
     reasoning_rng, luck_rng = stream(seed, "workload.reasoning"), stream(seed, "workload.luck")
+    adapter_rng = stream(seed, "workload.adapter")
     heads = joined(workload.heads, seed)
     loop = workload.arrivals if isinstance(workload.arrivals, ClosedLoop) else None
     first = 0
@@ -151,6 +163,8 @@ def _flat(workload: Synthetic, seed: int, times: Iterator[Ints]) -> Iterator[Req
         if loop is not None:
             batch.after_request = np.maximum(requests - loop.concurrency, -1)
             batch.think_ns = np.where(batch.after_request >= 0, loop.think_ns, 0)
+        if workload.adapters is not None:
+            batch.adapter = workload.adapters.draw(adapter_rng, rows)
         batch.luck = draw_luck(luck_rng, rows)
         yield batch
         first += rows
@@ -161,11 +175,60 @@ def draw_luck(rng: np.random.Generator, rows: int) -> "np.typing.NDArray[np.uint
     return rng.integers(0, 2**64 - 1, rows, dtype=np.uint64, endpoint=True)
 
 
+class _Talk:
+    """Draws conversations: how many rows each has, and what is new in every row."""
+
+    def __init__(self, workload: Synthetic, sessions: Sessions, seed: int) -> None:
+        self.workload = workload
+        self.sessions = sessions
+        self.turns = stream(seed, "workload.turns")
+        self.thinking = stream(seed, "workload.think")
+        self.later = stream(seed, "workload.later_prompt")
+        self.tools = [stream(seed, f"workload.tools.{one}") for one in ("rounds", "result", "call", "latency")]
+        self.sizes = workload.sizes.start(seed)
+
+    def rows(self, count: int) -> tuple[Turns, Rounds | None]:
+        """Return the rows of `count` conversations."""
+        questions = self.sessions.turns.draw(self.turns, count)
+        if self.sessions.tools is None:
+            return turns_of(questions), None
+        return rounds_of(questions, self.sessions.tools.rounds.draw(self.tools[0], int(questions.sum())))
+
+    def texts(self, turns: Turns, rounds: Rounds | None) -> tuple[Ints, Ints]:
+        """Return the tokens that each row adds to the prompt, and the tokens of its answer."""
+        tools = self.sessions.tools
+        if tools is None or rounds is None:
+            return self._questions(turns.turn > 0)
+        asked = np.flatnonzero(rounds.question)
+        own = tools.result.draw(self.tools[1], len(turns.turn))
+        output = tools.call.draw(self.tools[2], len(turns.turn))
+        # Questions and answers come from the streams that they have without tools, in the same order.
+        own[asked], output[rounds.answer] = self._questions(turns.turn[asked] > 0)
+        return own, output
+
+    def _questions(self, later: "np.typing.NDArray[np.bool_]") -> tuple[Ints, Ints]:
+        own, output = self.sizes(len(later))
+        if self.sessions.later is not None:
+            own = np.where(later, self.sessions.later.draw(self.later, len(later)), own)
+        return own, output
+
+    def pauses(self, turns: Turns, rounds: Rounds | None) -> Ints:
+        """Return how long after the answer before it each row comes: thinking of the user, or latency of a tool."""
+        rows = len(turns.turn)
+        asked = rows if rounds is None else int(np.count_nonzero(rounds.question))
+        thinking = np.floor(self.sessions.think_gaps(self.thinking, asked) * self.sessions.think_mean_ns)
+        tools = self.sessions.tools
+        if tools is None or rounds is None:
+            return np.where(turns.turn > 0, thinking.astype(np.int64), 0)
+        pauses = np.floor(tools.latency_gaps(self.tools[3], rows) * tools.latency_mean_ns)
+        pauses[rounds.question] = thinking
+        return np.where(turns.turn > 0, pauses.astype(np.int64), 0)
+
+
 def _conversing(workload: Synthetic, sessions: Sessions, seed: int, times: Iterator[Ints]) -> Iterator[RequestBatch]:
-    turns_rng, think_rng = stream(seed, "workload.turns"), stream(seed, "workload.think")
-    later_rng = stream(seed, "workload.later_prompt")
-    sizes = workload.sizes.start(seed)
+    talk = _Talk(workload, sessions, seed)
     reasoning_rng, luck_rng = stream(seed, "workload.reasoning"), stream(seed, "workload.luck")
+    adapter_rng = stream(seed, "workload.adapter")
     heads = joined(workload.heads, seed)
     loop = workload.arrivals if isinstance(workload.arrivals, ClosedLoop) else None
     last_rows = np.empty(0, dtype=np.int64)  # of the sessions that a closed loop may still wait for
@@ -173,12 +236,10 @@ def _conversing(workload: Synthetic, sessions: Sessions, seed: int, times: Itera
     for chunk in times:
         for start in range(0, len(chunk), SESSIONS_AT_ONCE):
             arrival = chunk[start : start + SESSIONS_AT_ONCE]
-            turns = turns_of(sessions.turns.draw(turns_rng, len(arrival)))
+            turns, rounds = talk.rows(len(arrival))
             rows = len(turns.turn)
             requests = np.arange(first, first + rows)
-            own, output = sizes(rows)
-            if sessions.later is not None:
-                own = np.where(turns.turn > 0, sessions.later.draw(later_rng, rows), own)
+            own, output = talk.texts(turns, rounds)
             reasoning = None if workload.reasoning is None else workload.reasoning.draw(reasoning_rng, rows)
             total = output if reasoning is None else output + reasoning
             made = None if heads is None else heads(first_session, len(arrival))
@@ -190,6 +251,8 @@ def _conversing(workload: Synthetic, sessions: Sessions, seed: int, times: Itera
                 total,
                 session_id=turns.session + first_session,
                 turn=turns.turn,
+                after_request=np.where(turns.turn > 0, requests - 1, -1),
+                think_ns=talk.pauses(turns, rounds),
                 reasoning_tokens=reasoning,
                 segment_offsets=segments.offsets,
                 segment_id=segments.ids,
@@ -198,19 +261,13 @@ def _conversing(workload: Synthetic, sessions: Sessions, seed: int, times: Itera
                 luck=draw_luck(luck_rng, rows),
                 **workload.labels.columns(rows),
             )
-            _wait(batch, sessions, think_rng, requests)
+            if workload.adapters is not None:
+                batch.adapter = workload.adapters.draw(adapter_rng, len(arrival))[turns.session]
             if loop is not None:
                 last_rows = queue_up(batch, np.flatnonzero(turns.turn == 0), loop, first_session, last_rows)
             yield from split(batch)
             first += rows
             first_session += len(arrival)
-
-
-def _wait(batch: RequestBatch, sessions: Sessions, rng: np.random.Generator, requests: Ints) -> None:
-    later = batch.column("turn") > 0
-    think = np.floor(sessions.think_gaps(rng, len(requests)) * sessions.think_mean_ns).astype(np.int64)
-    batch.after_request = np.where(later, requests - 1, -1)
-    batch.think_ns = np.where(later, think, 0)
 
 
 def queue_up(batch: RequestBatch, starts: Ints, loop: ClosedLoop, first_unit: int, last_rows: Ints) -> Ints:
@@ -234,8 +291,3 @@ def split(batch: RequestBatch) -> Iterator[RequestBatch]:
     """Yield `batch` in parts of at most `BATCH_ROWS`."""
     for start in range(0, len(batch), BATCH_ROWS):
         yield batch.slice(start, min(start + BATCH_ROWS, len(batch)))
-
-
-def with_extent(workload: Synthetic, requests: int | None, duration_ns: int | None) -> Synthetic:
-    """Return `workload` with other limits."""
-    return replace(workload, requests=requests, duration_ns=duration_ns)

@@ -7,10 +7,13 @@ from hermes_core.config.draws import Burst, Stages
 from hermes_core.config.findings import Findings, locate
 from hermes_core.config.origins import DEFAULT, CanonicalTree
 from hermes_core.config.sections import Scenario
-from hermes_core.config.traffic import Mix, Named, Plugin, Synthetic, Trace
+from hermes_core.config.traffic import Experiment, File, InferencePerf, Mix, Named, Plugin, ServeGen, Synthetic, Trace
 from hermes_core.serving.plan import ServiceLevel
 
-_One: TypeAlias = Synthetic | Trace | Named
+_OnFile: TypeAlias = Trace | File | ServeGen | Experiment | InferencePerf
+_One: TypeAlias = Synthetic | Named | _OnFile
+_SELF_BOUNDED = (Trace, File, ServeGen, Experiment, InferencePerf)
+"""Kinds that end by themselves."""
 
 
 class Demand:
@@ -85,7 +88,7 @@ class Demand:
     def _one(self, section: _One, at: Route, route: Route, *, bounded: bool = False) -> dict[str, Any]:
         spec = _dump(section)
         spec["pipeline"] = self._pipeline(section, at, route)
-        if isinstance(section, Trace):
+        if isinstance(section, _SELF_BOUNDED):
             spec["path"] = self._file(section, route)
         elif not bounded:
             self._bound(section, spec, at, route)
@@ -107,8 +110,8 @@ class Demand:
             self._findings.add(route, "the workload does not say which pipeline it takes", remedy, at_key=True)
         return "default"
 
-    def _file(self, section: Trace, route: Route) -> str:
-        spot = self._route((*route, "trace", "path"))
+    def _file(self, section: _OnFile, route: Route) -> str:
+        spot = self._route((*route, section.kind, "path"))
         path = (self._document.mark(spot).base / section.path).absolute()
         if not path.exists():
             shown = self._document.mark(spot).base / section.path
@@ -117,8 +120,10 @@ class Demand:
                 suggest(path.name, names, what="files there") if names else f"there is no folder {shown.parent} either"
             )
             self._findings.add(spot, f"there is no file {shown}", remedy)
-        elif path.is_dir():
-            self._findings.add(spot, f"{section.path} is a folder", "name the trace file in it")
+        elif path.is_dir() and not isinstance(section, ServeGen | Experiment):
+            self._findings.add(spot, f"{section.path} is a folder", "name the file in it")
+        elif path.is_file() and isinstance(section, ServeGen):
+            self._findings.add(spot, f"{section.path} is a file", "name the folder of the pool")
         return str(path)
 
     def _bound(self, section: Synthetic | Named, spec: dict[str, Any], at: Route, route: Route) -> None:
@@ -153,7 +158,7 @@ class Demand:
             )
 
 
-def _dump(section: Synthetic | Trace | Named | Mix) -> dict[str, Any]:
+def _dump(section: _One | Mix) -> dict[str, Any]:
     """Return the canonical form: keys that may be null stay at the top, and are left out below."""
     spec = section.model_dump()
     return {key: _without_nulls(value) for key, value in spec.items()}

@@ -1,5 +1,7 @@
 """Arrivals and sizes: the choices inside a workload section."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -10,30 +12,77 @@ from hermes_core.config.fields import (
     DurationNs,
     Factor,
     NonNegative,
+    Number,
     RateOrZero,
     RatePerS,
     Section,
+    Share,
     SpanNs,
     Tokens,
     mistake,
 )
 
+Correlation: TypeAlias = Annotated[float, Number(-1.0, 1.0, what="correlation")]
 
-class Poisson(Section):
+
+class Gaps(Section):
+    """How gaps between arrivals are distributed: quantiles in any unit, scaled so that their mean is that of the rate."""
+
+    values: Annotated[list[NonNegative], Field(min_length=2)]
+    probabilities: list[Share] | None = None
+
+    @model_validator(mode="after")
+    def _quantiles(self) -> "Gaps":
+        check_quantiles(self.values, self.probabilities)
+        if not self.values[-1]:
+            raise mistake("the largest gap is 0", "give at least one gap above 0, or arrivals: burst")
+        return self
+
+
+class _Timed(Section):
+    tick_ns: DurationNs | None = Field(None, alias="tick")
+
+
+class _Changing(_Timed):
+    """A rate that changes; `cv` or `gaps` say how bursty arrivals are beyond that."""
+
+    cv: Factor | None = None
+    gaps: Gaps | None = None
+
+    @model_validator(mode="after")
+    def _one_burstiness(self) -> "_Changing":
+        if self.cv is not None and self.gaps is not None:
+            raise mistake("both `cv` and `gaps`", "keep one: each says how gaps vary")
+        return self
+
+
+def check_quantiles(values: Sequence[float], probabilities: Sequence[float] | None) -> None:
+    """Refuse quantiles that decrease, and probabilities that do not rise from 0 to 1 with one for each value."""
+    if any(right < left for left, right in pairwise(values)):
+        raise mistake("quantiles that decrease", "write them from the smallest to the largest")
+    if probabilities is None:
+        return
+    if len(probabilities) != len(values):
+        raise mistake(f"{len(values)} quantiles and {len(probabilities)} probabilities", "give one of each")
+    if probabilities[0] != 0 or probabilities[-1] != 1 or any(a >= b for a, b in pairwise(probabilities)):
+        raise mistake("probabilities that do not rise from 0 to 1", "begin with 0, end with 1")
+
+
+class Poisson(_Timed):
     """Independent arrivals: exponential gaps."""
 
     kind: Literal["poisson"] = "poisson"
     rate_per_s: RatePerS = Field(alias="rate")
 
 
-class Constant(Section):
+class Constant(_Timed):
     """Equal gaps."""
 
     kind: Literal["constant"] = "constant"
     rate_per_s: RatePerS = Field(alias="rate")
 
 
-class Gamma(Section):
+class Gamma(_Timed):
     """Gamma-distributed gaps; a cv above 1 is burstier than Poisson."""
 
     kind: Literal["gamma"] = "gamma"
@@ -41,7 +90,7 @@ class Gamma(Section):
     cv: Factor
 
 
-class Weibull(Section):
+class Weibull(_Timed):
     """Weibull-distributed gaps."""
 
     kind: Literal["weibull"] = "weibull"
@@ -56,7 +105,7 @@ class RateStage(Section):
     duration_ns: DurationNs = Field(alias="duration")
 
 
-class Stages(Section):
+class Stages(_Timed):
     """Rates one after another."""
 
     kind: Literal["stages"] = "stages"
@@ -78,16 +127,64 @@ class ClosedLoop(Section):
     think_ns: SpanNs = Field(0, alias="think")
 
 
-class Diurnal(Section):
+class Diurnal(_Changing):
     """A sinusoidal rate around a mean."""
 
     kind: Literal["diurnal"] = "diurnal"
     rate_per_s: RatePerS = Field(alias="rate")
     peak_to_trough: Factor
     period_ns: DurationNs = Field(86_400_000_000_000, alias="period")
+    phase: Share = 0.0
 
 
-class Mmpp(Section):
+class Weekly(_Changing):
+    """Seven days of 24 h, each a sinusoidal rate times the factor of its day; the first begins at time 0."""
+
+    kind: Literal["weekly"] = "weekly"
+    rate_per_s: RatePerS = Field(alias="rate")
+    peak_to_trough: Factor = 1.0
+    days: Annotated[list[NonNegative], Field(min_length=7, max_length=7)] = [1.0] * 7
+    phase: Share = 0.0
+
+    @model_validator(mode="after")
+    def _busy(self) -> "Weekly":
+        if not any(self.days):
+            raise mistake("a week of days without a request", "give at least one day a factor above 0")
+        return self
+
+
+class Curve(_Changing):
+    """Rates of one step each, one after another, over and over."""
+
+    kind: Literal["curve"] = "curve"
+    rates_per_s: Annotated[list[RateOrZero], Field(alias="rates", min_length=1)]
+    step_ns: DurationNs = Field(alias="step")
+
+    @model_validator(mode="after")
+    def _busy(self) -> "Curve":
+        if not any(self.rates_per_s):
+            raise mistake("a curve of zeros", "give at least one rate above 0/s")
+        return self
+
+
+class Drift(_Changing):
+    """A rate whose logarithm wanders, with this standard deviation and memory."""
+
+    kind: Literal["drift"] = "drift"
+    rate_per_s: RatePerS = Field(alias="rate")
+    sigma: NonNegative
+    memory_ns: DurationNs = Field(alias="memory")
+    step_ns: DurationNs = Field(alias="step")
+
+
+class Renewal(_Changing):
+    """Independent gaps: gamma with this cv, or with given quantiles."""
+
+    kind: Literal["renewal"] = "renewal"
+    rate_per_s: RatePerS = Field(alias="rate")
+
+
+class Mmpp(_Changing):
     """A Markov-modulated Poisson process: one rate per state."""
 
     kind: Literal["mmpp"] = "mmpp"
@@ -104,7 +201,7 @@ class Mmpp(Section):
         return self
 
 
-class Spike(Section):
+class Spike(_Changing):
     """Poisson arrivals whose rate is multiplied for a while."""
 
     kind: Literal["spike"] = "spike"
@@ -116,12 +213,40 @@ class Spike(Section):
 
 Arrivals: TypeAlias = Annotated[
     Annotated[
-        Poisson | Constant | Gamma | Weibull | Stages | Burst | ClosedLoop | Diurnal | Mmpp | Spike,
+        Poisson
+        | Constant
+        | Gamma
+        | Weibull
+        | Renewal
+        | Stages
+        | Burst
+        | ClosedLoop
+        | Diurnal
+        | Weekly
+        | Curve
+        | Drift
+        | Mmpp
+        | Spike,
         Field(discriminator="kind"),
     ],
     Choice(
         "arrivals",
-        ("poisson", "constant", "gamma", "weibull", "stages", "burst", "closed_loop", "diurnal", "mmpp", "spike"),
+        (
+            "poisson",
+            "constant",
+            "gamma",
+            "weibull",
+            "renewal",
+            "stages",
+            "burst",
+            "closed_loop",
+            "diurnal",
+            "weekly",
+            "curve",
+            "drift",
+            "mmpp",
+            "spike",
+        ),
         main={"poisson": "rate", "constant": "rate", "stages": "stages", "closed_loop": "concurrency"},
     ),
 ]
@@ -219,6 +344,19 @@ class Empirical(_Size):
         return self
 
 
+class Quantiles(_Size):
+    """Given by its values at some probabilities (evenly spaced unless given), linear in between."""
+
+    kind: Literal["quantiles"] = "quantiles"
+    values: Annotated[list[Tokens], Field(min_length=2)]
+    probabilities: list[Share] | None = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> "Quantiles":
+        check_quantiles(self.values, self.probabilities)
+        return self
+
+
 class MixturePart(Section):
     """One of the sizes that a mixture draws from."""
 
@@ -234,11 +372,70 @@ class Mixture(_Size):
 
 
 Size: TypeAlias = Annotated[
-    Annotated[Fixed | Uniform | Normal | Lognormal | Zipf | Pareto | Empirical | Mixture, Field(discriminator="kind")],
+    Annotated[
+        Fixed | Uniform | Normal | Lognormal | Zipf | Pareto | Empirical | Quantiles | Mixture,
+        Field(discriminator="kind"),
+    ],
     Choice(
         "size",
-        ("fixed", "uniform", "normal", "lognormal", "zipf", "pareto", "empirical", "mixture"),
-        main={"fixed": "tokens", "uniform": ("low", "high"), "empirical": "values", "mixture": "parts"},
+        ("fixed", "uniform", "normal", "lognormal", "zipf", "pareto", "empirical", "quantiles", "mixture"),
+        main={
+            "fixed": "tokens",
+            "uniform": ("low", "high"),
+            "empirical": "values",
+            "quantiles": "values",
+            "mixture": "parts",
+        },
         number="fixed",
     ),
+]
+
+
+class PromptQuantiles(Section):
+    """The distribution of prompts in a joint one."""
+
+    values: Annotated[list[Tokens], Field(min_length=2)]
+    probabilities: list[Share] | None = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> "PromptQuantiles":
+        check_quantiles(self.values, self.probabilities)
+        return self
+
+
+class OutputQuantiles(Section):
+    """The distributions of outputs in a joint one: for each of the equally likely bins of prompts, shortest first."""
+
+    values: Annotated[list[Annotated[list[Tokens], Field(min_length=2)]], Field(min_length=1)]
+    probabilities: list[Share] | None = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> "OutputQuantiles":
+        if len({len(row) for row in self.values}) > 1:
+            raise mistake("bins with different numbers of quantiles", "give every bin as many")
+        for row in self.values:
+            check_quantiles(row, self.probabilities)
+        return self
+
+
+class Conditional(Section):
+    """Prompt and output drawn together: the output by the bin that its prompt falls into."""
+
+    kind: Literal["conditional"] = "conditional"
+    prompt: PromptQuantiles
+    output: OutputQuantiles
+
+
+class Correlated(Section):
+    """Prompt and output of any kind, made to depend on one another by a Gaussian copula."""
+
+    kind: Literal["correlated"] = "correlated"
+    prompt: "Size"
+    output: "Size"
+    rank_correlation: Correlation
+
+
+Joint: TypeAlias = Annotated[
+    Annotated[Conditional | Correlated, Field(discriminator="kind")],
+    Choice("joint distribution of sizes", ("conditional", "correlated")),
 ]

@@ -15,8 +15,11 @@ def scenario_schema() -> dict[str, Any]:
     rate = definitions["Poisson"]["properties"]["rate"]
     for name in ("Synthetic", "SyntheticEntry", "Mix"):
         definitions[name]["properties"]["rate"] = rate
-    for name in ("Trace", "TraceEntry"):
-        _rename_too(definitions[name], "path", "trace")
+    on_files = {"Trace": "trace", "File": "file", "ServeGen": "servegen"}
+    on_files |= {"Experiment": "experiment", "InferencePerf": "inference_perf"}
+    for name, short in on_files.items():
+        _rename_too(definitions[name], "path", short)
+        _rename_too(definitions[f"{name}Entry"], "path", short)
     _rename_too(definitions["Mix"], "entries", "mix")
     schema["properties"]["extends"] = {
         "description": "Scenario file, or files, that this one is laid over.",

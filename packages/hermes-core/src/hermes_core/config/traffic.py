@@ -2,18 +2,20 @@
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, model_validator
 
 from hermes_core.api.plugins import plugin_names
 from hermes_core.api.workload import WORKLOAD_GENERATORS
 from hermes_core.config.document import suggest
-from hermes_core.config.draws import Arrivals, Fixed, Size
+from hermes_core.config.draws import Arrivals, Fixed, Joint, Size
 from hermes_core.config.fields import (
     Count,
     DurationNs,
     Factor,
     Flag,
     Name,
+    NonNegative,
+    Number,
     Priority,
     RatePerS,
     Section,
@@ -25,8 +27,16 @@ from hermes_core.config.fields import (
     shown,
 )
 
-BUILT_IN_KINDS = ("synthetic", "trace", "named", "mix")
-_SIGNS = {"trace": ("trace", "path"), "name": ("named", "name"), "mix": ("mix", "entries")}
+BUILT_IN_KINDS = ("synthetic", "trace", "named", "mix", "file", "servegen", "experiment", "inference_perf")
+_SIGNS = {
+    "trace": ("trace", "path"),
+    "name": ("named", "name"),
+    "mix": ("mix", "entries"),
+    "file": ("file", "path"),
+    "servegen": ("servegen", "path"),
+    "experiment": ("experiment", "path"),
+    "inference_perf": ("inference_perf", "path"),
+}
 """A key that gives the kind away: the kind, and the field that its value goes to."""
 
 
@@ -45,21 +55,67 @@ class SystemPrompt(Section):
     groups: Count = 1
 
 
-class Think(Section):
-    """Exponential pause of a user between an answer and the next turn."""
+class Documents(Section):
+    """Documents that requests quote, drawn by a Zipf law of popularity."""
+
+    count: Count
+    per_request: Count
+    tokens: Size
+    exponent: NonNegative = 1.0
+
+
+class Pause(Section):
+    """A pause between an answer and what comes next: exponential, or gamma with this `cv` (0: always the mean)."""
 
     mean_ns: SpanNs = Field(alias="mean")
+    cv: NonNegative = 1.0
 
 
-def _think(value: Any) -> Any:
-    return value if isinstance(value, dict | Think) else {"mean": value}
+def _pause(value: Any) -> Any:
+    return value if isinstance(value, dict | Pause) else {"mean": value}
+
+
+PauseOrMean: TypeAlias = Annotated[Pause, BeforeValidator(_pause, json_schema_input_type=Pause | str)]
 
 
 class Sessions(Section):
     """Conversations of several turns, each prompt holding what was said before."""
 
     turns: Size
-    think: Annotated[Think, BeforeValidator(_think, json_schema_input_type=Think | str)] | None = None
+    think: PauseOrMean | None = None
+    later_prompt: Size | None = None
+
+
+class Tools(Section):
+    """How an agent works on a question: several calls of the model, with a tool between two of them."""
+
+    rounds: Size
+    result: Size
+    call: Size
+    latency: PauseOrMean | None = None
+
+
+class Adapters(Section):
+    """LoRA adapters that requests ask for: names or their number, and how popular each is."""
+
+    names: Annotated[list[Name], Field(min_length=1)] | None = None
+    count: Count | None = None
+    weights: list[NonNegative] | None = None
+    exponent: NonNegative = 0.0
+    base: Annotated[float, Number(0.0, 1.0, what="share")] = 0.0
+
+    @model_validator(mode="after")
+    def _named_or_counted(self) -> "Adapters":
+        if (self.names is None) == (self.count is None):
+            raise mistake("adapters need `names` or a `count`", "give one of the two, as in `adapters: {count: 16}`")
+        many = self.count if self.names is None else len(self.names)
+        if self.weights is not None and (len(self.weights) != many or not any(self.weights)):
+            raise mistake(f"{len(self.weights)} weights for {many} adapters", "give one for each, not all of them 0")
+        if self.names is not None and len(dict.fromkeys(self.names)) < len(self.names):
+            raise mistake("an adapter is named twice", "name each once")
+        if self.base == 1:
+            raise mistake("a base of 1 leaves no request an adapter", "write less than 1, or drop `adapters`")
+        return self
 
 
 class Cycle(Section):
@@ -75,19 +131,41 @@ class Synthetic(_Labels):
 
     kind: Literal["synthetic"] = "synthetic"
     arrivals: Arrivals | None = None
-    prompt: Size = Fixed(tokens=1024)
-    output: Size = Fixed(tokens=256)
+    prompt: Size | None = Fixed(tokens=1024)
+    output: Size | None = Fixed(tokens=256)
+    joint: Joint | None = None
     requests: Count | None = None
     duration_ns: DurationNs | None = Field(None, alias="duration")
     system_prompt: SystemPrompt | None = None
+    documents: Documents | None = None
     sessions: Sessions | None = None
+    tools: Tools | None = None
     reasoning: Size | None = None
+    adapters: Adapters | None = None
     cycle: Cycle | None = None
 
     @classmethod
     def keys(cls) -> list[str]:
         """Return the keys, the short form `rate` among them."""
         return [*super().keys(), "rate"]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Synthetic":
+        given = self.model_fields_set
+        if self.joint is not None and (both := [key for key in ("prompt", "output") if key in given]):
+            raise mistake(
+                f"both `joint` and {listed([f'`{key}`' for key in both])}", "keep one: `joint` gives both sizes"
+            )
+        if self.joint is not None:
+            # The defaults of both sizes stand for nothing then; the section is frozen once it is out of here.
+            self.__dict__.update(prompt=None, output=None)
+        others = [key for key in ("joint", "system_prompt", "documents", "sessions", "tools") if getattr(self, key)]
+        if self.cycle is not None and others:
+            raise mistake(
+                f"`cycle` with {listed([f'`{key}`' for key in others])}",
+                "keep one: prompts that are cycled have their prefix from `group_prefix`",
+            )
+        return self
 
 
 class Trace(_Labels):
@@ -102,6 +180,8 @@ class Trace(_Labels):
     duration_ns: DurationNs | None = Field(None, alias="duration")
     requests: Count | None = None
     skip_bad: Flag = False
+    sort_window: Count = 65_536
+    arrivals: Arrivals | None = None
 
     @classmethod
     def keys(cls) -> list[str]:
@@ -119,6 +199,62 @@ class Named(_Labels):
     duration_ns: DurationNs | None = Field(None, alias="duration")
 
 
+class _OneFile(_Labels):
+    path: Name
+
+
+class File(_OneFile):
+    """A section in a file of its own (.json or .toml): what `hermes workload fit` writes, say."""
+
+    kind: Literal["file"] = "file"
+    rate_per_s: RatePerS | None = Field(None, alias="rate")
+    requests: Count | None = None
+    duration_ns: DurationNs | None = Field(None, alias="duration")
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return the keys, the short form `file` among them."""
+        return [*super().keys(), "file"]
+
+
+class ServeGen(_OneFile):
+    """A folder of ServeGen client pools."""
+
+    kind: Literal["servegen"] = "servegen"
+    start_ns: SpanNs | None = Field(None, alias="start")
+    rate_per_s: RatePerS | None = Field(None, alias="rate")
+    requests: Count | None = None
+    duration_ns: DurationNs = Field(3_600_000_000_000, alias="duration")
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return the keys, the short form `servegen` among them."""
+        return [*super().keys(), "servegen"]
+
+
+class Experiment(_OneFile):
+    """What the load generator of a measured experiment sent: its experiment.json, or the folder of it."""
+
+    kind: Literal["experiment"] = "experiment"
+    served_length: Flag = True
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return the keys, the short form `experiment` among them."""
+        return [*super().keys(), "experiment"]
+
+
+class InferencePerf(_OneFile):
+    """A profile of the load generator inference-perf (YAML), as that tool reads it."""
+
+    kind: Literal["inference_perf"] = "inference_perf"
+
+    @classmethod
+    def keys(cls) -> list[str]:
+        """Return the keys, the short form `inference_perf` among them."""
+        return [*super().keys(), "inference_perf"]
+
+
 class Plugin(Section):
     """A workload kind that another package brings; its options are passed on as they are."""
 
@@ -127,22 +263,67 @@ class Plugin(Section):
     options: dict[str, Any]
 
 
+_ONE_SHARE = Number(0.0, open_low=True, what="share")
+_STEP_SHARE = Number(0.0, what="share")
+
+
+def _share(value: Any) -> float | list[float]:
+    if isinstance(value, list) and value:
+        return [_STEP_SHARE.check(one) for one in value]
+    return _ONE_SHARE.check(value)
+
+
+EntryShare: TypeAlias = Annotated[
+    float | list[float], PlainValidator(_share, json_schema_input_type=float | list[float])
+]
+"""A share, or one for each step of time."""
+
+
 class SyntheticEntry(Synthetic):
     """A synthetic part of a mix."""
 
-    share: Factor | None = None
+    share: EntryShare | None = None
 
 
 class TraceEntry(Trace):
     """A trace as part of a mix."""
 
-    share: Factor | None = None
+    share: EntryShare | None = None
 
 
 class NamedEntry(Named):
     """A named workload as part of a mix."""
 
-    share: Factor | None = None
+    share: EntryShare | None = None
+
+
+class FileEntry(File):
+    """A section of another file as part of a mix."""
+
+    share: EntryShare | None = None
+
+
+class ServeGenEntry(ServeGen):
+    """A pool of clients as part of a mix."""
+
+    share: EntryShare | None = None
+
+
+class ExperimentEntry(Experiment):
+    """What an experiment sent as part of a mix."""
+
+    share: EntryShare | None = None
+
+
+class InferencePerfEntry(InferencePerf):
+    """A profile of inference-perf as part of a mix."""
+
+    share: EntryShare | None = None
+
+
+AnyEntry: TypeAlias = (
+    SyntheticEntry | TraceEntry | NamedEntry | FileEntry | ServeGenEntry | ExperimentEntry | InferencePerfEntry
+)
 
 
 def rewrite(value: Any) -> Any:
@@ -186,8 +367,8 @@ def _with_kind(value: dict[str, Any]) -> dict[str, Any]:
 
 
 Entry: TypeAlias = Annotated[
-    Annotated[SyntheticEntry | TraceEntry | NamedEntry, Field(discriminator="kind")],
-    BeforeValidator(rewrite, json_schema_input_type=SyntheticEntry | TraceEntry | NamedEntry),
+    Annotated[AnyEntry, Field(discriminator="kind")],
+    BeforeValidator(rewrite, json_schema_input_type=AnyEntry),
 ]
 
 
@@ -199,6 +380,7 @@ class Mix(Section):
     arrivals: Arrivals | None = None
     requests: Count | None = None
     duration_ns: DurationNs | None = Field(None, alias="duration")
+    share_step_ns: DurationNs | None = Field(None, alias="share_step")
 
     @classmethod
     def keys(cls) -> list[str]:
@@ -224,13 +406,28 @@ class Mix(Section):
             raise mistake(
                 f"entry {missing} of the mix has no arrivals", "give each entry `arrivals`, or the mix one with shares"
             )
+        self._check_steps()
         return self
 
+    def _check_steps(self) -> None:
+        """Shares that change must change alike."""
+        lengths = [len(entry.share) if isinstance(entry.share, list) else 0 for entry in self.entries]
+        if not any(lengths):
+            return
+        if self.share_step_ns is None:
+            raise mistake("shares that change over time, but not when", "add `share_step: 60 s`")
+        if min(lengths) != max(lengths):
+            raise mistake("shares that do not change alike", "give each entry as many shares as the others")
 
-def _has_own_arrivals(entry: SyntheticEntry | TraceEntry | NamedEntry) -> bool:
+
+def _has_own_arrivals(entry: AnyEntry) -> bool:
     return not isinstance(entry, SyntheticEntry) or entry.arrivals is not None
 
 
 Workload: TypeAlias = Annotated[
-    Annotated[Synthetic | Trace | Named | Mix | Plugin, Field(discriminator="kind")], BeforeValidator(rewrite)
+    Annotated[
+        Synthetic | Trace | Named | Mix | File | ServeGen | Experiment | InferencePerf | Plugin,
+        Field(discriminator="kind"),
+    ],
+    BeforeValidator(rewrite),
 ]
