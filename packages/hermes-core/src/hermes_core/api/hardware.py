@@ -55,6 +55,8 @@ class Deployment:
     host: HostOverhead = HostOverhead()
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the hardware model itself (efficiencies, a calibration file, a table folder)."""
+    engine: str = ""
+    """Preset of the engine, for hardware models that tell engines apart; empty where nobody said."""
 
     @property
     def devices(self) -> int:

@@ -352,4 +352,5 @@ def _deployment(
             asynchronous=engine.asynchronous_scheduling,
         ),
         options=hardware.options,
+        engine=engine.preset,
     )
