@@ -35,6 +35,17 @@ class PrefixNode:
         self.children: dict[int, PrefixNode] = {}
 
 
+class Path(list[PrefixNode]):
+    """The nodes of one prompt, held by one sequence."""
+
+    __slots__ = ("unpublished",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unpublished = 0
+        """Index of the first node of which blocks are still to be published: those before it are whole."""
+
+
 class Run:
     """Neighbours in the queue of free cached blocks: the blocks of one node, or blocks nobody can find again."""
 
@@ -109,42 +120,45 @@ class BlockPool:
         present is computed again) are given up: they are the ones that will be computed.
         """
         node = self.root
-        path: list[PrefixNode] = []
+        path = Path()
+        append = path.append
+        size = self.block_size
         end = 0
         for key, tokens in segments:
-            child = self._child(node, key, tokens, end)
-            end += tokens
-            run = child.run
-            if run is not None and child.first_block + child.cached > hit:
-                surplus = child.first_block + child.cached - max(hit, child.first_block)
-                child.cached -= surplus
-                run.count -= surplus
-                self.empty += surplus
-            self._hold(child)
-            path.append(child)
+            children = node.children
+            child = children.get(key)
+            start, end = end, end + tokens
+            if child is None:
+                child = children[key] = PrefixNode(node, key, tokens, start // size, end // size)
+                child.refs = 1
+            elif child.tokens != tokens:
+                raise _unequal(child, tokens)
+            else:
+                run = child.run
+                if run is not None and child.first_block + child.cached > hit:
+                    surplus = child.first_block + child.cached - max(hit, child.first_block)
+                    child.cached -= surplus
+                    run.count -= surplus
+                    self.empty += surplus
+                self._hold(child)
+            append(child)
             node = child
         seq.path = path
         if self._dead_runs > _COMPACT_ABOVE and 2 * self._dead_runs > len(self._queue):
             self._queue = deque(run for run in self._queue if run.count)
             self._dead_runs = 0
 
-    def append(self, path: list[PrefixNode], key: int, start: int, tokens: int) -> None:
+    def append(self, path: Path, key: int, start: int, tokens: int) -> None:
         """Lengthen a path that is held by the segment `key`, which begins `start` tokens after the prompt's begin."""
-        child = self._child(path[-1] if path else self.root, key, tokens, start)
-        self._hold(child)
-        path.append(child)
-
-    def _child(self, parent: PrefixNode, key: int, tokens: int, start: int) -> PrefixNode:
+        parent = path[-1] if path else self.root
         child = parent.children.get(key)
         if child is None:
             size = self.block_size
             child = parent.children[key] = PrefixNode(parent, key, tokens, start // size, (start + tokens) // size)
         elif child.tokens != tokens:
-            raise InputError(
-                f"segment {key} has {tokens} tokens here and {child.tokens} elsewhere after the same prefix",
-                remedy="Give equal ids to equal text only.",
-            )
-        return child
+            raise _unequal(child, tokens)
+        self._hold(child)
+        path.append(child)
 
     def _hold(self, node: PrefixNode) -> None:
         node.refs += 1
@@ -156,17 +170,28 @@ class BlockPool:
             node.run = None
             self._dead_runs += 1
 
-    def publish(self, path: list[PrefixNode], computed: int) -> int:
-        """Make the blocks of `computed` tokens visible on the path. Returns how many of them were not there yet."""
+    def publish(self, path: Path, computed: int) -> int:
+        """Make the blocks of `computed` tokens visible on the path. Returns how many of them were not there yet.
+
+        Cost: the nodes that the tokens since the last call lie in. What lies before is whole, and stays while held.
+        """
         full = computed // self.block_size
         new = 0
-        for node in path:
-            if full <= node.first_block:
+        at = path.unpublished
+        for at in range(at, len(path)):
+            node = path[at]
+            last = node.last_block
+            if full < last:
+                present = full - node.first_block
+                if present > node.cached:
+                    new += present - node.cached
+                    node.cached = present
                 break
-            present = (full if full < node.last_block else node.last_block) - node.first_block
+            present = last - node.first_block
             if present > node.cached:
                 new += present - node.cached
                 node.cached = present
+        path.unpublished = at
         return new
 
     def take_back(self, blocks: int) -> None:
@@ -190,7 +215,7 @@ class BlockPool:
             else:
                 queue.append(Run(None, full))
 
-    def release_path(self, path: list[PrefixNode]) -> None:
+    def release_path(self, path: Path) -> None:
         """Let go of the nodes of a path, the last first."""
         queue = self._queue
         for node in reversed(path):
@@ -209,7 +234,7 @@ class BlockPool:
         while blocks:
             run = queue[0]
             count = run.count
-            taken = min(blocks, count)
+            taken = blocks if blocks < count else count
             blocks -= taken
             run.count = count - taken
             node = run.node
@@ -230,3 +255,10 @@ class BlockPool:
             del parent.children[node.key]
             node.parent = None
             node = parent
+
+
+def _unequal(node: PrefixNode, tokens: int) -> InputError:
+    return InputError(
+        f"segment {node.key} has {tokens} tokens here and {node.tokens} elsewhere after the same prefix",
+        remedy="Give equal ids to equal text only.",
+    )

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from hermes_core.serving.blocks import PrefixNode
-    from hermes_core.serving.coordinator import StageJob
+    from hermes_core.serving.blocks import Path
+    from hermes_core.serving.llm_pool import LlmJob
     from hermes_core.serving.request import Request
 
 Segments: TypeAlias = tuple[tuple[int, int], ...]
@@ -55,7 +55,7 @@ class Sequence:
     def __init__(
         self,
         request: "Request",
-        job: "StageJob",
+        job: "LlmJob",
         client: int,
         prompt_tokens: int,
         output_tokens: int,
@@ -99,5 +99,5 @@ class Sequence:
         """While it decodes, its context is decode_base + the number of the decoding step."""
         self.segments: Segments | None = request.segments
         self.output_segment = request.output_segment
-        self.path: list[PrefixNode] | None = None
+        self.path: Path | None = None
         """Its nodes in the prefix cache, while it holds them."""
