@@ -1,0 +1,162 @@
+"""The executors: the same results, in bounded memory, whatever dies."""
+
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hermes_analysis.errors import AnalysisError, MissingExtraError
+from hermes_analysis.executors import ExecutorError, WorkerLost, make_executor, usable_cores
+
+KINDS = ["serial", "joblib", "ray"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """One local Ray cluster of three worker processes for all tests of this file."""
+    pytest.importorskip("ray", reason="extra ray")
+    with make_executor("ray", workers=3) as executor:
+        yield executor
+
+
+@pytest.fixture(params=KINDS)
+def executor(request):
+    if request.param == "ray":
+        yield request.getfixturevalue("cluster")
+        return
+    if request.param == "joblib":
+        pytest.importorskip("joblib", reason="extra sweep")
+    with make_executor(request.param, workers=2 if request.param == "joblib" else 1) as made:
+        yield made
+
+
+def square(number):
+    return number * number
+
+
+def whose(number):
+    time.sleep(0.02)
+    return os.getpid()
+
+
+def refuse_seven(number):
+    if number == 7:
+        raise AnalysisError("seven cannot be")
+    return number
+
+
+def die_once(folder, number):
+    mark = Path(folder) / "died"
+    if number == 5 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(number)
+
+
+def die_always(number):
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(number)
+
+
+def test_each_item_comes_back_once_with_its_position(executor):
+    results = list(executor.run(square, range(40)))
+    assert len(results) == 40
+    assert dict(results) == {number: number * number for number in range(40)}
+    assert list(executor.run(square, [])) == []
+
+
+def test_a_fault_ends_the_run_and_is_raised_here(executor):
+    with pytest.raises(AnalysisError, match="seven cannot be"):
+        list(executor.run(refuse_seven, range(20)))
+    assert dict(executor.run(square, [3])) == {0: 9}
+
+
+@pytest.mark.filterwarnings("ignore:.*tasks:UserWarning", "ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_items_are_taken_only_as_they_are_needed(executor):
+    """A list of any length costs no memory: what is under way is bounded by the number of workers."""
+    taken = []
+
+    def items():
+        for number in range(10_000):
+            taken.append(number)
+            yield number
+
+    seen = 0
+    results = executor.run(square, items())
+    for _ in results:
+        seen += 1
+        if seen == 30:
+            break
+    assert len(taken) <= seen + 200 * executor.workers
+    results.close()
+
+
+@pytest.mark.parametrize("kind", ["joblib", "ray"])
+def test_several_processes_share_the_work(kind, request):
+    pytest.importorskip(kind)
+    if kind == "ray":
+        executor = request.getfixturevalue("cluster")
+        workers = {result for _, result in executor.run(whose, range(60))}
+        assert len(workers - {os.getpid()}) >= 2
+        return
+    with make_executor(kind, workers=2) as executor:
+        workers = {result for _, result in executor.run(whose, range(60))}
+    assert len(workers) == 2
+    assert os.getpid() not in workers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["joblib", "ray"])
+def test_a_worker_killed_in_the_middle_loses_nothing(kind, request, tmp_path):
+    pytest.importorskip(kind)
+    executor = request.getfixturevalue("cluster") if kind == "ray" else make_executor(kind, workers=2)
+    results = list(executor.run(partial(die_once, str(tmp_path)), range(30)))
+    assert (tmp_path / "died").exists()
+    assert sorted(results) == [(number, number * number) for number in range(30)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["joblib", "ray"])
+def test_an_item_that_kills_every_worker_is_given_up_alone(kind, request):
+    pytest.importorskip(kind)
+    executor = request.getfixturevalue("cluster") if kind == "ray" else make_executor(kind, workers=2)
+    results = dict(executor.run(die_always, range(12)))
+    assert isinstance(results.pop(5), WorkerLost)
+    assert results == {number: number * number for number in range(12) if number != 5}
+
+
+def test_the_name_is_checked():
+    with pytest.raises(ExecutorError, match="did you mean 'joblib'"):
+        make_executor("jobblib")
+    with pytest.raises(ExecutorError, match="0 workers"):
+        make_executor("serial", workers=0)
+    with pytest.raises(ExecutorError, match="has no address"):
+        make_executor("joblib", workers=2, address="127.0.0.1:6379")
+
+
+def test_without_a_name_one_worker_is_this_process():
+    assert type(make_executor(workers=1)).__name__ == "SerialExecutor"
+    assert usable_cores() >= 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "host.invalid:6379"])
+def test_a_cluster_that_cannot_be_reached_is_told_at_once(address):
+    pytest.importorskip("ray", reason="extra ray")
+    with pytest.raises(ExecutorError, match=r"no Ray cluster can be reached at .*ray start --head"):
+        make_executor("ray", address=address)
+
+
+def test_an_address_is_one():
+    pytest.importorskip("ray", reason="extra ray")
+    with pytest.raises(ExecutorError, match="write HOST:PORT"):
+        make_executor("ray", address="somewhere")
+
+
+def test_a_missing_library_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "joblib", None)
+    with pytest.raises(MissingExtraError, match=r"hermes-analysis\[sweep\]"):
+        make_executor("joblib", workers=2)

@@ -1,0 +1,105 @@
+"""What a session keeps between runs: compiled deployments and drawn workloads, the least recently used given up."""
+
+import dataclasses
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Generic, TypeVar
+
+from hermes_core.api.errors import InputError
+from hermes_core.api.workload import RequestBatch, RequestSource
+from hermes_core.serving.plan import PoolPlan
+
+T = TypeVar("T")
+
+MOST_DRAWN: Final = 100_000
+"""Requests of a workload that are kept once drawn; a longer one is drawn anew by each run."""
+
+
+class Kept(Generic[T]):
+    """Values by key, at most `size` of them. A value that could not be made is remembered as the error it raised."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: OrderedDict[str, T | InputError] = OrderedDict()
+        self.made = 0
+        """How many values have been made."""
+
+    def get(self, key: str, make: Callable[[], T]) -> T:
+        """Return the value of `key`, making it when it is not there. Raises the InputError that making it raised."""
+        found = self._values.get(key)
+        if found is None:
+            self.made += 1
+            try:
+                found = make()
+            except InputError as error:
+                found = error
+            self._values[key] = found
+            if len(self._values) > self._size:
+                self._values.popitem(last=False)
+        else:
+            self._values.move_to_end(key)
+        if isinstance(found, InputError):
+            raise found.with_traceback(None)
+        return found
+
+
+def deployment_key(pool: PoolPlan) -> str:
+    """Return what decides the prices of a pool, as text: pools of one key share one compiled deployment."""
+    values = dataclasses.asdict(pool.deployment)
+    return json.dumps([pool.hardware_model, values], sort_keys=True, default=repr)
+
+
+class DrawnSource:
+    """A workload that keeps its requests once they were drawn, unless there are too many; `view` it for each run."""
+
+    def __init__(self, source: RequestSource) -> None:
+        self.source = source
+        self.early_notes = self.late_notes = tuple(source.notes)
+        self._drawn: list[tuple[RequestBatch, tuple[str, ...]]] | None = None
+
+    def view(self) -> "SourceView":
+        """Return the workload as a run expects it: as if it had not been drawn before."""
+        return SourceView(self)
+
+    def drawn(self) -> Iterator[tuple[RequestBatch, tuple[str, ...]]]:
+        """Draw from the start: each batch with the notes that there are by then."""
+        if self._drawn is not None:
+            yield from self._drawn
+            return
+        kept: list[tuple[RequestBatch, tuple[str, ...]]] | None = []
+        number = 0
+        for batch in self.source.batches():
+            number += len(batch.arrival_ns)
+            if number > MOST_DRAWN:
+                kept = None
+            told = tuple(self.source.notes)
+            if kept is not None:
+                kept.append((batch, told))
+            yield batch, told
+        self.late_notes = tuple(self.source.notes)
+        self._drawn = kept
+
+
+class SourceView:
+    """One reading of a drawn workload. Its notes grow as it is read, like those of the workload itself."""
+
+    def __init__(self, drawn: DrawnSource) -> None:
+        self._source = drawn
+        self.pipelines: Sequence[str] = drawn.source.pipelines
+        self.tenants: Sequence[str] = drawn.source.tenants
+        self.classes: Sequence[str] = drawn.source.classes
+        self.adapters: Sequence[str] = drawn.source.adapters
+        self.notes: Sequence[str] = drawn.early_notes
+
+    @property
+    def requests(self) -> int | None:
+        """Requests in all, where known."""
+        return self._source.source.requests
+
+    def batches(self) -> Iterator[RequestBatch]:
+        """Draw from the start; equal results each time."""
+        for batch, notes in self._source.drawn():
+            self.notes = notes
+            yield batch
+        self.notes = self._source.late_notes

@@ -1,0 +1,149 @@
+"""A session: scenarios that share compiled deployments and drawn workloads."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from hermes_proto.core.v1.run_record_pb2 import RunRecordChunk
+
+from hermes_core.api.errors import InputError
+from hermes_core.api.hardware import HARDWARE_MODELS, CompiledDeployment, HardwareModel
+from hermes_core.api.plugins import load_plugin
+from hermes_core.config.document import Document, from_mapping, read_text
+from hermes_core.config.layers import apply_set, load_layers, overlay_seed, with_bases
+from hermes_core.config.loading import validated
+from hermes_core.config.resolve import resolve
+from hermes_core.record import MemorySink
+from hermes_core.runs import placed
+from hermes_core.serving.plan import PoolPlan, SimulationPlan
+from hermes_core.sessions.kept import DrawnSource, Kept, SourceView, deployment_key
+from hermes_core.sessions.outlook import Outlook, look_ahead
+from hermes_core.simulation import Simulation
+from hermes_core.simulation import _open_workload as open_workload
+from hermes_core.simulation import _versions as versions
+
+_COMPILED: Final = 512
+_SOURCES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A scenario that was read and can go to another process: values, and where each was written."""
+
+    document: Document
+    name: str
+
+    def value(self, path: str) -> Any:
+        """Return what the scenario itself says at `path` ("pools.chat.clients"); None where it says nothing."""
+        node: Any = self.document.data
+        for part in path.split("."):
+            if not isinstance(node, dict) or part not in node:
+                return None
+            node = node[part]
+        return node
+
+
+class Session:
+    """Runs scenarios one after the other. Not for use by several threads at once."""
+
+    def __init__(self) -> None:
+        self._compiled: Kept[CompiledDeployment] = Kept(_COMPILED)
+        self._sources: Kept[DrawnSource] = Kept(_SOURCES)
+
+    @property
+    def compilations(self) -> int:
+        """How many deployments have been compiled so far."""
+        return self._compiled.made
+
+    def read(self, scenario: str | Path | Mapping[str, Any] | Draft, sets: Sequence[str] = ()) -> Draft:
+        """Read a scenario (a file, YAML text with a line break in it, Python values) with `sets` over it.
+
+        Nothing is resolved yet: a sweep may still add what is missing. Raises `InputError`.
+        """
+        if isinstance(scenario, Draft):
+            draft = scenario
+        elif isinstance(scenario, Mapping):
+            draft = Draft(with_bases(from_mapping(scenario, source="scenario", base=Path())), "scenario")
+        elif isinstance(scenario, str) and "\n" in scenario:
+            draft = Draft(with_bases(read_text(scenario, source="scenario", base=Path())), "scenario")
+        else:
+            draft = Draft(load_layers(Path(scenario)), Path(scenario).stem)
+        document = draft.document
+        for assignment in sets:
+            document = apply_set(document, assignment)
+        return Draft(_absolute(document), draft.name)
+
+    def identity(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> str:
+        """Return a digest of everything that decides a run: the resolved scenario, the files it names, the versions."""
+        plan = self._plan(scenario, sets, seed)
+        digest = hashlib.sha256(json.dumps(sorted(versions().items())).encode())
+        digest.update(plan.canonical_json.encode())
+        for path in sorted(_files(plan.workload)):
+            digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+        return digest.hexdigest()[:32]
+
+    def resolved(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> dict[str, Any]:
+        """Return the resolved scenario, as `hermes explain --json` has it, with every default filled in."""
+        answer: dict[str, Any] = json.loads(self._plan(scenario, sets, seed).canonical_json)
+        return answer
+
+    def run(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> list[RunRecordChunk]:
+        """Simulate and return the record, the same that `hermes.run` gives. Raises `HermesError`."""
+        plan = self._plan(scenario, sets, seed)
+        memory = MemorySink()
+        try:
+            Simulation(plan, source=self._source(plan), compiled=self._compile(plan)).run(sink=memory)
+        except InputError as error:
+            raise placed(error, plan) from error
+        return memory.chunks
+
+    def outlook(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> Outlook:
+        """Say what can be said without running. Raises `InputError`, and `DoesNotFitError` for lack of memory."""
+        plan = self._plan(scenario, sets, seed)
+        try:
+            return look_ahead(plan, self._compile(plan), self._source(plan))
+        except InputError as error:
+            raise placed(error, plan) from error
+
+    def _plan(self, scenario: Any, sets: Sequence[str], seed: int | None) -> SimulationPlan:
+        draft = self.read(scenario, sets) if sets or not isinstance(scenario, Draft) else scenario
+        document = draft.document if seed is None else overlay_seed(draft.document, seed, "--seed")
+        return resolve(validated(document), document, default_name=draft.name, plugins={})
+
+    def _compile(self, plan: SimulationPlan) -> dict[str, CompiledDeployment]:
+        pools = [pool for pool in plan.pools if isinstance(pool, PoolPlan)]
+        return {pool.name: self._compiled.get(deployment_key(pool), partial(_compile, pool)) for pool in pools}
+
+    def _source(self, plan: SimulationPlan) -> SourceView:
+        key = json.dumps([plan.workload, plan.seed], sort_keys=True, default=repr)
+        return self._sources.get(key, lambda: DrawnSource(open_workload(plan))).view()
+
+
+def _compile(pool: PoolPlan) -> CompiledDeployment:
+    model: HardwareModel = load_plugin(HARDWARE_MODELS, pool.hardware_model)()
+    return model.compile(pool.deployment)
+
+
+def _absolute(document: Document) -> Document:
+    """Return `document` with relative file names in it that mean the same in any process of this machine."""
+    marks = document.marks
+    if all(mark.base.is_absolute() for mark in marks.values()):
+        return document
+    return Document(document.data, {route: replace(mark, base=mark.base.absolute()) for route, mark in marks.items()})
+
+
+def _files(workload: Any) -> Iterator[str]:
+    """Yield the files that a canonical workload reads."""
+    if isinstance(workload, Mapping):
+        for key, value in workload.items():
+            if key == "path" and isinstance(value, str) and Path(value).is_file():
+                yield value
+            else:
+                yield from _files(value)
+    elif isinstance(workload, list | tuple):
+        for value in workload:
+            yield from _files(value)
