@@ -95,7 +95,7 @@ def test_phases_are_in_the_order_that_their_meanings_ask_for():
         for entity in (2, 0, 1):
             one.schedule(5, rank(phase, entity), lambda _, key=(phase, entity): happened.append(key))
     one.run()
-    order = [Phase.TRANSFER, Phase.ARRIVAL, Phase.CONTROL, Phase.STEP]
+    order = [Phase.TRANSFER, Phase.ARRIVAL, Phase.CONTROL, Phase.STEP, Phase.SHARE]
     assert happened == [(phase, entity) for phase in order for entity in (0, 1, 2)]
     assert set(order) == set(Phase), "a new phase needs its place in this test"
 

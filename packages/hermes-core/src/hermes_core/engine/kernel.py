@@ -28,6 +28,8 @@ class Phase(IntEnum):
     """Timers of the control plane (client time limits, refreshes): they see all arrivals, steps see their effect."""
     STEP = 3
     """A client ends a step and begins the next one, knowing all that arrived until now."""
+    SHARE = 4
+    """What is shared is shared anew, once for all that began and ended in this nanosecond, whoever was first."""
 
 
 def rank(phase: Phase, entity: int = 0) -> int:
