@@ -20,12 +20,11 @@ from hermes_hw.efficiency import Efficiency, efficiency_of
 from hermes_hw.graph import StepGraph
 from hermes_hw.memory import activation_bytes_per_device, check_tensor_parallel, weights_bytes_per_device
 from hermes_hw.models.architecture import Architecture
-from hermes_hw.models.catalogue import find_model
-from hermes_hw.models.hf_config import architecture_from_config
 from hermes_hw.models.quantization import uniform_quantization
 from hermes_hw.operators import sizes_of
 from hermes_hw.parallel import ParallelPlan
 from hermes_hw.roofline.pricer import RooflinePricer
+from hermes_hw.stages.encoders import PARTS, encoder_architecture, find_encoder
 from hermes_hw.stages.options import Options
 from hermes_hw.stages.processing import compile_processing
 from hermes_hw.stages.worker import (
@@ -212,11 +211,11 @@ def _resolve(deployment: StageDeployment) -> _Resolved:
     device = checked_device(deployment)
     name, config = deployment.model or "the model of the user", deployment.model_config
     if config is None:
-        entry = find_model(name)
+        entry = find_encoder(name)
         name, config = entry.name, entry.config
-    default = "vision" if stage == "encode" and "vision_config" in config else "language"
-    part = options.choice("part", ("language", "vision", "audio"), default)
-    model = architecture_from_config(name, config, part=part)
+    default = "vision" if stage == "encode" and "vision_config" in config else None
+    part = options.choice("part", PARTS) if "part" in options else default
+    model = encoder_architecture(name, config, part)
     if deployment.weight_dtype is not None:
         weights = dtype_named(deployment.weight_dtype, "weight_dtype")
         model = dataclasses.replace(model, quantization=uniform_quantization(weights, model.activation))

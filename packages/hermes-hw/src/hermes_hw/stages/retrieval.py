@@ -15,7 +15,7 @@ from hermes_hw.stages.accelerator import accelerator_seconds, device_bytes
 from hermes_hw.stages.index import OPTIONS, IndexSpec, index_from
 from hermes_hw.stages.options import Options
 from hermes_hw.stages.processor import Core, Processor, batch_seconds, processor_of
-from hermes_hw.stages.search import Work, work_of
+from hermes_hw.stages.search import work_of
 from hermes_hw.stages.worker import NJ_PER_J, checked_device, femtos, fingerprint, share_of
 
 _RESULT_BYTES: Final = 12

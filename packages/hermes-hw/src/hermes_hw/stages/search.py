@@ -14,6 +14,8 @@ BLAS_VALUES: Final = 128_000
 (`distance_compute_blas_threshold` of Faiss 1.15)."""
 _BLAS_QUERIES: Final = 4096
 """Queries of one such product (`distance_compute_blas_query_bs`)."""
+_WAY_DOWN: Final = 8.0
+"""Vectors visited on the upper layers of a graph (counters of Faiss, 20,000 to 80,000 vectors)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,10 @@ def flat_work(vectors: int, dim: int, vector_bytes: int, queries: int) -> list[W
 
 
 def _table_work(spec: IndexSpec, queries: int, probes: float) -> list[Work]:
-    """Look-up tables of product quantisation (Jegou, Douze, Schmid, "Product quantization for nearest neighbor
-    search", TPAMI 2011): codewords against the query once, and for residual codes a sum for each probe, or without
-    the stored part of it the whole table again.
+    """Return the work of filling look-up tables for product quantisation.
+
+    Codewords against the query once, and for residual codes a sum for each probe, or without the stored part of it
+    the whole table again (Jegou, Douze, Schmid, "Product quantization for nearest neighbor search", TPAMI 2011).
     """
     entries = float(spec.m * 2**spec.nbits)
     each = 2.0 * spec.dim * 2**spec.nbits
@@ -92,21 +95,28 @@ def _table_work(spec: IndexSpec, queries: int, probes: float) -> list[Work]:
 
 
 def _graph_work(spec: IndexSpec, queries: int, k: int) -> list[Work]:
-    distances = spec.distances or expected_distances(spec, k)
-    examined = expected_examined(spec, k)
-    work = _jumps(queries * distances, spec)
+    examined = 2.0 * spec.hnsw_m * expected_hops(spec, k)
+    work = _jumps(queries * expected_distances(spec, k), spec)
     return [work, Work("links", queries * examined, 0.0, queries * examined * 5.0, float(spec.memory_bytes))]
 
 
-def expected_examined(spec: IndexSpec, k: int) -> float:
-    """Return the neighbours that a search of the graph looks at: all links of about `ef` vectors."""
-    return min(max(spec.ef_search, k) * 2.0 * spec.hnsw_m, 2.0 * spec.hnsw_m * spec.vectors)
+def expected_hops(spec: IndexSpec, k: int) -> float:
+    """Return the vectors whose neighbours a search of the graph examines: the queue's, and some on the way down."""
+    return min(max(spec.ef_search, k) + _WAY_DOWN, float(spec.vectors))
 
 
 def expected_distances(spec: IndexSpec, k: int) -> float:
-    """Return the distances that a search of the graph computes: neighbours that were not met before."""
-    upper = spec.hnsw_m * math.log(max(spec.vectors, 2)) / math.log(spec.hnsw_m)
-    return min(0.5 * expected_examined(spec, k) + upper, float(spec.vectors))
+    """Return the distances that a search of the graph computes: neighbours that were not met before.
+
+    The share of new ones among the `2 m` links of a vector falls with the part of the graph that was seen, and with
+    links that are more: a fit to the counters of Faiss 1.15 (`hnsw_stats`) on vectors with 24 intrinsic dimensions,
+    20,000 to 80,000 of them, m 16 and 32, ef 16 to 256, within 10%. Give `distances` where yours are known.
+    """
+    if spec.distances:
+        return spec.distances
+    width = float(max(spec.ef_search, k))
+    share = 0.615 * (spec.vectors / width) ** 0.13 * spec.hnsw_m**-0.35
+    return min(2.0 * spec.hnsw_m * expected_hops(spec, k) * min(share, 1.0), float(spec.vectors))
 
 
 def _jumps(count: float, spec: IndexSpec) -> Work:
