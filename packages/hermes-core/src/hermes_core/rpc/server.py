@@ -73,6 +73,7 @@ class RpcServer:
                 ("grpc.max_send_message_length", largest_message),
             ),
         )
+        self._asked = threading.Event()
         self._ended = threading.Event()
         self._inode: int | None = None
 
@@ -105,10 +106,13 @@ class RpcServer:
 
     def serve_until_signalled(self, grace_s: float = _GRACE_S) -> None:
         """Serve until SIGTERM or SIGINT comes, then stop in an orderly way. Only in the main thread."""
-        told = threading.Event()
-        with _signals(told.set):
-            told.wait()
+        with _signals(self.ask_to_end):
+            self._asked.wait()
             self.stop(grace_s)
+
+    def ask_to_end(self) -> None:
+        """Let `serve_until_signalled` stop and return, as a signal would. From any thread."""
+        self._asked.set()
 
     def __enter__(self) -> Self:
         """Start."""
