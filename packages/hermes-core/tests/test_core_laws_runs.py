@@ -232,7 +232,7 @@ def cached_and_free(pool) -> int:
 def test_blocks_are_conserved(engine, source, model, exact):
     """After a run all blocks can be had again, and at no time are there more in use than exist."""
     ran = run(small_plan(engine, exact=exact), source, model)
-    pool = ran.simulation._clients[0].scheduler.pool
+    pool = ran.simulation.assembly.clients[0].scheduler.pool
     assert pool.total == engine.kv_blocks - 1
     assert pool.available == pool.total
     assert pool.low >= 0
@@ -243,7 +243,7 @@ def test_blocks_are_conserved(engine, source, model, exact):
     assert (held <= pool.total).all()
     peak = ran.simulated.outcome.trailer.clients[0].peak_kv_blocks
     assert held.max(initial=0) <= peak <= pool.total
-    assert not ran.simulation._clients[0].scheduler.running
+    assert not ran.simulation.assembly.clients[0].scheduler.running
 
 
 def test_blocks_are_conserved_when_a_text_of_ones_own_is_preempted_twice():
@@ -257,7 +257,7 @@ def test_blocks_are_conserved_when_a_text_of_ones_own_is_preempted_twice():
         asynchronous_scheduling=False,
     )
     ran = run(small_plan(engine), ScriptedSource([(0, 1, 5), (0, 3, 2), (0, 3, 4)]))
-    pool = ran.simulation._clients[0].scheduler.pool
+    pool = ran.simulation.assembly.clients[0].scheduler.pool
     assert by_request(ran, "stage_jobs")["preemptions"].tolist() == [0, 0, 2]
     assert all(one.count >= 0 for one in pool._queue)
     assert cached_and_free(pool) <= pool.total

@@ -82,6 +82,7 @@ STAGE_JOBS = Table(
         ("last_step", "<i8"),
         ("preemptions", "<u4"),
         ("status", "|u1"),
+        ("after", "<u2"),
     ),
 )
 

@@ -22,6 +22,8 @@ _OPTIONAL = (
     ("think_ns", 0),
     ("luck", 0),
     ("output_segment_id", -1),
+    ("adapter", 0),
+    ("reasoning_tokens", 0),
 )
 
 
@@ -91,6 +93,8 @@ def _with_columns(
             request.think_ns,
             request.luck,
             request.output_segment,
+            request.adapter,
+            request.reasoning_tokens,
             request.segments,
         ) = row
         yield request

@@ -57,4 +57,4 @@ class Patience:
 
     def _over(self, request: Request, attempt: int) -> bool:
         """Return whether an attempt has ended."""
-        return request.sequence is None or self._attempts.get(request.request_id, 1) != attempt
+        return request.task is None or self._attempts.get(request.request_id, 1) != attempt

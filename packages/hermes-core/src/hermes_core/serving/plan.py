@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from hermes_core.api.hardware import Deployment
+from hermes_core.api.stages import StageDeployment
 from hermes_core.api.time import Nanos
+from hermes_core.serving.pipelines.nodes import Node
 from hermes_core.serving.settings import EngineSettings
 
 
@@ -24,7 +26,7 @@ class KvTransferPlan:
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """Clients that can replace one another, and the router that picks one."""
+    """LLM engines that can replace one another, and the router that picks one."""
 
     name: str
     stages: tuple[str, ...]
@@ -39,6 +41,30 @@ class PoolPlan:
     router_options: Mapping[str, Any] = field(default_factory=dict)
     kv_transfer: KvTransferPlan = KvTransferPlan()
     """Only of use to a pool that decodes what another one has prefilled."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePoolPlan:
+    """Clients for stages that no LLM engine serves, and the router that picks one."""
+
+    name: str
+    stages: tuple[str, ...]
+    """Stage kinds its clients accept."""
+    clients: int
+    deployments: Mapping[str, StageDeployment]
+    """By stage kind; a kind that is missing takes the times that its jobs draw (`tool`)."""
+    workers: int = 1
+    """Batches that one client serves at once."""
+    variation: float = 0.0
+    """Coefficient of variation of service times around their price."""
+    scatter: bool = False
+    """Whether each client has a part of the data, so that every job goes to all of them."""
+    router: str = "least_outstanding"
+    """Name in the entry-point group hermes.routers."""
+    router_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+AnyPoolPlan: TypeAlias = PoolPlan | ServicePoolPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +102,11 @@ class SimulationPlan:
 
     name: str
     seed: int
-    pools: tuple[PoolPlan, ...]
+    pools: tuple[AnyPoolPlan, ...]
     workload: Mapping[str, Any]
     """Canonical workload section: "kind" names the entry of hermes.workload_generators."""
-    pipelines: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"default": ("prefill", "decode")})
-    """Stage kinds of each pipeline, in order."""
+    pipelines: Mapping[str, tuple[Node, ...]] = field(default_factory=lambda: {"default": ("prefill", "decode")})
+    """The graph of each pipeline."""
     duration_ns: Nanos | None = None
     """End of the simulation; None runs until every request has ended."""
     warm_up_ns: Nanos = 0

@@ -1,8 +1,13 @@
 """A request on its way through its pipeline."""
 
 from enum import IntEnum
+from typing import TYPE_CHECKING, Any
 
-from hermes_core.serving.sequence import Segments, Sequence
+from hermes_core.serving.sequence import Segments
+
+if TYPE_CHECKING:
+    from hermes_core.serving.handover import Handover
+    from hermes_core.serving.pipelines.flow import Flow
 
 
 class Status(IntEnum):
@@ -25,10 +30,13 @@ class Request:
     """One thing a user asked."""
 
     __slots__ = (
+        "adapter",
         "after",
         "arrival_ns",
         "deadline_ns",
         "first_token_ns",
+        "flow",
+        "handover",
         "luck",
         "output_segment",
         "output_tokens",
@@ -36,11 +44,12 @@ class Request:
         "position",
         "priority",
         "prompt_tokens",
+        "reasoning_tokens",
         "request_id",
         "segments",
-        "sequence",
         "service_class",
         "session_id",
+        "task",
         "tenant",
         "think_ns",
     )
@@ -49,6 +58,7 @@ class Request:
         self.request_id = request_id
         self.arrival_ns = arrival_ns
         self.prompt_tokens = prompt_tokens
+        """Of the context as it is now: what the user sent, and what stages have added."""
         self.output_tokens = output_tokens
         self.pipeline = 0
         self.tenant = 0
@@ -64,9 +74,29 @@ class Request:
         self.luck = 0
         self.segments: Segments | None = None
         self.output_segment = -1
+        self.adapter = 0
+        """1 + the number of its LoRA adapter in the workload; 0 for none."""
+        self.reasoning_tokens = 0
+        """Tokens of thinking before the answer, where the pipeline does not draw them."""
         self.position = 0
-        """Number of the stage job it is in."""
-        self.sequence: Sequence | None = None
-        """What its job is to the client that has it."""
+        """Where it is in the program of its pipeline."""
+        self.task: Any = None
+        """What serves it now: a sequence of an LLM engine, a work of a service client, a delay, a gathering of paths
+        (`pipelines.control.Task`); None for nobody."""
+        self.handover: Handover | None = None
+        """Its KV at a client that has prefilled for another one."""
+        self.flow: Flow | None = None
+        """Where it is in a graph; None in a linear pipeline of LLM stages."""
         self.first_token_ns = -1
         """When the user held the first token."""
+
+    def path(self) -> "Request":
+        """Return one of several paths that this request takes at once: a request of the same number and context."""
+        path = Request(self.request_id, self.arrival_ns, self.prompt_tokens, self.output_tokens)
+        path.pipeline, path.position = self.pipeline, self.position
+        path.tenant, path.service_class = self.tenant, self.service_class
+        path.priority, path.deadline_ns = self.priority, self.deadline_ns
+        path.session_id, path.luck = self.session_id, self.luck
+        path.segments, path.output_segment = self.segments, self.output_segment
+        path.adapter, path.reasoning_tokens = self.adapter, self.reasoning_tokens
+        return path

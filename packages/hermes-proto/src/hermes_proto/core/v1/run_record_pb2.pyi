@@ -86,6 +86,7 @@ class ClientInfo(google.protobuf.message.Message):
     PRICE_FINGERPRINT_FIELD_NUMBER: builtins.int
     COMPILE_ERROR_FIELD_NUMBER: builtins.int
     SOURCE_SHARE_FIELD_NUMBER: builtins.int
+    WORKERS_FIELD_NUMBER: builtins.int
     name: builtins.str
     """"pool/index"."""
     pool: builtins.str
@@ -105,6 +106,8 @@ class ClientInfo(google.protobuf.message.Message):
     """Identifies the prices used: the same fingerprint gives the same answers."""
     compile_error: builtins.float
     """Worst relative error of the compiled step model against direct pricing, at random points."""
+    workers: builtins.int
+    """Batches that a client of service stages works on at once; 0 for an LLM engine, which does one step at a time."""
     @property
     def stages(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
@@ -128,8 +131,9 @@ class ClientInfo(google.protobuf.message.Message):
         price_fingerprint: builtins.str = ...,
         compile_error: builtins.float = ...,
         source_share: collections.abc.Iterable[builtins.float] | None = ...,
+        workers: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["compile_error", b"compile_error", "device", b"device", "devices", b"devices", "engine", b"engine", "idle_power_w", b"idle_power_w", "kv_block_size_tokens", b"kv_block_size_tokens", "kv_blocks", b"kv_blocks", "model", b"model", "name", b"name", "pool", b"pool", "price_fingerprint", b"price_fingerprint", "price_usd_per_h", b"price_usd_per_h", "source_share", b"source_share", "stages", b"stages"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compile_error", b"compile_error", "device", b"device", "devices", b"devices", "engine", b"engine", "idle_power_w", b"idle_power_w", "kv_block_size_tokens", b"kv_block_size_tokens", "kv_blocks", b"kv_blocks", "model", b"model", "name", b"name", "pool", b"pool", "price_fingerprint", b"price_fingerprint", "price_usd_per_h", b"price_usd_per_h", "source_share", b"source_share", "stages", b"stages", "workers", b"workers"]) -> None: ...
 
 global___ClientInfo = ClientInfo
 
@@ -367,6 +371,7 @@ class StageJobBlock(google.protobuf.message.Message):
     LAST_STEP_FIELD_NUMBER: builtins.int
     PREEMPTIONS_FIELD_NUMBER: builtins.int
     STATUS_FIELD_NUMBER: builtins.int
+    AFTER_FIELD_NUMBER: builtins.int
     rows: builtins.int
     @property
     def request_id(self) -> hermes_proto.common.v1.column_pb2.Column:
@@ -416,6 +421,10 @@ class StageJobBlock(google.protobuf.message.Message):
     def status(self) -> hermes_proto.common.v1.column_pb2.Column:
         """uint8, RequestStatus."""
 
+    @property
+    def after(self) -> hermes_proto.common.v1.column_pb2.Column:
+        """uint16, number of the job of the same request whose end let this one begin; 65535 if none. Absent: the one before."""
+
     def __init__(
         self,
         *,
@@ -435,9 +444,10 @@ class StageJobBlock(google.protobuf.message.Message):
         last_step: hermes_proto.common.v1.column_pb2.Column | None = ...,
         preemptions: hermes_proto.common.v1.column_pb2.Column | None = ...,
         status: hermes_proto.common.v1.column_pb2.Column | None = ...,
+        after: hermes_proto.common.v1.column_pb2.Column | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "client", b"client", "end_ns", b"end_ns", "enqueue_ns", b"enqueue_ns", "first_step", b"first_step", "first_token_ns", b"first_token_ns", "job", b"job", "last_step", b"last_step", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "stage_set", b"stage_set", "start_ns", b"start_ns", "status", b"status"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cached_tokens", b"cached_tokens", "client", b"client", "end_ns", b"end_ns", "enqueue_ns", b"enqueue_ns", "first_step", b"first_step", "first_token_ns", b"first_token_ns", "job", b"job", "last_step", b"last_step", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "rows", b"rows", "stage_set", b"stage_set", "start_ns", b"start_ns", "status", b"status"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["after", b"after", "cached_tokens", b"cached_tokens", "client", b"client", "end_ns", b"end_ns", "enqueue_ns", b"enqueue_ns", "first_step", b"first_step", "first_token_ns", b"first_token_ns", "job", b"job", "last_step", b"last_step", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "stage_set", b"stage_set", "start_ns", b"start_ns", "status", b"status"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after", b"after", "cached_tokens", b"cached_tokens", "client", b"client", "end_ns", b"end_ns", "enqueue_ns", b"enqueue_ns", "first_step", b"first_step", "first_token_ns", b"first_token_ns", "job", b"job", "last_step", b"last_step", "output_tokens", b"output_tokens", "preemptions", b"preemptions", "prompt_tokens", b"prompt_tokens", "request_id", b"request_id", "rows", b"rows", "stage_set", b"stage_set", "start_ns", b"start_ns", "status", b"status"]) -> None: ...
 
 global___StageJobBlock = StageJobBlock
 
@@ -632,6 +642,56 @@ class ClientTotals(google.protobuf.message.Message):
 global___ClientTotals = ClientTotals
 
 @typing.final
+class PipelineTotals(google.protobuf.message.Message):
+    """Totals of one pipeline over the run."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FINISHED_FIELD_NUMBER: builtins.int
+    QUALITY_FIELD_NUMBER: builtins.int
+    finished: builtins.int
+    quality: builtins.float
+    """Sum over finished requests of the probability that their answer is good, as the scenario says for each model."""
+    def __init__(
+        self,
+        *,
+        finished: builtins.int = ...,
+        quality: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["finished", b"finished", "quality", b"quality"]) -> None: ...
+
+global___PipelineTotals = PipelineTotals
+
+@typing.final
+class BranchTotals(google.protobuf.message.Message):
+    """How often requests went each way of a branch."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PIPELINE_FIELD_NUMBER: builtins.int
+    PLACE_FIELD_NUMBER: builtins.int
+    WAYS_FIELD_NUMBER: builtins.int
+    REQUESTS_FIELD_NUMBER: builtins.int
+    pipeline: builtins.int
+    """Index into manifest.pipelines, and the place of the branch in it, from 0."""
+    place: builtins.int
+    @property
+    def ways(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    @property
+    def requests(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        pipeline: builtins.int = ...,
+        place: builtins.int = ...,
+        ways: collections.abc.Iterable[builtins.str] | None = ...,
+        requests: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["pipeline", b"pipeline", "place", b"place", "requests", b"requests", "ways", b"ways"]) -> None: ...
+
+global___BranchTotals = BranchTotals
+
+@typing.final
 class RunTrailer(google.protobuf.message.Message):
     """What stands at the end of a complete record. A record without one was cut short."""
 
@@ -647,6 +707,8 @@ class RunTrailer(google.protobuf.message.Message):
     PARTIAL_REASON_FIELD_NUMBER: builtins.int
     DIAGNOSTICS_FIELD_NUMBER: builtins.int
     ARRIVED_FIELD_NUMBER: builtins.int
+    PIPELINES_FIELD_NUMBER: builtins.int
+    BRANCHES_FIELD_NUMBER: builtins.int
     end_ns: builtins.int
     """Simulated time at the end."""
     requests: builtins.int
@@ -664,6 +726,12 @@ class RunTrailer(google.protobuf.message.Message):
 
     @property
     def diagnostics(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[hermes_proto.common.v1.diagnostic_pb2.Diagnostic]: ...
+    @property
+    def pipelines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PipelineTotals]:
+        """In the order of manifest.pipelines."""
+
+    @property
+    def branches(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___BranchTotals]: ...
     def __init__(
         self,
         *,
@@ -677,8 +745,10 @@ class RunTrailer(google.protobuf.message.Message):
         partial_reason: builtins.str = ...,
         diagnostics: collections.abc.Iterable[hermes_proto.common.v1.diagnostic_pb2.Diagnostic] | None = ...,
         arrived: builtins.int = ...,
+        pipelines: collections.abc.Iterable[global___PipelineTotals] | None = ...,
+        branches: collections.abc.Iterable[global___BranchTotals] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arrived", b"arrived", "clients", b"clients", "diagnostics", b"diagnostics", "end_ns", b"end_ns", "partial", b"partial", "partial_reason", b"partial_reason", "requests", b"requests", "stage_jobs", b"stage_jobs", "steps", b"steps", "transfers", b"transfers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arrived", b"arrived", "branches", b"branches", "clients", b"clients", "diagnostics", b"diagnostics", "end_ns", b"end_ns", "partial", b"partial", "partial_reason", b"partial_reason", "pipelines", b"pipelines", "requests", b"requests", "stage_jobs", b"stage_jobs", "steps", b"steps", "transfers", b"transfers"]) -> None: ...
 
 global___RunTrailer = RunTrailer
 

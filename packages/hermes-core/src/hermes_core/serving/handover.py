@@ -1,0 +1,59 @@
+"""The KV of a prompt on its way from the client that has computed it to the ones that decode."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from hermes_core.api.time import Nanos
+from hermes_core.engine import Kernel, Phase, rank
+from hermes_core.record import Recorder
+from hermes_core.serving.sequence import Sequence
+from hermes_core.serving.transfer import KvTransfer
+
+if TYPE_CHECKING:
+    from hermes_core.serving.llm_client import LlmClient
+
+_TRANSFER: Final = rank(Phase.TRANSFER)
+
+
+@dataclass(slots=True)
+class Handover:
+    """Computed KV that waits to be taken."""
+
+    seq: Sequence
+    """Which holds it."""
+    client: "LlmClient"
+    """Where."""
+    since_ns: Nanos
+    takers: int = 1
+    """Sequences that have still to take it; with the last one the blocks are free."""
+
+
+class Handovers:
+    """Moves KV from client to client over a path of its own; see `transfer`."""
+
+    __slots__ = ("_add_transfer", "_kernel", "_pack_transfer")
+
+    def __init__(self, kernel: Kernel, recorder: Recorder) -> None:
+        self._kernel = kernel
+        self._add_transfer, self._pack_transfer = recorder.add_transfer, recorder.pack_transfer
+
+    def fetch(
+        self, handover: Handover, seq: Sequence, target: "LlmClient", size_bytes: int, transfer: KvTransfer, now: Nanos
+    ) -> None:
+        """Send KV to `target`, which has allocated blocks for it and is told when it has come."""
+        source_seq, source = handover.seq, handover.client
+        end_ns = now + transfer.duration_ns(size_bytes, handover.since_ns - source_seq.start_ns)
+        self._add_transfer(
+            self._pack_transfer(seq.request.request_id, source.number, target.number, 0, size_bytes, now, end_ns)
+        )
+        handover.takers -= 1
+        if not handover.takers:
+            self._kernel.schedule(end_ns, _TRANSFER, partial(source.kv_taken, source_seq))
+        self._kernel.schedule(end_ns, _TRANSFER, partial(target.kv_fetched, seq))
+
+    def forget(self, handover: Handover, now: Nanos) -> None:
+        """Count out one who would have taken the KV; without any its client frees it."""
+        handover.takers -= 1
+        if not handover.takers:
+            self._kernel.schedule(now, _TRANSFER, partial(handover.client.kv_taken, handover.seq))

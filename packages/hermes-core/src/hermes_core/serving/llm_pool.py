@@ -1,0 +1,292 @@
+"""A pool of LLM engines: the stages prefill, reason and decode."""
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from hermes_core.api.time import Nanos
+from hermes_core.engine import Phase, rank
+from hermes_core.serving.admission import Admission
+from hermes_core.serving.handover import Handover
+from hermes_core.serving.llm_client import LlmClient
+from hermes_core.serving.patience import Patience
+from hermes_core.serving.pipelines.flow import NO_JOB, Flow, absorb_answer, identify
+from hermes_core.serving.pipelines.luck import Draw, mix, unit
+from hermes_core.serving.request import DROPPED, FINISHED, Request
+from hermes_core.serving.routers import PoolLoad, Router
+from hermes_core.serving.sequence import HANDED_ON, REMOTE, Sequence
+from hermes_core.serving.transfer import KvTransfer
+
+if TYPE_CHECKING:
+    from hermes_core.serving.coordinator import Coordinator
+
+_ARRIVAL: Final = rank(Phase.ARRIVAL)
+_THINKING: Final = 1 << 33
+"""Key of the draw of thinking tokens, above all places in a program."""
+
+
+@dataclass(slots=True)
+class LlmPool:
+    """Engines that can replace one another, and their router. Implements the engines' `Owner`."""
+
+    name: str
+    coordinator: "Coordinator"
+    clients: SequenceOf[LlmClient] = ()
+    router: Router = field(init=False)
+    max_model_len: int = 0
+    transfer: KvTransfer = field(init=False)
+    kv_bytes_per_token: int = 0
+    admission: Admission | None = None
+    """None lets everyone in."""
+    patience: Patience | None = None
+    """None waits for ever."""
+    load: PoolLoad = field(init=False)
+    alone: bool = field(init=False)
+    """Whether it has one client."""
+    first_client: int = field(init=False)
+    """Number of its first client among all clients; the others follow."""
+    entry_ns: int = field(init=False)
+    entry_token_ns: int = field(init=False)
+    stream_ns: int = field(init=False)
+
+    def open(self, clients: SequenceOf[LlmClient], router: Router, transfer: KvTransfer) -> None:
+        """Give the pool its clients, which were made knowing it as their owner."""
+        self.clients = clients
+        self.router = router
+        self.transfer = transfer
+        self.load = PoolLoad(len(clients))
+        self.alone = len(clients) == 1
+        self.first_client = clients[0].number
+        front_end = clients[0].settings.front_end
+        self.entry_ns = front_end.request_ns
+        self.entry_token_ns = front_end.per_prompt_token_ns
+        self.stream_ns = front_end.per_stream_ns
+
+    def outstanding(self) -> float:
+        """Return the outstanding jobs for each client."""
+        return sum(self.load.jobs) / len(self.clients)
+
+    # --- what its engines tell ----------------------------------------------------------------------------------------
+
+    def first_token(self, seq: Sequence, now: Nanos, streams: int) -> None:
+        """Note when the user holds the first token of the answer."""
+        request = seq.request
+        if seq.job.answers and request.task is seq:
+            request.first_token_ns = now + self.stream_ns * streams
+
+    def job_ended(self, seq: Sequence, now: Nanos, last_step: int, streams: int, status: int) -> None:
+        """Take back a request whose job on a client has ended."""
+        request = seq.request
+        job = seq.job
+        number = seq.client
+        load = self.load
+        load.jobs[number] -= 1
+        load.tokens[number] -= seq.prompt_tokens
+        first_token_ns, first_step, tokens = seq.first_token_ns, seq.first_step, seq.generated
+        if not job.decodes:
+            # The token that ends a prompt is generated again by whoever decodes.
+            first_token_ns, first_step, tokens = -1, -1, 0
+        position = seq.position
+        flow = request.flow
+        after = (position - 1 if position else NO_JOB) if flow is None else flow.after
+        # Called from a local: a callable in a slot is slow to call as a method (CPython 3.11).
+        coordinator = self.coordinator
+        add, pack = coordinator.add_stage_job, coordinator.pack_stage_job
+        add(
+            pack(
+                request.request_id, position, job.stage_set, self.first_client + number, seq.enqueue_ns,
+                seq.start_ns, first_token_ns, now, seq.prompt_tokens, seq.cached_tokens, tokens, first_step,
+                last_step, seq.preemptions, status, after,
+            )
+        )  # fmt: skip
+        if request.task is not seq:
+            return
+        if status != FINISHED:
+            coordinator.finish(request, now + self.stream_ns * streams, status, seq.generated)
+        elif job.last:
+            if flow is not None:
+                flow.quality = job.quality
+            coordinator.finish(request, now + self.stream_ns * streams, FINISHED, seq.generated)
+        else:
+            if not job.decodes:
+                request.handover = Handover(seq, self.clients[number], now)
+            elif flow is not None:
+                flow.answer_tokens = tokens
+                flow.answer_segment = seq.output_segment
+                if job.answers:
+                    flow.given_tokens = tokens
+                    flow.held_ns = now + self.stream_ns * streams
+                    flow.quality = job.quality
+            coordinator.proceed(request, now)
+
+    def fetch_kv(self, seq: Sequence, tokens: int, now: Nanos) -> None:
+        """Send `tokens` of KV from the client that has computed them to the one that has allocated blocks for them."""
+        request = seq.request
+        handover = request.handover
+        if handover is None:
+            raise AssertionError("a sequence fetches what was handed over")
+        request.handover = None
+        target = self.clients[seq.client]
+        self.coordinator.handovers.fetch(handover, seq, target, tokens * self.kv_bytes_per_token, self.transfer, now)
+
+
+class LlmJob:
+    """Consecutive stages that one engine does for a request."""
+
+    __slots__ = (
+        "_graph",
+        "_output",
+        "_place",
+        "_prompt",
+        "_thinking",
+        "answers",
+        "continues",
+        "decodes",
+        "last",
+        "pool",
+        "prefills",
+        "quality",
+        "revisited",
+        "stage_set",
+    )
+
+    def __init__(
+        self,
+        pool: LlmPool,
+        stage_set: int,
+        place: int,
+        *,
+        prefills: bool = True,
+        decodes: bool = True,
+        answers: bool = True,
+        thinking: Draw | bool = False,
+        prompt: Draw | None = None,
+        output: Draw | None = None,
+        quality: float = 0.0,
+    ) -> None:
+        self.pool = pool
+        self.stage_set = stage_set
+        """Index into the manifest's stage sets."""
+        self._place = place
+        self.prefills = prefills
+        """Whether the prompt is computed here; else its KV comes from the client that had the request before."""
+        self.decodes = decodes
+        """Whether tokens are generated here; else the prompt's KV is handed on."""
+        self.answers = answers
+        """Whether these tokens are for the user."""
+        self._thinking = thinking
+        """Whether it thinks before it answers: as long as the request says, or as is drawn."""
+        self._prompt = prompt
+        """Its own prompt instead of the context."""
+        self._output = output
+        """Tokens to generate; None for those of the request."""
+        self.quality = quality
+        """Probability that its answer is good."""
+        self.continues = False
+        """Whether the context goes on with what was answered before."""
+        self.revisited = False
+        """Whether later jobs see the same context again, and more."""
+        self.last = False
+        """Whether the request ends with it."""
+        self._graph = False
+
+    def settle(self, *, graph: bool) -> None:
+        """Be told whether requests come here with a flow."""
+        self._graph = graph or self._thinking is not False
+
+    def begin(self, request: Request, now: Nanos) -> None:  # noqa: C901, PLR0912 - the hot path
+        """Hand the request to a client."""
+        pool = self.pool
+        prompt_tokens = request.prompt_tokens
+        output_tokens = request.output_tokens
+        flow = request.flow
+        number = -1
+        if self._graph:
+            prompt_tokens, output_tokens = self._sizes(request, flow)
+            if flow is not None:
+                number = flow.pinned
+        tokens = prompt_tokens + output_tokens
+        coordinator = pool.coordinator
+        if tokens > pool.max_model_len:
+            coordinator.too_long += 1
+            coordinator.refuse(request, self.stage_set, now, DROPPED)
+            return
+        if number < 0:
+            handover = request.handover
+            if handover is not None and pool.transfer.paired:
+                number = handover.seq.client % len(pool.clients)
+            else:
+                # Nothing to choose from one client.
+                number = 0 if pool.alone else pool.router.pick(request, pool.load)
+        client = pool.clients[number]
+        if tokens > client.max_tokens:
+            coordinator.too_big += 1
+            coordinator.refuse(request, self.stage_set, now, DROPPED)
+            return
+        if pool.admission is not None and not pool.admission.admits(request, client.waiting, now):
+            coordinator.turn_away(request, self.stage_set, pool.patience, now)
+            return
+        load = pool.load
+        load.jobs[number] += 1
+        load.tokens[number] += prompt_tokens
+        seq = Sequence(request, self, number, prompt_tokens, output_tokens if self.decodes else 1, now)
+        if flow is not None:
+            seq.position = flow.begin_job()
+            if self._prompt is not None:
+                seq.segments = None
+        if not self.prefills:
+            seq.kv = REMOTE
+        elif not self.decodes and not self.last:
+            seq.kv = HANDED_ON
+        request.task = seq
+        delay = pool.entry_ns + pool.entry_token_ns * prompt_tokens
+        if delay:
+            coordinator.kernel.schedule(now + delay, _ARRIVAL, partial(client.submit, seq))
+        else:
+            client.submit(seq, now)
+
+    def _sizes(self, request: Request, flow: Flow | None) -> tuple[int, int]:
+        """Return the tokens of the prompt and of what is to be generated."""
+        luck = request.luck if flow is None else flow.luck
+        if flow is not None:
+            if self.revisited:
+                identify(request, flow)
+            if self.continues:
+                absorb_answer(request, flow)
+        prompt = request.prompt_tokens if self._prompt is None else self._prompt(unit(luck, self._place))
+        if self._output is None:
+            output = request.output_tokens if self.answers or self._thinking is False else 0
+        else:
+            output = self._output(unit(mix(luck, 1), self._place))
+        if self._thinking is True:
+            output += request.reasoning_tokens
+        elif self._thinking is not False:
+            output += self._thinking(unit(luck, _THINKING + self._place))
+        return prompt, max(1, output)
+
+    def stop(self, seq: Sequence, now: Nanos, status: int) -> int:
+        """Stop a sequence, whose request goes on without it. Returns the tokens that it has given."""
+        client = self.pool.clients[seq.client]
+        tokens = client.tokens_given(seq, now)
+        seq.request.task = None
+        client.cancel(seq, now, status)
+        return tokens
+
+    def leave_unfinished(self, seq: Sequence, now: Nanos, status: int) -> int:
+        """Write what there is of a sequence at the end of the run. Returns the tokens that the user has of it."""
+        client = self.pool.clients[seq.client]
+        tokens = client.tokens_given(seq, now)
+        coordinator = self.pool.coordinator
+        request = seq.request
+        flow = request.flow
+        position = seq.position
+        after = (position - 1 if position else NO_JOB) if flow is None else flow.after
+        coordinator.add_stage_job(
+            coordinator.pack_stage_job(
+                request.request_id, position, self.stage_set, client.number, seq.enqueue_ns, seq.start_ns,
+                seq.first_token_ns, -1, seq.prompt_tokens, seq.cached_tokens, tokens, seq.first_step, -1,
+                seq.preemptions, status, after,
+            )
+        )  # fmt: skip
+        return tokens if self.answers else 0

@@ -1,0 +1,1 @@
+"""Pipelines: graphs of stages, compiled into programs that requests walk through."""
