@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def price(
     *,
-    model: Annotated[str, typer.Option(help="Model of the catalogue, or the path of a config.json.")],
     device: Annotated[str, typer.Option(help="Device of the catalogue.")],
-    batch: Annotated[int, typer.Option(help="Sequences that decode.", min=0)],
+    model: Annotated[str, typer.Option(help="Model of the catalogue, or the path of a config.json.")] = "",
+    batch: Annotated[int, typer.Option(help="Sequences that decode.", min=0)] = 0,
     context: Annotated[int, typer.Option(help="Context of each, in tokens.", min=0)] = 1024,
     prompt: Annotated[int, typer.Option(help="New prompt tokens in the same step.", min=0)] = 0,
     tp: Annotated[int, typer.Option(help="Tensor-parallel devices.", min=1)] = 1,
@@ -30,12 +30,35 @@ def price(
     prices: Annotated[str, typer.Option("--source", help="Hardware model, such as auto or roofline.")] = "auto",
     tables: Annotated[Optional[Path], typer.Option(help="Tables of measurements.")] = None,  # noqa: UP045
     plot: Annotated[Optional[Path], typer.Option(help="Write a roofline plot (SVG).")] = None,  # noqa: UP045
+    stage: Annotated[str, typer.Option(help="Price a batch of this stage instead of a step: embed, retrieve.")] = "",
+    items: Annotated[int, typer.Option(help="With --stage: texts, images or queries of the batch.", min=1)] = 1,
+    tokens: Annotated[int, typer.Option(help="With --stage: tokens, or results, of all of them.", min=0)] = 0,
+    pairs: Annotated[Optional[int], typer.Option(help="With --stage: sum of squared lengths.")] = None,  # noqa: UP045
+    option: Annotated[Optional[list[str]], typer.Option(help="With --stage: an option, name=value.")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:
-    """Price one step, operator by operator."""
+    """Price one step, operator by operator; with --stage a batch of another stage."""
     from hermes_core.api.errors import InputError  # noqa: PLC0415 - keeps the command line quick
     from hermes_core.api.hardware import Deployment  # noqa: PLC0415
 
+    if stage:
+        from hermes_core.api.stages import StageDeployment  # noqa: PLC0415
+
+        from hermes_hw.cli.stage import options_of, price_stage  # noqa: PLC0415
+
+        job = StageDeployment(
+            stage,
+            device,
+            devices=tp,
+            model=model or None,
+            model_config=_config_file(model),
+            weight_dtype=weights,
+            options=options_of(option or ()),
+        )
+        price_stage(job, items, tokens, pairs, as_json=as_json)
+        return
+    if not model:
+        raise InputError("a step needs a model", remedy="Give --model, or --stage for another stage.")
     if batch == 0 and prompt == 0:
         raise InputError("a step of nothing has no price", remedy="Give --batch or --prompt.")
     deployment = Deployment(
