@@ -1,0 +1,74 @@
+"""A topology as text, for `hermes explain --topology`."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from hermes_core.api.units import format_duration
+from hermes_core.network.presets import LinkPlan, TopologyPlan
+from hermes_core.network.topology import Node, Topology
+
+_CLASSES = {
+    "fabric": "a device to its neighbours",
+    "pcie": "a device to its host",
+    "dram": "memory of a host",
+    "nic": "a device to the rack",
+    "rack": "a rack to its cluster",
+    "wan": "a cluster to the others",
+}
+
+
+def drawing(topology: Topology, tiers: Sequence[str] = ()) -> list[str]:
+    """Return lines that show links, racks, nodes and clients; `tiers` are lines on the memories beside them.
+
+    Nodes that carry alike are drawn once.
+    """
+    plan = topology.plan
+    lines = [f"{plan.machine}: {len(topology.nodes)} nodes of {plan.devices} devices"]
+    if not plan.contention:
+        lines.append("  without contention: each transfer goes as if it were alone")
+    lines += _links(plan, topology)
+    if tiers:
+        lines += ["", *tiers]
+    lines.append("")
+    if plan.graph:
+        lines += [f"{link.one} {_arrow(link.plan)} {link.other}" for link in plan.graph]
+        for node in topology.nodes:
+            lines += _node(node, [node], "")
+        return lines
+    for cluster, members in groupby(topology.nodes, key=lambda node: node.cluster):
+        lines.append(cluster)
+        for rack, nodes in groupby(members, key=lambda node: node.rack):
+            lines.append(f"└─ {rack}  {_arrow(plan.links['rack'])}")
+            for _, alike in groupby(nodes, key=_contents):
+                group = list(alike)
+                lines += _node(group[0], group, "   ")
+    return lines
+
+
+def _links(plan: TopologyPlan, topology: Topology) -> list[str]:
+    known = dict.fromkeys(link.kind for link in topology.graph.links)
+    rows = []
+    for name, link in plan.links.items():
+        if name not in known:
+            continue
+        what = "a host to the rack" if name == "nic" and not plan.device_nics else _CLASSES[name]
+        rows.append((name, what, link))
+    return [f"  {name:<7}{what:<28}{_arrow(link)}" for name, what, link in rows]
+
+
+def _arrow(link: LinkPlan) -> str:
+    ways = "each way" if link.duplex else "both ways together"
+    return f"── {link.bandwidth_bytes_per_s / 1e9:,g} GB/s {ways}, {format_duration(link.latency_ns)} ──"
+
+
+def _contents(node: Node) -> tuple[tuple[str, int], ...]:
+    pools = [name.rpartition("/")[0] for name in node.clients]
+    return tuple((pool, pools.count(pool)) for pool in dict.fromkeys(pools))
+
+
+def _node(first: Node, alike: Sequence[Node], indent: str) -> list[str]:
+    name = first.name if len(alike) == 1 else f"{first.name} to {alike[-1].name} ({len(alike)} alike)"
+    free = f"{first.free_devices} devices free" if first.free_devices else "full"
+    lines = [f"{indent}└─ {name}  {free}"]
+    shown = first.clients if len(alike) == 1 else [f"{count} of pool {pool}" for pool, count in _contents(first)]
+    return [*lines, *(f"{indent}   └─ {client}" for client in shown)]
