@@ -90,7 +90,7 @@ def test_skip_bad_goes_on_and_counts(tmp_path):
     result = run("inspect", bad, "--skip-bad", "--json")
     found = json.loads(result.stdout)
     assert found["requests"] == 2
-    assert "1 bad rows skipped" in found["notes"][0]
+    assert "1 bad row skipped" in found["notes"][0]
 
 
 def test_a_section_may_be_toml(tmp_path):

@@ -169,7 +169,7 @@ BAD = [
     ("2023-11-16 18:15:50.99516x0,396,109", "TIMESTAMP", "no date and time"),
     ("yesterday,396,109", "TIMESTAMP", "'yesterday' is no date and time"),
     ("2023-11-16 18:15:50.9951690,396", None, "has 2 fields, not 3"),
-    ("2023-11-16 18:15:50.9951690;396;109", None, "has 1 fields, not 3"),
+    ("2023-11-16 18:15:50.9951690;396;109", None, "has 1 field, not 3"),
     ("2023-11-16 18:15:50.9951690,396,109,7", None, "has 4 fields, not 3"),
 ]
 
@@ -333,7 +333,7 @@ def test_a_bad_mooncake_line_is_named_or_skipped(write, line, column, said):
     rows, source, batches = replay(path, skip_bad=True)
     assert len(rows) == 3
     assert batches[0].segment_id.tolist() == [0, 1, 2, 0, 9]
-    assert "1 bad rows skipped" in source.notes[0]
+    assert "1 bad row skipped" in source.notes[0]
 
 
 def test_very_large_hashes_keep_their_identity(write):
@@ -371,3 +371,27 @@ def test_times_that_are_none_are_refused(write, text):
         return
     with pytest.raises(WorkloadError, match=r"trace.csv:3, column arrival_s: .* is no time in s"):
         replay(write(content))
+
+
+def test_the_first_fault_of_a_file_is_told_first(write):
+    head = "arrival_s,prompt_tokens,output_tokens\n"
+    path = write(head + "0,5,5\n1,x,5\n2,5\n3,0,5\n4,5,y\n")
+    with pytest.raises(WorkloadError, match=r"trace.csv:3, column prompt_tokens: 'x' is no whole number"):
+        replay(path)
+    with pytest.raises(WorkloadError, match=r"trace.csv:2: '0,5' has 2 fields, not 3"):
+        replay(write(head + "0,5\n1,x,5\n"))
+    with pytest.raises(WorkloadError, match=r"trace.csv:2, column prompt_tokens: is 0; a request has at least 1 token"):
+        replay(write(head + "0,0,5\n1,x,5\n"))
+    with pytest.raises(WorkloadError, match=r"trace.csv:2, column prompt_tokens: 'x'"):
+        replay(write(head + "0,x,y\n"))
+    rows, source, _ = replay(write(head + "0,5,5\n1,x,y\n2,5\n3,0,5\n4,5,y\n"), skip_bad=True)
+    assert rows == [(0, 5, 5)]
+    assert "4 bad rows skipped (first: line 3, column prompt_tokens: 'x' is no whole number)" in source.notes[0]
+
+
+def test_one_is_said_in_the_singular(write):
+    rows = [ROWS[1], ROWS[0], ROWS[2]]
+    _, source, _ = replay(write(azure(*rows)))
+    assert "1 row stood out of order of time and was sorted (first: line 3)" in source.notes[0]
+    with pytest.raises(WorkloadError, match=r"'x' has 1 field, not 3"):
+        replay(write(azure(*rows, "x")))

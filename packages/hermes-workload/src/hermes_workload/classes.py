@@ -8,6 +8,7 @@ from hermes_workload.batch import Ints
 from hermes_workload.errors import WorkloadError
 from hermes_workload.fitting import FEWEST_REQUESTS, Fit, compare, fit_arrivals, fit_sizes
 from hermes_workload.registry import open_workload
+from hermes_workload.rows import said
 from hermes_workload.sizes import Floats
 from hermes_workload.survey import Survey, survey
 
@@ -32,7 +33,7 @@ def fit_classes(found: Survey, seed: int = 0) -> Fit:
     prompt, output = found.pairs
     if found.requests < FEWEST_REQUESTS or found.span_s <= 0 or len(prompt) != len(found.times):
         raise WorkloadError(
-            f"{found.requests} requests over {found.span_s:g} s cannot be divided into classes",
+            f"{said(found.requests, 'request')} over {found.span_s:g} s cannot be divided into classes",
             remedy=f"give {FEWEST_REQUESTS} to a million requests with times of their own",
         )
     steps = max(found.requests // REQUESTS_PER_STEP, FEWEST_STEPS)

@@ -168,6 +168,7 @@ def generate(
     import secrets  # noqa: PLC0415
 
     from hermes_workload.anonymise import anonymised  # noqa: PLC0415
+    from hermes_workload.rows import said  # noqa: PLC0415
     from hermes_workload.writers import write  # noqa: PLC0415
 
     with told():
@@ -184,7 +185,7 @@ def generate(
             time_scale=time_scale,
         )
         written = write(anonymised(source, secrets.token_bytes(32)) if anonymise else source, out, to, force=force)
-    typer.echo(f"{written:,} requests written to {out}", err=True)
+    typer.echo(f"{said(written, 'request')} written to {out}", err=True)
     print_notes(source)
 
 

@@ -11,6 +11,7 @@ from hermes_workload.batch import Ints
 from hermes_workload.distance import ks_distance, rank_correlation
 from hermes_workload.errors import WorkloadError
 from hermes_workload.registry import open_workload
+from hermes_workload.rows import said
 from hermes_workload.sizes import Floats
 from hermes_workload.survey import NS_PER_S, RESOLUTION_NS, Survey, survey
 
@@ -79,7 +80,7 @@ def fit(found: Survey, shape: str = "curve", seed: int = 0) -> Fit:
     """
     if found.requests < FEWEST_REQUESTS or found.span_s <= 0:
         raise WorkloadError(
-            f"{found.requests} requests over {found.span_s:g} s are too few to fit",
+            f"{said(found.requests, 'request')} over {found.span_s:g} s cannot be fitted",
             remedy=f"give at least {FEWEST_REQUESTS} requests that do not all come at once",
         )
     arrivals = fit_arrivals(found, shape)

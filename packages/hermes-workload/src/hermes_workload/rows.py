@@ -1,6 +1,6 @@
 """What a reader gives: rows as they stand in a file, and what is wrong with the others."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -53,6 +53,7 @@ class Findings:
     skip_bad: bool = False
     skipped: int = 0
     first_skipped: str = ""
+    last_bad: int = -1
     renumbered: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -71,6 +72,9 @@ class Findings:
                 column=column,
                 remedy=f"{remedy}, {keep_going}" if remedy else f"mend the row, {keep_going}",
             )
+        if line == self.last_bad:
+            return  # a row is skipped once, whatever else is wrong with it
+        self.last_bad = line
         if not self.skipped:
             place = f"line {line}" + (f", column {column}" if column else "")
             self.first_skipped = f"{place}: {problem}"
@@ -85,7 +89,8 @@ class Findings:
         """Return all notes, with the count of skipped rows."""
         if not self.skipped:
             return list(self.notes)
-        return [*self.notes, f"{self.file}: {self.skipped} bad rows skipped (first: {self.first_skipped})"]
+        skipped = said(self.skipped, "bad row")
+        return [*self.notes, f"{self.file}: {skipped} skipped (first: {self.first_skipped})"]
 
 
 class TraceReader(Protocol):
@@ -119,6 +124,23 @@ class NamedColumns(Protocol):
     def names(self, file: TraceFile) -> Names:
         """Return the names in `file`."""
         ...
+
+
+def empty_sizes(rows: Rows, places: Mapping[str, int]) -> Iterator[tuple[int, int, str, str]]:
+    """Yield line, place, column and fault of each row with a size under one token; `places` orders the columns."""
+    requests = rows.requests
+    for row in np.flatnonzero((requests.prompt_tokens < 1) | (requests.output_tokens < 1)).tolist():
+        prompt = int(requests.prompt_tokens[row])
+        name, value = (rows.prompt_name, prompt)
+        if prompt >= 1:
+            name, value = rows.output_name, int(requests.output_tokens[row])
+        place = places.get(name.lower(), 0)
+        yield int(rows.line[row]), place, name, f"is {value}; a request has at least 1 token"
+
+
+def said(count: int, what: str) -> str:
+    """Return a count in words: "1 row", "2,000 rows"."""
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def without(rows: Rows, bad: Ints) -> Rows:

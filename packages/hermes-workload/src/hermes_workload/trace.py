@@ -13,7 +13,7 @@ from hermes_workload.errors import WorkloadError
 from hermes_workload.fields import Section
 from hermes_workload.files import TraceFile
 from hermes_workload.readers import find_reader
-from hermes_workload.rows import Findings, NamedColumns, Names, Rows, TraceReader, joined_rows
+from hermes_workload.rows import Findings, NamedColumns, Names, Rows, TraceReader, empty_sizes, joined_rows, said
 from hermes_workload.source import Labels, Source
 from hermes_workload.streams import stream
 from hermes_workload.synthetic import draw_luck, queue_up
@@ -98,12 +98,8 @@ class Trace:
             if not bad.any():
                 yield rows
                 continue
-            for row in np.flatnonzero(bad).tolist():
-                prompt = int(requests.prompt_tokens[row])
-                name, value = (rows.prompt_name, prompt)
-                if prompt >= 1:
-                    name, value = rows.output_name, int(requests.output_tokens[row])
-                findings.bad(int(rows.line[row]), name, f"is {value}; a request has at least 1 token", "remove the row")
+            for line, _, name, problem in empty_sizes(rows, {}):
+                findings.bad(line, name, problem, "remove the row")
             findings.renumbered = True
             yield rows.take(np.flatnonzero(~bad))
 
@@ -175,37 +171,44 @@ def in_order(blocks: Iterator[Rows], window: int, findings: Findings) -> Iterato
         WorkloadError: A row stands further from its place.
     """
     held: list[Rows] = []
-    count, late, first_late = 0, 0, 0
+    count, late, first_late, late_held = 0, 0, 0, False
     newest, given = np.iinfo(np.int64).min, np.iinfo(np.int64).min
     for rows in blocks:
         if not len(rows.line):
             continue
         times = rows.requests.arrival_ns
-        latest = np.maximum.accumulate(np.concatenate([[newest], times]))
-        behind = np.flatnonzero(times < latest[:-1])
-        if len(behind):
+        if int(times[0]) < newest or bool((times[1:] < times[:-1]).any()):
+            latest = np.maximum.accumulate(np.concatenate([[newest], times]))
+            behind = np.flatnonzero(times < latest[:-1])
             first_late = first_late if late else int(rows.line[behind[0]])
             late += len(behind)
-            findings.renumbered = True
+            late_held = findings.renumbered = True
             _refuse_too_late(rows, given, window, findings.file)
-        newest = latest[-1]
+        newest = max(newest, int(times.max()))
         held.append(rows)
         count += len(rows.line)
-        if count >= 2 * window:
+        if late_held and count >= 2 * window:
             ready = _sorted(joined_rows(held))
             out, rest = ready.slice(0, count - window), ready.slice(count - window, count)
-            given = out.requests.arrival_ns[-1]
-            held, count = [rest], window
+            held, count, late_held = [rest], window, False
+            given = int(out.requests.arrival_ns[-1])
+            yield out.requests
+        while not late_held and count - len(held[0].line) >= window:
+            # In order as they are: nothing to join, nothing to copy.
+            out = held.pop(0)
+            count -= len(out.line)
+            given = int(out.requests.arrival_ns[-1])
             yield out.requests
     if late:
-        findings.note(
-            f"{findings.file}: {late} rows stood out of order of time and were sorted (first: line {first_late})"
-        )
-    if held:
-        yield _sorted(joined_rows(held)).requests
+        rows_were = f"{said(late, 'row')} stood out of order of time and {'was' if late == 1 else 'were'} sorted"
+        findings.note(f"{findings.file}: {rows_were} (first: line {first_late})")
+    if late_held:
+        held = [_sorted(joined_rows(held))]
+    for rows in held:
+        yield rows.requests
 
 
-def _refuse_too_late(rows: Rows, given: Any, window: int, file: str) -> None:
+def _refuse_too_late(rows: Rows, given: int, window: int, file: str) -> None:
     times = rows.requests.arrival_ns
     if int(times.min()) < given:
         raise WorkloadError(

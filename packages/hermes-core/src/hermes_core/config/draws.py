@@ -26,7 +26,7 @@ Correlation: TypeAlias = Annotated[float, Number(-1.0, 1.0, what="correlation")]
 
 
 class Gaps(Section):
-    """How gaps between arrivals are distributed: quantiles in any unit, scaled so that their mean is that of the rate."""
+    """How gaps between arrivals vary: quantiles in any unit, scaled so that their mean is that of the rate."""
 
     values: Annotated[list[NonNegative], Field(min_length=2)]
     probabilities: list[Share] | None = None

@@ -12,12 +12,15 @@ import numpy as np
 from hermes_workload.batch import Ints, RequestBatch, offsets_of
 from hermes_workload.files import Block, TraceFile
 from hermes_workload.jsontext import Line, decode_lines, number, whole
+from hermes_workload.readers.plain import Numbers, read_numbers
 from hermes_workload.rows import Findings, Rows
 
 BLOCK_TOKENS: Final = 512
 """Tokens that one hash stands for (R. Qin et al., Mooncake, FAST 2025, on the open trace)."""
 NS_PER_MS: Final = 1_000_000
 KEYS: Final = ("timestamp", "input_length", "output_length", "hash_ids")
+PLAIN_KEYS: Final = 3
+"""Keys with one number each."""
 LARGEST_ID: Final = 2**63 - 1
 PLAIN_LISTS: Final = b"0123456789, []"
 OPENING, COMMA = b"[,"
@@ -120,6 +123,9 @@ def _decode_with_json(data: bytes) -> _Columns:
 
 def _fast(block: Block) -> Rows | None:
     """Return the rows of a block in which every line is sound, else None."""
+    numbers = read_numbers(block.data, block.lines, KEYS)
+    if numbers is not None:
+        return _plain(block, numbers)
     try:
         columns = _decoder()(block.data)
         time, prompt, output = (np.array(column) for column in columns[:3])
@@ -135,6 +141,19 @@ def _fast(block: Block) -> Rows | None:
     line = block.first_line + np.arange(block.lines)
     requests = _batch(time, prompt, output, columns.counts, columns.ids)
     return Rows(line, requests, "input_length", "output_length")
+
+
+def _plain(block: Block, numbers: Numbers) -> Rows | None:
+    """Return the rows of a block whose lines are all plain, else None."""
+    firsts = numbers.offsets[:-1]
+    time, prompt, output = (numbers.values[firsts + place] for place in range(PLAIN_KEYS))
+    counts = np.diff(numbers.offsets) - PLAIN_KEYS
+    if not ((_blocks(prompt) == counts) & (prompt >= 1) & (time < LARGEST_TIME_MS)).all():
+        return None
+    hashes = np.ones(len(numbers.values), dtype=bool)
+    hashes[(firsts[:, None] + np.arange(PLAIN_KEYS)).ravel()] = False
+    requests = _batch(time, prompt, output, counts, numbers.values[hashes])
+    return Rows(block.first_line + np.arange(block.lines), requests, "input_length", "output_length")
 
 
 def _slow(block: Block, findings: Findings) -> Rows:

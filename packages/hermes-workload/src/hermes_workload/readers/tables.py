@@ -1,10 +1,10 @@
 """Traces that are tables of comma-separated values with a header."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from hermes_workload.batch import Ints, RequestBatch
 from hermes_workload.csvtext import Fields, Mask, date_times, decimals, integers, parse_date_time, split_fields
 from hermes_workload.errors import WorkloadError
 from hermes_workload.files import TraceFile
-from hermes_workload.rows import Findings, Rows, without
+from hermes_workload.rows import Findings, Rows, empty_sizes, said, without
 
 WHOLE: Final = re.compile(r"\s*([+-]?\d{1,18})(?:\.0*)?\s*")
 UNIT_DIGITS: Final = {"s": 9, "ms": 6, "us": 3, "ns": 0}
@@ -75,13 +75,13 @@ class TableFormat:
 
     def _rows(self, data: bytes, first_line: int, columns: dict[str, int], findings: Findings) -> Rows:
         width = max(columns.values()) + 1
-
-        refused: list[int] = []
+        faults: list[_Fault] = []
 
         def refuse(line: int, count: int, text: bytes) -> None:
             shown = text[:60].decode("utf-8", "replace")
-            refused.append(line)
-            findings.bad(line, None, f"{shown!r} has {count} fields, not {width}", "mend or remove the row")
+            faults.append(
+                _Fault(line, -1, None, f"{shown!r} has {said(count, 'field')}, not {width}", "mend or remove the row")
+            )
 
         fields = split_fields(data, first_line, width, refuse)
         bad: list[int] = []
@@ -93,7 +93,8 @@ class TableFormat:
                 value = how.slow(fields.text(row, at))
                 if value is None:
                     bad.append(row)
-                    findings.bad(int(fields.line[row]), name, f"{fields.text(row, at)!r} is {how.fault}", how.remedy)
+                    problem = f"{fields.text(row, at)!r} is {how.fault}"
+                    faults.append(_Fault(int(fields.line[row]), at, name, problem, how.remedy))
                 else:
                     values[row] = value
             return values
@@ -105,8 +106,28 @@ class TableFormat:
             if name.lower() in columns:
                 setattr(requests, field, read(name, _SIZES))
         rows = Rows(fields.line, requests, self.prompt, self.output)
-        findings.renumbered |= bool(bad or refused)
-        return without(rows, np.array(sorted(set(bad)))) if bad else rows
+        if not faults:
+            return rows
+        # By line, and from left to right within one: the first fault told is the first in the file.
+        empty = [_Fault(*found, "remove the row") for found in empty_sizes(without(rows, _distinct(bad)), columns)]
+        for fault in sorted([*faults, *empty]):
+            findings.bad(fault.line, fault.column, fault.problem, fault.remedy)
+        findings.renumbered = True
+        return without(rows, _distinct([*bad, *np.flatnonzero(np.isin(fields.line, [one.line for one in empty]))]))
+
+
+class _Fault(NamedTuple):
+    """Something wrong with a row; faults are told in this order."""
+
+    line: int
+    place: int
+    column: str | None
+    problem: str
+    remedy: str
+
+
+def _distinct(rows: Sequence[int]) -> Ints:
+    return np.unique(np.array(rows, dtype=np.int64))
 
 
 @dataclass(frozen=True, slots=True)
