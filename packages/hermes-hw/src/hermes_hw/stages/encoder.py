@@ -36,7 +36,7 @@ from hermes_hw.stages.worker import (
     share_of,
 )
 
-_KNOWN: Final = ("efficiency", "part", "output_tokens", "overhead_us", "max_tokens")
+_KNOWN: Final = ("efficiency", "part", "output_tokens", "overhead_us", "max_tokens", "eager")
 _RULES: Final = ("guard", "route")
 """Stages that may do without a model."""
 _BLOCK: Final = 2048
@@ -52,14 +52,26 @@ class EncoderModel:
     is the larger of a line in pairs (its FLOPs) and one in tokens (its bytes).
     """
 
-    __slots__ = ("_device", "_direct", "_fixed", "_heads", "_lines", "_output", "_overhead_s", "_tokens", "_workers")
+    __slots__ = (
+        "_device",
+        "_direct",
+        "_eager_s",
+        "_fixed",
+        "_heads",
+        "_lines",
+        "_output",
+        "_overhead_s",
+        "_tokens",
+        "_workers",
+    )
 
-    def __init__(self, direct: DirectPrices, device: Device, workers: int, output: int, overhead_s: float) -> None:
+    def __init__(self, direct: DirectPrices, resolved: "Resolved", workers: int) -> None:
         self._direct = direct
-        self._device = device
+        self._device = resolved.device
         self._workers = workers
-        self._output = output
-        self._overhead_s = overhead_s
+        self._output = resolved.output
+        self._overhead_s = resolved.overhead_s
+        self._eager_s = direct.eager_s() if resolved.eager else 0.0
         self._tokens: dict[int, tuple[float, float, float]] = {}
         self._heads: dict[int, tuple[float, float, float]] = {}
         self._fixed = _sum(direct.launch())
@@ -82,7 +94,7 @@ class EncoderModel:
             seconds += more[0] + self._fixed[0] + head[0]
             joules += more[1] + self._fixed[1] + head[1]
             nbytes += more[2] + head[2]
-        eager_s = self._direct.eager_s() * self._output
+        eager_s = self._eager_s * self._output
         step_s, seq_s = self._direct.inputs_s()
         waiting_s = max(eager_s - seconds, 0.0) + self._overhead_s + (step_s + seq_s * items) * self._output
         joules += self._direct.waiting_joules(waiting_s)
@@ -149,7 +161,7 @@ def _sum(parts: list[PartPrice]) -> tuple[float, float, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Resolved:
+class Resolved:
     """A stage deployment with its names resolved."""
 
     model: Architecture
@@ -157,6 +169,7 @@ class _Resolved:
     efficiency: Efficiency
     output: int
     overhead_s: float
+    eager: bool
     max_tokens: int
 
 
@@ -165,7 +178,8 @@ def compile_encoder(deployment: StageDeployment) -> CompiledStage:
 
     Options: `efficiency` (constants laid over those of the kernel family), `part` (`language`, `vision`, `audio`),
     `output_tokens` that a decoder makes to answer (1), `overhead_us` of the host for a batch (0), `max_tokens` of a
-    batch for the working memory. `guard` and `route` without a model are host code: see `compile_processing`.
+    batch for the working memory, `eager` for a runtime that launches kernel by kernel from Python (a batch then lasts
+    at least as long as the launches; compiled runtimes and graphs do not wait for them). `guard` and `route` without a model are host code: see `compile_processing`.
     Raises InputError for names, formats and options that cannot be, DoesNotFitError when the weights and the working
     memory of a batch do not fit the device.
     """
@@ -189,10 +203,11 @@ def compile_encoder(deployment: StageDeployment) -> CompiledStage:
         "efficiency": dataclasses.asdict(resolved.efficiency),
         "output": resolved.output,
         "overhead_s": resolved.overhead_s,
+        "eager": resolved.eager,
     }
     return CompiledStage(
         deployment=deployment,
-        model=EncoderModel(direct, device, deployment.workers, resolved.output, resolved.overhead_s),
+        model=EncoderModel(direct, resolved, deployment.workers),
         memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s
         * resolved.efficiency.memory
         * deployment.devices,
@@ -205,7 +220,7 @@ def compile_encoder(deployment: StageDeployment) -> CompiledStage:
     )
 
 
-def _resolve(deployment: StageDeployment) -> _Resolved:
+def _resolve(deployment: StageDeployment) -> Resolved:
     stage = deployment.stage
     options = Options(stage, deployment.options, _KNOWN)
     device = checked_device(deployment)
@@ -224,17 +239,18 @@ def _resolve(deployment: StageDeployment) -> _Resolved:
     if output > 1 and not model.attention.causal:
         raise InputError(f"{stage}: option output_tokens is {output}, but {model.name} is an encoder and makes none")
     longest = deployment.max_batch * min(model.max_model_len, 512)
-    return _Resolved(
+    return Resolved(
         model=model,
         device=device,
         efficiency=efficiency_of(device.family, options.mapping("efficiency")),
         output=output,
         overhead_s=options.number("overhead_us", 0.0) * 1e-6,
+        eager=bool(options.flag("eager")),
         max_tokens=options.count("max_tokens", longest),
     )
 
 
-def _check_memory(deployment: StageDeployment, resolved: _Resolved, weights: int) -> None:
+def _check_memory(deployment: StageDeployment, resolved: Resolved, weights: int) -> None:
     model, device = resolved.model, resolved.device
     working = activation_bytes_per_device(model, deployment.devices, resolved.max_tokens, deployment.max_batch)
     needed = weights + working * deployment.workers
