@@ -186,6 +186,8 @@ class CompiledDeployment:
     """Share of each source in the price of a representative step; sums to 1."""
     notes: Sequence[str] = ()
     """Assumptions a user should know of, one sentence each."""
+    wall_s: Mapping[str, float] = field(default_factory=dict)
+    """Wall-clock seconds that parts of compiling took, such as launching a service. Shown, never recorded."""
 
 
 class HardwareModel(Protocol):

@@ -67,6 +67,7 @@ class Session:
         self._memo: dict[bytes, Answer | str] = {}
         # Several hosts may share a service: only chance keeps their names apart. It reaches no record.
         self._id = f"hermes-{secrets.token_hex(12)}"
+        self.first_refusal = ""
         self.fingerprint = ""
         self.fingerprint = self._open()
 
@@ -115,8 +116,10 @@ class Session:
             raise self.caller.fault("ExportTable", failed) from None
         self.stats.calls += 1
         self.stats.request_bytes += request.ByteSize()
-        if not sum(map(len, dims)):
+        rows = sum(map(len, dims))
+        if not rows:
             return None
+        self.stats.exported += rows
         latency, energies, source = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("latency_ps", "energy_j", "source")
         )
@@ -244,6 +247,7 @@ class Session:
         for place, (name, *answer) in enumerate(zip(names, *columns, strict=True)):
             if place in answers.refused:
                 self._memo[name] = answers.refused[place]
+                self.first_refusal = self.first_refusal or answers.refused[place]
             else:
                 fresh[name] = (answer[0], answer[1], answer[2])
         self._memo.update(fresh)

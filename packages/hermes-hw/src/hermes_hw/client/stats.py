@@ -13,6 +13,8 @@ class Statistics:
     """Of these, different ones: those that were not in the memo."""
     cached: int = 0
     """Of the distinct ones, answered by the disk cache."""
+    exported: int = 0
+    """Rows of tables that the service exported."""
     refused: int = 0
     """Of the distinct ones, outside what the service prices."""
     calls: int = 0
