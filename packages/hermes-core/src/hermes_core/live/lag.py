@@ -67,5 +67,5 @@ class LagWatch:
                 late_p95_ms=round(1e3 * self.p95_s, 2),
                 limit_ms=1e3 * self.limit_s,
                 worst_ms=round(1e3 * self.worst_s, 2),
-                hint="clients measure this host, not the simulated cluster: fewer streams, a lower speed, or more cores",
+                hint="clients measure this host, not the simulated cluster: fewer streams, less speed or more cores",
             )

@@ -8,12 +8,19 @@ import asyncio
 from collections.abc import Callable
 from heapq import heappop, heappush
 
+import structlog
+
+from hermes_core.api.errors import HermesError
 from hermes_core.api.time import Nanos
-from hermes_core.live.asks import Ask
+from hermes_core.live.asks import Arrival, Ask, Intervention
 from hermes_core.live.clock import WallClock
 from hermes_core.live.lag import LagWatch
-from hermes_core.live.session import LiveSession, RequestEnd
-from hermes_core.serving.request import Request
+from hermes_core.live.refusals import Refusal
+from hermes_core.live.session import LiveSession, RequestEnd, StageEnd
+from hermes_core.serving.llm_client import Stretch
+from hermes_core.serving.request import FAILED, Request
+
+_log = structlog.get_logger(__name__)
 
 _SOONEST_S = 0.0
 _LATEST_S = 60.0
@@ -23,7 +30,7 @@ _LATEST_S = 60.0
 class Stream:
     """One request as its reader sees it: tokens that have come, and how it ended."""
 
-    __slots__ = ("_pacer", "_reader", "end", "incremental", "pushed", "request", "tokens")
+    __slots__ = ("_pacer", "_reader", "cached_tokens", "end", "incremental", "pushed", "request", "tokens")
 
     def __init__(self, pacer: "Pacer", *, incremental: bool) -> None:
         self.request: Request
@@ -32,6 +39,8 @@ class Stream:
         """Tokens that the user has."""
         self.pushed = 0
         """Tokens that are on their way or have come."""
+        self.cached_tokens = 0
+        """Of its prompt, found in the prefix cache."""
         self.end: RequestEnd | None = None
         """Set when the last token has come, or it is known that none will."""
         self._reader: asyncio.Future[None] | None = None
@@ -81,20 +90,31 @@ class Pacer:
         self._step_ends: list[Nanos] = [-1] * len(session.clients)
         self._steps = [0] * len(session.clients)
         self._closed = False
+        self.after_tick: Callable[[], None] | None = None
+        """Called when something may have happened in the engine."""
+        self.broken: str | None = None
+        """What made the engine stop for good; None while it works."""
 
     # --- asks -------------------------------------------------------------------------------------------------------
 
-    def ask(self, ask: Ask, *, incremental: bool, began: Callable[[Stream], None] | None = None) -> Stream:
+    def ask(self, ask: Ask, *, incremental: bool) -> Stream:
         """Send a request into the engine; `incremental` streams are woken for each token, others at the end only."""
         stream = Stream(self, incremental=incremental)
-        request = self._inject(ask, stream)
+        if self.broken is not None:
+            raise self._refusal()
+        try:
+            request = self._inject(ask, stream)
+        except (HermesError, AssertionError) as error:
+            self._break(error)
+            raise self._refusal() from error
         stream.request = request
-        if began is not None:
-            began(stream)
         if stream.end is None and request.request_id in self._streams and incremental:
             self._readers[request.request_id] = stream
         self._tick()
         return stream
+
+    def _refusal(self) -> Refusal:
+        return Refusal(500, f"The simulation has stopped: {self.broken}", kind="server_error", code="engine_broken")
 
     def _inject(self, ask: Ask, stream: Stream) -> Request:
         # The end may be told before `inject` returns: a refusal.
@@ -128,6 +148,18 @@ class Pacer:
             # A short answer that began and ended between two looks: its first token came at a time of its own.
             self._send(end.first_token_ns, stream, 1, None)
         self._send(max(end.end_ns, self.session.ran_ns), stream, end.output_tokens, end)
+
+    def stretch_ended(self, stretch: Stretch) -> None:
+        """Nothing to do: streams are looked at while stretches run."""
+
+    def came_in(self, what: Arrival | Intervention) -> None:
+        """Nothing to do: it came through here."""
+
+    def stage_ended(self, end: StageEnd) -> None:
+        """Note what a stage found in its prefix cache."""
+        stream = self._streams.get(end.request_id)
+        if stream is not None:
+            stream.cached_tokens = max(stream.cached_tokens, end.cached_tokens)
 
     @property
     def open(self) -> int:
@@ -163,6 +195,31 @@ class Pacer:
         """Let happen what is due, hand out what has come, and sleep until there is more."""
         if self._closed:
             return
+        try:
+            self._go_on()
+            if self.after_tick is not None:
+                self.after_tick()
+        except (HermesError, AssertionError) as error:
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """The engine cannot go on: nobody waits for it in vain."""
+        self.broken = f"{type(error).__name__}: {error}"
+        _log.error("live.engine_broken", error=self.broken)
+        self.close()
+        now = self.session.ran_ns
+        waiting = [*self._streams.values(), *self._ending.values()]
+        self._streams.clear()
+        self._readers.clear()
+        self._ending.clear()
+        for stream in waiting:
+            request = stream.request
+            stream.end = RequestEnd(
+                request.request_id, request.arrival_ns, -1, now, FAILED, request.prompt_tokens, stream.tokens
+            )
+            stream.wake()
+
+    def _go_on(self) -> None:
         clock, session = self.clock, self.session
         if not clock.paced:
             self._tick_unpaced()
@@ -211,8 +268,7 @@ class Pacer:
         due = self._due
         while due and (now is None or due[0][0] <= now):
             _, _, stream, tokens, end = heappop(due)
-            if tokens > stream.tokens:
-                stream.tokens = tokens
+            stream.tokens = max(stream.tokens, tokens)
             if end is not None:
                 stream.end = end
                 self._ending.pop(end.request_id, None)

@@ -1,17 +1,20 @@
 """Tells which prompts begin alike, from their tokens: the segments by which the prefix cache knows text.
 
-A prompt is cut where KV blocks end, and each piece is named by a hash of all tokens up to its end, so prompts that share
-their first n blocks share their first n segments. Answers are remembered with the prompts they belong to: a later turn
-that quotes one finds its blocks as well, though its begin lies in the middle of a block.
+A prompt is cut where KV blocks end, and each piece is named by a hash of all tokens up to its end, so prompts that
+share their first n blocks share their first n segments. Answers are remembered with the prompts they belong to: a later
+turn that quotes one finds its blocks as well, though its begin lies in the middle of a block.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from hermes_core.serving.sequence import Segments
+
+SegmentTold: TypeAlias = Callable[[int, Sequence[Any]], None]
+"""Told the id and the tokens of a segment."""
 
 _ROOT: Final = b"hermes prompt"
 _REMEMBERED: Final = 65_536
@@ -62,7 +65,7 @@ class PrefixIndex:
         self,
         block_size: int,
         salt: bytes = b"",
-        on_segment: Callable[[int, Sequence[Any]], None] | None = None,
+        on_segment: SegmentTold | None = None,
     ) -> None:
         """`on_segment` is told the tokens of each segment when it is first seen or seen again."""
         self._block_size = block_size

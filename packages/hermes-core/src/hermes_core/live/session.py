@@ -17,7 +17,7 @@ from hermes_core.api.hardware import CompiledDeployment
 from hermes_core.api.streams import stream
 from hermes_core.api.time import Nanos
 from hermes_core.api.workload import RequestBatch
-from hermes_core.engine import Kernel, Phase, rank
+from hermes_core.engine import Phase, rank
 from hermes_core.live.asks import Arrival, Ask, Intervention, request_of
 from hermes_core.record import Recorder, RecordSink
 from hermes_core.record.tables import REQUESTS, STAGE_JOBS
@@ -392,8 +392,18 @@ class LiveSession:
 
     def pools_of(self, pipeline: int) -> list[PoolPlan]:
         """Return the pools that a pipeline goes through, in the order of the plan."""
-        kinds = list(_kinds(self.plan.pipelines[self.pipelines[pipeline]]))
+        kinds = self.kinds_of(pipeline)
         return [pool for pool in self.plan.pools if any(kind in pool.stages for kind in kinds)]
+
+    def kinds_of(self, pipeline: int) -> list[str]:
+        """Return the stage kinds of a pipeline, in the order in which it names them."""
+        return list(_kinds(self.plan.pipelines[self.pipelines[pipeline]]))
+
+    def limit_of(self, pipeline: int) -> int:
+        """Return the longest context, in tokens, that every pool of a pipeline takes."""
+        limits = [self.compiled[pool.name].max_model_len for pool in self.pools_of(pipeline)]
+        limits += [pool.engine.max_model_len for pool in self.pools_of(pipeline) if pool.engine.max_model_len]
+        return min(limits)
 
     def alive(self, pipeline: int) -> bool:
         """Return whether each pool of a pipeline has a client that serves."""

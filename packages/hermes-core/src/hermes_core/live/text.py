@@ -18,6 +18,8 @@ _WORDS: Final = (
     "day", "ago", "our", "one", "two", "ten", "low", "hum", "big", "dry", "log", "fir", "ice", "jam", "key", "lid",
 )  # fmt: skip
 """Three letters each: with a space before them, a token of four characters."""
+_FIRST: Final = ("Well", "Yes", "So", "The", "I")
+"""What an answer may begin with, without a space that somebody would strip."""
 _LONGEST: Final = 512
 """Filler of this many tokens is checked when a tokeniser is read."""
 
@@ -43,8 +45,11 @@ class Tokeniser(Protocol):
         ...
 
     def filler(self, seed: int, tokens: int) -> list[str]:
-        """Return pieces of one token each, such that together they are exactly that many, and begin alike for equal
-        seeds."""
+        """Return pieces of one token each that together are exactly so many tokens; equal seeds begin alike."""
+        ...
+
+    def pieces(self, text: str) -> list[str]:
+        """Return a text cut into its tokens."""
         ...
 
 
@@ -66,8 +71,15 @@ class ApproximateTokeniser:
         return "".join(f" {_WORDS[number % len(_WORDS)]}" for number in ids)
 
     def filler(self, seed: int, tokens: int) -> list[str]:
-        """Return so many words of three letters, each with its space."""
-        return [f" {word}" for word in _words(seed, tokens, _WORDS)]
+        """Return so many words of four characters, the space before them included."""
+        words = [f" {word}" for word in _words(seed, tokens, _WORDS)]
+        if words:
+            words[0] = _FIRST[0]
+        return words
+
+    def pieces(self, text: str) -> list[str]:
+        """Cut a text into pieces of four characters."""
+        return self.encode(text)
 
 
 class FileTokeniser:
@@ -93,6 +105,7 @@ class FileTokeniser:
         self._tokenizer.no_truncation()
         self.name = path.name
         self._pieces = self._find_pieces(path)
+        self._first = next((word for word in _FIRST if self._begins(word)), None)
 
     def encode(self, text: str) -> list[int]:
         """Return the token numbers of a text."""
@@ -110,7 +123,16 @@ class FileTokeniser:
 
     def filler(self, seed: int, tokens: int) -> list[str]:
         """Return so many words that are one token each wherever they stand."""
-        return list(_words(seed, tokens, self._pieces))
+        words = list(_words(seed, tokens, self._pieces))
+        if words and self._first is not None:
+            words[0] = self._first
+        return words
+
+    def pieces(self, text: str) -> list[str]:
+        """Return a text cut where its tokens begin."""
+        starts = [start for start, _ in self._tokenizer.encode(text, add_special_tokens=False).offsets]
+        ends = [*starts[1:], len(text)]
+        return [text[start if at else 0 : end] for at, (start, end) in enumerate(zip(starts, ends, strict=True))]
 
     def _find_pieces(self, path: Path) -> tuple[str, ...]:
         """Return pieces that are one token each, alone and side by side. Raises InputError if there are none."""
@@ -128,6 +150,10 @@ class FileTokeniser:
         if not sound:
             raise InputError(f"{path} has no word that stays one token beside others", remedy="Use another tokeniser.")
         return tuple(sound)
+
+    def _begins(self, word: str) -> bool:
+        """Return whether a word is one token, alone and before each of the pieces."""
+        return len(self.encode(word)) == 1 and all(len(self.encode(word + piece)) == 2 for piece in self._pieces)  # noqa: PLR2004
 
     def _joins(self, pieces: list[str]) -> bool:
         """Return whether the last piece is one token alone and next to each of the others."""
