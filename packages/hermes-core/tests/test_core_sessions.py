@@ -81,9 +81,8 @@ def test_the_identity_follows_what_decides_the_run(tmp_path):
     trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2025-03-03 09:00:00.0,374,44\n")
     draft = session.read({**SCENARIO, "workload": {"trace": str(trace)}})
     first = session.identity(draft)
-    assert session.identity(draft, ["replicas=2"]) == first  # it says so already
-    assert session.identity(draft, ["replicas=3"]) != first
-    assert session.identity(draft, seed=9) != first
+    assert session.identity(session.read(draft, ["replicas=2"])) == first  # it says so already
+    assert session.identity(session.read(draft, ["replicas=3"])) != first
     trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2025-03-03 09:00:00.0,374,45\n")
     assert session.identity(draft) != first
 

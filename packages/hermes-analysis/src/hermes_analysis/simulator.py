@@ -36,8 +36,8 @@ class Session(Protocol):
         """Return a scenario (a file, YAML text, Python values) in a form that can be pickled."""
         ...
 
-    def identity(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> str:
-        """Return a digest of all that decides the run's record."""
+    def identity(self, scenario: Any) -> str:
+        """Return a digest of what decides the scenario's runs: words, files, versions."""
         ...
 
     def resolved(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> Mapping[str, Any]:
@@ -53,9 +53,13 @@ class Session(Protocol):
         ...
 
 
-@cache
 def session(name: str = "default") -> Session:
     """Return this process's session of that name. Raises MissingExtraError when no simulator is installed."""
+    return _session(name)
+
+
+@cache
+def _session(name: str) -> Session:
     found = {entry.name: entry for entry in entry_points(group=SESSIONS)}
     if name in found:
         made: Session = found[name].load()()
@@ -91,9 +95,9 @@ class _PlainSession:
     def read(self, scenario: Any, sets: Sequence[str] = ()) -> Any:
         return (scenario, tuple(sets))
 
-    def identity(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> str:
-        # Only the simulator could resolve it: the words as they stand must do.
-        return repr((scenario, tuple(sets), seed))
+    def identity(self, scenario: Any) -> str:
+        # Only the simulator could read it: the words as they stand must do.
+        return repr(scenario)
 
     def resolved(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> Mapping[str, Any]:  # noqa: ARG002
         return {}

@@ -13,7 +13,7 @@ from hermes_proto.core.v1.run_record_pb2 import RunRecordChunk
 from hermes_core.api.errors import InputError
 from hermes_core.api.hardware import HARDWARE_MODELS, CompiledDeployment, HardwareModel
 from hermes_core.api.plugins import load_plugin
-from hermes_core.config.document import Document, from_mapping, read_text
+from hermes_core.config.document import Document, Route, from_mapping, read_text
 from hermes_core.config.layers import apply_set, load_layers, overlay_seed, with_bases
 from hermes_core.config.loading import validated
 from hermes_core.config.resolve import resolve
@@ -22,12 +22,11 @@ from hermes_core.runs import placed
 from hermes_core.serving.plan import PoolPlan, SimulationPlan
 from hermes_core.sessions.kept import DrawnSource, Kept, SourceView, deployment_key
 from hermes_core.sessions.outlook import Outlook, look_ahead
-from hermes_core.simulation import Simulation
-from hermes_core.simulation import _open_workload as open_workload
-from hermes_core.simulation import _versions as versions
+from hermes_core.simulation import Simulation, _open_workload, _versions
 
 _COMPILED: Final = 512
 _SOURCES: Final = 16
+_LONGEST_NAME: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +76,12 @@ class Session:
             document = apply_set(document, assignment)
         return Draft(_absolute(document), draft.name)
 
-    def identity(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> str:
-        """Return a digest of everything that decides a run: the resolved scenario, the files it names, the versions."""
-        plan = self._plan(scenario, sets, seed)
-        digest = hashlib.sha256(json.dumps(sorted(versions().items())).encode())
-        digest.update(plan.canonical_json.encode())
-        for path in sorted(_files(plan.workload)):
-            digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    def identity(self, scenario: Draft) -> str:
+        """Return a digest of what decides the scenario's runs: what it says, the files it names, the versions."""
+        document = scenario.document
+        digest = hashlib.sha256(json.dumps([sorted(_versions().items()), document.data], sort_keys=True).encode())
+        for path in _files(document):
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()[:32]
 
     def resolved(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> dict[str, Any]:
@@ -120,7 +118,7 @@ class Session:
 
     def _source(self, plan: SimulationPlan) -> SourceView:
         key = json.dumps([plan.workload, plan.seed], sort_keys=True, default=repr)
-        return self._sources.get(key, lambda: DrawnSource(open_workload(plan))).view()
+        return self._sources.get(key, lambda: DrawnSource(_open_workload(plan))).view()
 
 
 def _compile(pool: PoolPlan) -> CompiledDeployment:
@@ -136,14 +134,21 @@ def _absolute(document: Document) -> Document:
     return Document(document.data, {route: replace(mark, base=mark.base.absolute()) for route, mark in marks.items()})
 
 
-def _files(workload: Any) -> Iterator[str]:
-    """Yield the files that a canonical workload reads."""
-    if isinstance(workload, Mapping):
-        for key, value in workload.items():
-            if key == "path" and isinstance(value, str) and Path(value).is_file():
-                yield value
-            else:
-                yield from _files(value)
-    elif isinstance(workload, list | tuple):
-        for value in workload:
-            yield from _files(value)
+def _files(document: Document) -> Iterator[Path]:
+    """Yield the files that values of a scenario name, in the order in which they stand there."""
+
+    def walk(value: Any, route: Route) -> Iterator[Path]:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from walk(item, (*route, key))
+        elif isinstance(value, list):
+            for at, item in enumerate(value):
+                yield from walk(item, (*route, at))
+        elif (
+            isinstance(value, str)
+            and len(value) < _LONGEST_NAME
+            and (path := document.mark(route).base / value).is_file()
+        ):
+            yield path
+
+    return walk(document.data, ())

@@ -1,0 +1,186 @@
+"""Doing a sweep: every point that is not done yet, on an executor, each result into the log as it comes."""
+
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hermes_analysis.errors import AnalysisError
+from hermes_analysis.executors import Executor, WorkerLost
+from hermes_analysis.points import point_metrics
+from hermes_analysis.simulator import Session, SimulationError, refusal, session
+from hermes_analysis.sweep.axes import parse_axis
+from hermes_analysis.sweep.folder import Row, SweepFolder, key_number
+from hermes_analysis.sweep.space import Space, chosen_seeds
+
+R = TypeVar("R")
+
+_PROBES: Final = 16
+"""Points that are resolved before the sweep: when not one of them is a scenario, the sweep is a mistake."""
+_MOST_ERROR: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class PointWork:
+    """Runs one point of a space: what an executor is given. Errors become rows; only Ctrl-C gets out."""
+
+    scenario: Any
+    space: Space
+    runner: str = "default"
+
+    def __call__(self, index: int) -> Row:
+        """Run the point of that number."""
+        point = self.space.point(index)
+        key = self.space.key(point)
+        try:
+            record = session(self.runner).run(self.scenario, point.sets, point.seed)
+            return Row(index, key, point.values, point.seed, point_metrics(record))
+        except Exception as error:  # noqa: BLE001 - told in the row of the point; the others go on
+            message = refusal(error) or "a fault of the simulator: " + "".join(traceback.format_exception(error))
+            return Row(index, key, point.values, point.seed, None, message[-_MOST_ERROR:])
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOutcome:
+    """What a sweep came to."""
+
+    folder: SweepFolder
+    space: Space
+    points: int
+    done_before: int
+    done_now: int
+    failed: int
+    """Of those done now."""
+    first_error: str = ""
+
+
+def prepare(
+    scenario: Any,
+    over: Sequence[str],
+    *,
+    sets: Sequence[str] = (),
+    seeds: str | None = None,
+    sobol: int = 0,
+    runner: str = "default",
+) -> tuple[Any, Space]:
+    """Read a scenario and what is varied; return the scenario to give to workers, and the space.
+
+    Raises AxisError for what is varied wrongly, SimulationError when no point is a scenario (an unknown path, mostly).
+    """
+    axes = tuple(parse_axis(text) for text in over)
+    simulator = session(runner)
+    draft = _told(partial(simulator.read, scenario, sets))
+    # The grid as it stands, to look at its corners; a sweep over seeds alone has one.
+    trial = Space(axes, (1, 2), sobol)
+    first = int(_resolved(simulator, draft, trial).get("seed", 1))
+    chosen = chosen_seeds(seeds, first) if seeds is not None else (first,)
+    return draft, Space(axes, chosen, sobol, first, simulator.identity(draft))
+
+
+def run_sweep(
+    scenario: Any,
+    over: Sequence[str],
+    out: Path,
+    *,
+    executor: Executor,
+    sets: Sequence[str] = (),
+    seeds: str | None = None,
+    sobol: int = 0,
+    runner: str = "default",
+    force: bool = False,
+    retry: bool = False,
+    tell: Callable[[int, int, int], None] = lambda _total, _before, _now: None,
+) -> SweepOutcome:
+    """Sweep, or go on with a sweep in the folder `out`; `tell` hears (points, done before, done now) after each point.
+
+    Equal results whatever the executor. With `retry`, points that failed are done again. Raises AnalysisError.
+    """
+    draft, space = prepare(scenario, over, sets=sets, seeds=seeds, sobol=sobol, runner=runner)
+    about = {
+        "scenario": space.scenario,
+        "name": getattr(draft, "name", "sweep"),
+        "over": list(over),
+        "sets": list(sets),
+        "seeds": list(space.seeds),
+        "sobol": sobol,
+        "sampling_seed": space.sampling_seed,
+        "runner": runner,
+        "points": len(space),
+    }
+    with SweepFolder(out) as folder:
+        done = folder.open(about, force=force)
+        if retry:
+            failed = [key_number(row.key) for row in folder.rows(space) if row.metrics is None]
+            done = np.setdiff1d(done, np.array(failed, dtype=np.uint64))
+        before = sum(1 for index in range(len(space)) if _is_done(space, index, done))
+        tell(len(space), before, 0)
+        now, failures, first_error = 0, 0, ""
+        for row in _results(PointWork(draft, space, runner), executor, _open_points(space, done)):
+            folder.append(row)
+            now += 1
+            if row.metrics is None:
+                failures += 1
+                first_error = first_error or row.error
+            tell(len(space), before, now)
+    return SweepOutcome(folder, space, len(space), before, now, failures, first_error)
+
+
+def _results(work: PointWork, executor: Executor, indices: Iterator[int]) -> Iterator[Row]:
+    """Yield the row of each point; a point that kills its workers gets one that says so."""
+    given: dict[int, int] = {}
+
+    def noted() -> Iterator[int]:
+        for position, index in enumerate(indices):
+            given[position] = index
+            yield index
+
+    for position, result in executor.run(work, noted()):
+        index = given.pop(position)
+        if isinstance(result, WorkerLost):
+            point = work.space.point(index)
+            yield Row(index, work.space.key(point), point.values, point.seed, None, result.reason)
+        else:
+            yield result
+
+
+def _open_points(space: Space, done: NDArray[np.uint64]) -> Iterator[int]:
+    for index in range(len(space)):
+        if not _is_done(space, index, done):
+            yield index
+
+
+def _is_done(space: Space, index: int, done: NDArray[np.uint64]) -> bool:
+    if not len(done):
+        return False
+    number = key_number(space.key(space.point(index)))
+    at = int(np.searchsorted(done, number))
+    return at < len(done) and bool(done[at] == number)
+
+
+def _resolved(simulator: Session, draft: Any, space: Space) -> Mapping[str, Any]:
+    """Return the first point that is a scenario, resolved. Raises SimulationError when none of those looked at is."""
+    first: SimulationError | None = None
+    number = space.combinations
+    for combination in sorted({int(at) for at in np.linspace(0, number - 1, min(_PROBES, number))}):
+        sets = space.point(combination * len(space.seeds)).sets
+        try:
+            return _told(partial(simulator.resolved, draft, sets))
+        except SimulationError as error:
+            first = first or error
+    raise first or AnalysisError("the sweep has no points")
+
+
+def _told(question: Callable[[], R]) -> R:
+    """Return the answer of the simulator; what it refuses is a SimulationError with its message."""
+    try:
+        return question()
+    except Exception as error:
+        message = refusal(error)
+        if message is None:
+            raise
+        raise SimulationError(message) from error

@@ -1,0 +1,91 @@
+"""What `hermes sweep` does, without the command line."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from hermes_analysis.errors import AnalysisError
+from hermes_analysis.executors import make_executor
+from hermes_analysis.output import json_text
+from hermes_analysis.points import check_metric
+from hermes_analysis.sweep.progress import SweepProgress
+from hermes_analysis.sweep.results import best, write_parquet
+from hermes_analysis.sweep.running import SweepOutcome, run_sweep
+from hermes_analysis.sweep.terminal import DEFAULT_COLUMNS, as_values, table_text
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRequest:
+    """What was asked on the command line."""
+
+    scenario: Path
+    over: tuple[str, ...] = ()
+    seeds: str | None = None
+    sobol: int = 0
+    sets: tuple[str, ...] = ()
+    out: Path | None = None
+    sort: str | None = None
+    columns: tuple[str, ...] = ()
+    top: int = 20
+    executor: str | None = None
+    ray_address: str | None = None
+    workers: int | None = None
+    retry: bool = False
+    force: bool = False
+    as_json: bool = False
+
+
+def sweep(request: SweepRequest) -> str:
+    """Do the sweep, write its results, and return the table (or JSON) for standard output. Raises AnalysisError."""
+    for name in (*request.columns, *([request.sort] if request.sort else [])):
+        check_metric(name)
+    out = request.out or Path(f"{request.scenario.stem}-sweep")
+    progress = SweepProgress()
+    try:
+        with make_executor(request.executor, workers=request.workers, address=request.ray_address) as executor:
+            outcome = run_sweep(
+                request.scenario,
+                request.over,
+                out,
+                executor=executor,
+                sets=request.sets,
+                seeds=request.seeds,
+                sobol=request.sobol,
+                force=request.force,
+                retry=request.retry,
+                tell=progress,
+            )
+    except KeyboardInterrupt:
+        raise StoppedError(out) from None
+    finally:
+        progress.end()
+    write_parquet(outcome.folder, outcome.space)
+    _say(outcome)
+    found = best(outcome.folder, outcome.space, request.sort, request.top)
+    if request.as_json:
+        answer = {"folder": str(out), **outcome.space.describe(), "combinations": as_values(found, outcome.space)}
+        return json_text(answer)
+    columns = request.columns or DEFAULT_COLUMNS
+    rest = outcome.space.combinations - len(found)
+    more = f"... and {rest:,} more: {outcome.folder.results_path}, or hermes report {out}\n" if rest > 0 else ""
+    return table_text(found, outcome.space, columns) + more
+
+
+def _say(outcome: SweepOutcome) -> None:
+    """Tell on standard error what was done."""
+    before = f" ({outcome.done_before:,} were done before)" if outcome.done_before else ""
+    sys.stderr.write(f"{outcome.done_now:,} points done{before}; results in {outcome.folder.results_path}\n")
+    if outcome.failed:
+        sys.stderr.write(
+            f"{outcome.failed:,} of them failed, the first: {' '.join(outcome.first_error.split())}\n"
+            "  their errors are in the results; --retry does them again\n"
+        )
+
+
+class StoppedError(AnalysisError):
+    """The user stopped the sweep."""
+
+    exit_code = 130
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(f"stopped; what is done is kept in {out}, and the same command goes on from there")
