@@ -28,6 +28,7 @@ FORBIDDEN_BUILTINS = {"hash", "id"}
 
 # module: what it may use, and why that cannot reach a record.
 ALLOWED: dict[str, tuple[set[str], str]] = {
+    "hermes_analysis.sweep.progress": ({"time.monotonic"}, "says when a sweep will be done: on the screen only"),
     "hermes_core.config.document": ({"id()"}, "finds cycles of YAML aliases: addresses are compared, never kept"),
     "hermes_core.simulation": (
         {"time.perf_counter"},

@@ -26,7 +26,7 @@ from hermes_analysis.sweep.space import Space
 
 _VERSION: Final = 1
 _INFINITE: Final = "inf"
-_BLOCK: Final = 65_536
+_BLOCK: Final = 4096
 """Rows whose places are gathered as Python objects, before they become an array."""
 
 

@@ -15,7 +15,7 @@ from hermes_analysis.sweep.axes import numbers_of
 from hermes_analysis.sweep.folder import Row, SweepFolder
 from hermes_analysis.sweep.space import Space
 
-_ROWS: Final = 8192
+_ROWS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def _columns(rows: Sequence[Row], numeric: Sequence[bool]) -> list[list[Any]]:
     for place, is_number in enumerate(numeric):
         texts = [row.values[place] for row in rows]
         columns.append(list(numbers_of(texts) or []) if is_number else texts)
-    for name in UNITS:
-        columns.append([math.nan if row.metrics is None else row.metrics[name] for row in rows])
+    known = [row.metrics or {} for row in rows]
+    columns += [[metrics.get(name, math.nan) for metrics in known] for name in UNITS]
     columns.append([row.error for row in rows])
     return columns

@@ -88,7 +88,7 @@ class Space:
         return Point(index, values, self.seeds[at], sets)
 
     def key(self, point: Point) -> str:
-        """Return the canonical digest of a point: equal for equal overrides, in whatever order, of an equal scenario."""
+        """Return the canonical digest of a point: equal for equal overrides, in any order, of an equal scenario."""
         content = json.dumps([self.scenario, sorted(point.sets), point.seed], ensure_ascii=False)
         return hashlib.blake2b(content.encode(), digest_size=_KEY_BYTES).hexdigest()
 
