@@ -13,7 +13,7 @@ import pytest
 from hermes_core import runs, simulation
 from hermes_core.api import DoesNotFitError, InputError, Interrupted, MissingExtraError, OutputError, plugins
 from hermes_core.cli import main, progress
-from hermes_core.config import deployments
+from hermes_core.config import parts
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, compiled_with
 
@@ -75,7 +75,7 @@ def fakes(monkeypatch):
     module = types.ModuleType("hermes_core.serving.presets")
     module.engine_preset = lambda name, **_: EngineSettings(preset=name)
     monkeypatch.setitem(sys.modules, "hermes_core.serving.presets", module)
-    monkeypatch.setattr(deployments, "DEVICE_CATALOGUES", "hermes.no_such_group")
+    monkeypatch.setattr(parts, "DEVICE_CATALOGUES", "hermes.no_such_group")
 
     def workload(spec, seed):
         if spec["prompt"] == {"kind": "fixed", "tokens": 13}:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hermes_core.config import deployments, load_scenario
+from hermes_core.config import load_scenario, parts
 from hermes_core.config.sections import Scenario
 
 REFERENCE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "scenario.md"
@@ -15,7 +15,7 @@ BASE = "model: m\nhardware: d\nworkload: {rate: 1/s, requests: 5}\n"
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_block_is_a_scenario_or_a_layer_over_one(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(deployments, "DEVICE_CATALOGUES", "hermes.no_such_group")
+    monkeypatch.setattr(parts, "DEVICE_CATALOGUES", "hermes.no_such_group")
     (tmp_path / "base.yaml").write_text(BASE)
     path = tmp_path / "block.yaml"
     path.write_text(f"extends: base.yaml\n{block}")

@@ -5,7 +5,7 @@ import types
 
 import pytest
 from hermes_core.api import InputError, UnsupportedError
-from hermes_core.config import SeveralInputsError, deployments, load_scenario
+from hermes_core.config import SeveralInputsError, load_scenario, parts
 from hermes_core.serving.settings import EngineSettings
 
 LINES = [
@@ -26,7 +26,7 @@ def presets(monkeypatch):
     module = types.ModuleType("hermes_core.serving.presets")
     module.engine_preset = engine_preset
     monkeypatch.setitem(sys.modules, "hermes_core.serving.presets", module)
-    monkeypatch.setattr(deployments, "DEVICE_CATALOGUES", "hermes.no_such_group")
+    monkeypatch.setattr(parts, "DEVICE_CATALOGUES", "hermes.no_such_group")
 
 
 def refused(*lines, **kwargs):
@@ -203,7 +203,7 @@ def refused(*lines, **kwargs):
             TWO_POOLS,
             "scenario:4:1 (pools)",
             "prefill and decode of the pipeline 'default' could go to the pools a and b",
-            "only one of them",
+            "or let only one accept it",
         ),
         (
             "pools: {a: {clints: 3}}",
@@ -236,10 +236,6 @@ def test_a_mistake_is_told_with_place_value_and_remedy(line, place, problem, rem
         ("faults: []", "scenario:4:1 (faults)", "faults"),
         ("pools: {a: {autoscale: {min: 1}}}", "scenario:4:13 (pools.a.autoscale)", "autoscaling"),
         ("pools: {a: {place: {nodes: [0]}}}", "scenario:4:13 (pools.a.place)", "nodes"),
-        ("pools: {a: {stages: [retrieve]}}", "scenario:4:22 (pools.a.stages[0])", "'retrieve'"),
-        ("pipelines: {x: [loop: {max: 3}]}", "scenario:4:17 (pipelines.x[0])", "'loop'"),
-        ("pipelines: {x: [prefill, branch: {then: y}]}", "scenario:4:26 (pipelines.x[1])", "'branch'"),
-        ("pipelines: {x: [prefill, decode, prefill]}", "scenario:4:16 (pipelines.x)", "prefill, decode and prefill"),
         ("warm_up: auto", "scenario:4:10 (warm_up)", "warm_up: auto"),
         ("cost: {currency: EUR}", "scenario:4:18 (cost.currency)", "'EUR'"),
     ],
@@ -296,9 +292,39 @@ def test_pools_and_replicas_exclude_one_another():
     assert str(refused("pools: {a: {}}", "replicas: 2").place) == "scenario:5:1 (replicas)"
 
 
-def test_a_chosen_pool_among_several_is_for_later():
-    error = refused(TWO_POOLS, "pipelines: {x: [prefill: {pool: a}]}")
-    assert isinstance(error, UnsupportedError)
+@pytest.mark.parametrize(
+    ("line", "place", "problem"),
+    [
+        ("pipelines: {x: [loop: {max: 3}]}", "scenario:4:17 (pipelines.x[0].loop)", "the key 'do' is missing"),
+        ("pipelines: {x: [prefill, branch: {then: y}]}", "pipelines.x[1].branch", "the key 'when' is missing"),
+        ("pipelines: {x: [prefill, branch: {when: {probability: 2}, then: decode}]}", "probability", "out of range"),
+        ("pipelines: {x: [prefil]}", "pipelines.x[0]", "'prefil' is not a stage"),
+        ("pipelines: {x: [retrieve: {kk: 3}]}", "pipelines.x[0].retrieve.kk", "unknown key 'kk'"),
+        ("pipelines: {x: [tool: {}]}", "pipelines.x[0].tool", "the key 'latency' is missing"),
+        (
+            "pipelines: {x: [reason: {paths: 2, tree: {width: 2, depth: 2}}]}",
+            "pipelines.x[0]",
+            "both `paths` and `tree`",
+        ),
+        ("pipelines: {x: [preprocess: {block: 0.1}]}", "pipelines.x[0]", "does not block"),
+        ("pipelines: {x: [prefill, embed]}", "pipelines.x[1]", "no pool accepts the stage 'embed'"),
+        ("pipelines: {x: [decode]}", "pipelines.x[0]", "decode comes first"),
+        ("pipelines: {x: [prefill, branch: {when: {probability: 0.5}, then: x}]}", "pipelines.x", "contains itself"),
+        ("pipelines: {x: [prefill, branch: {when: {probability: 0.5}, then: y}]}", "pipelines.x", "no pipeline 'y'"),
+        ("pools: {a: {stages: [prefill, embed]}}", "pools.a.stages", "served by LLM engines"),
+        ("pools: {a: {workers: 2}}", "pools.a.workers", "says nothing about LLM engines"),
+        ("pools: {a: {}, b: {stages: [retrieve], hardware: cpu-emr-64c}}", "pools.b", "needs an index"),
+        ("pools: {a: {}, b: {stages: [preprocess], engine: vllm}}", "pools.b.engine", "no LLM engine"),
+        ("pools: {a: {}, b: {stages: [embed], options: {rerank: {}}}}", "pools.b.options", "does not accept 'rerank'"),
+    ],
+)
+def test_a_mistake_in_a_graph_is_told_at_its_place(line, place, problem):
+    error = refused(line)
+    one = next(e for e in getattr(error, "errors", (error,)) if problem in e.problem)
+    assert place in str(one.place)
+
+
+def test_a_pool_that_is_named_must_accept_the_stage():
     error = refused(
         "pools: {a: {stages: [prefill]}, b: {stages: [decode]}}", "pipelines: {x: [prefill: {pool: b}, decode]}"
     )

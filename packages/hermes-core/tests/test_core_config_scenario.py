@@ -7,7 +7,7 @@ import types
 
 import pytest
 from hermes_core.api import InputError
-from hermes_core.config import deployments, load_scenario, traffic
+from hermes_core.config import load_scenario, parts, traffic
 from hermes_core.config.engine_section import EngineSection, yaml_key
 from hermes_core.serving.plan import KvTransferPlan
 from hermes_core.serving.settings import EngineSettings
@@ -37,7 +37,7 @@ def presets(monkeypatch):
     module = types.ModuleType("hermes_core.serving.presets")
     module.engine_preset = engine_preset
     monkeypatch.setitem(sys.modules, "hermes_core.serving.presets", module)
-    monkeypatch.setattr(deployments, "DEVICE_CATALOGUES", "hermes.no_such_group")
+    monkeypatch.setattr(parts, "DEVICE_CATALOGUES", "hermes.no_such_group")
 
 
 def workload(text, head=HEAD, **kwargs):
@@ -300,7 +300,10 @@ def test_router_options_are_passed_on():
 
 def test_a_workload_takes_the_only_pipeline_by_itself():
     plan = load_scenario(text=f"{HEAD}{FEW}pipelines: {{chat: [prefill: {{pool: default}}, decode]}}\n")
-    assert plan.pipelines == {"chat": ("prefill", "decode")}
+    assert [(stage.kind, stage.pool) for stage in plan.pipelines["chat"]] == [
+        ("prefill", "default"),
+        ("decode", "default"),
+    ]
     assert plan.workload["pipeline"] == "chat"
 
 

@@ -24,7 +24,7 @@ from hermes_core.config.origins import DEFAULT
 from hermes_core.record import FileSink, MemorySink, RecordSink
 from hermes_core.record.tables import TABLES
 from hermes_core.serving.llm_client import StretchObserver
-from hermes_core.serving.plan import SimulationPlan
+from hermes_core.serving.plan import PoolPlan, SimulationPlan
 from hermes_core.simulation import Progress, RunOutcome, Simulation
 
 SUMMARIES: Final = "hermes.summaries"
@@ -223,9 +223,11 @@ def _subject(problem: str, plan: SimulationPlan) -> str | None:
         return "/" + match.group(1).replace("[", ".").replace("]", "").replace(".", "/")
     for pool in plan.pools:
         at = f"/pools/{pool.name}"
-        names = ((pool.deployment.model, f"{at}/model/ref"), (pool.deployment.device, f"{at}/hardware/device"))
+        deployments = [pool.deployment] if isinstance(pool, PoolPlan) else list(pool.deployments.values())
+        names = [(one.model, f"{at}/model/ref") for one in deployments]
+        names += [(one.device, f"{at}/hardware/device") for one in deployments]
         for name, pointer in names:
-            if re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w/-])", problem):
+            if name and re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w/-])", problem):
                 return pointer
     return None
 

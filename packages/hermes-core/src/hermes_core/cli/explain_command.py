@@ -10,7 +10,7 @@ from hermes_core.api.units import format_bytes, format_duration, format_rate
 from hermes_core.cli.options import AsJson, ScenarioFile, SeedOption, Sets
 
 if TYPE_CHECKING:
-    from hermes_core.serving.plan import PoolPlan, SimulationPlan
+    from hermes_core.serving.plan import PoolPlan, ServicePoolPlan, SimulationPlan
 
 _WIDEST_VALUE = 44
 
@@ -81,12 +81,13 @@ def _shown(key: str, value: Any) -> str:
 def _deployments(plan: "SimulationPlan") -> tuple[dict[str, Any], HermesError | None]:
     """Compile every pool; the first that cannot be comes back as the error to end with."""
     from hermes_core.runs import placed  # noqa: PLC0415
+    from hermes_core.serving.plan import PoolPlan  # noqa: PLC0415
 
     found: dict[str, Any] = {}
     failed: HermesError | None = None
     for pool in plan.pools:
         try:
-            found[pool.name] = _compiled(pool)
+            found[pool.name] = _compiled(pool) if isinstance(pool, PoolPlan) else _compiled_stages(pool)
         except HermesError as error:
             told = placed(error, plan) if isinstance(error, InputError) else error
             found[pool.name] = {"error": str(told)}
@@ -120,6 +121,37 @@ def _compiled(pool: "PoolPlan") -> dict[str, Any] | None:
     }
 
 
+def _compiled_stages(pool: "ServicePoolPlan") -> dict[str, Any]:
+    from hermes_core.api.plugins import load_plugin  # noqa: PLC0415
+    from hermes_core.api.stages import STAGE_MODELS  # noqa: PLC0415
+
+    stages = {}
+    for stage, deployment in pool.deployments.items():
+        compiled = load_plugin(STAGE_MODELS, stage)(deployment)
+        stages[stage] = {
+            "device": deployment.device,
+            "model": deployment.model,
+            "memory_bytes": compiled.memory_bytes,
+            "price_usd_per_h": compiled.price_usd_per_h,
+            "price_sources": dict(compiled.source_share),
+            "notes": list(compiled.notes),
+        }
+    return {"workers": pool.workers, "stages": stages}
+
+
+def _stage_lines(name: str, facts: dict[str, Any]) -> list[str]:
+    lines = [f"one client of pool {name}: {facts['workers']} worker(s)"]
+    for stage, parts in facts["stages"].items():
+        sources = ", ".join(f"{share:.0%} {source}" for source, share in parts["price_sources"].items() if share)
+        what = f"{parts['model']} on {parts['device']}" if parts["model"] else f"on {parts['device']}"
+        lines.append(
+            f"  {stage:<18}  {what}; {format_bytes(parts['memory_bytes'])} of memory a device, "
+            f"{parts['price_usd_per_h']:.2f} USD/h; prices {sources or 'of unknown source'}"
+        )
+        lines += [f"  note: {note}" for note in parts["notes"]]
+    return lines
+
+
 def _deployment_lines(deployments: dict[str, Any]) -> list[str]:
     lines = [""]
     for name, facts in deployments.items():
@@ -127,6 +159,9 @@ def _deployment_lines(deployments: dict[str, Any]) -> list[str]:
             lines.append(f"one client of pool {name}: no hardware model is installed (pip install hermes-hw)")
             continue
         if "error" in facts:
+            continue
+        if "stages" in facts:
+            lines += _stage_lines(name, facts)
             continue
         sources = ", ".join(f"{share:.0%} {source}" for source, share in facts["price_sources"].items() if share)
         memory = (

@@ -1,32 +1,29 @@
 """Pools: which model, on which devices, under which engine, with which router."""
 
 import dataclasses
-import json
 import typing
 from collections.abc import Mapping
 from typing import Any, Final
 
 from hermes_core.api.errors import InputError
-from hermes_core.api.hardware import HARDWARE_MODELS, Deployment, HostOverhead
-from hermes_core.api.plugins import load_plugin, plugin_names
+from hermes_core.api.hardware import Deployment, HostOverhead
 from hermes_core.api.time import FS_PER_NS
-from hermes_core.config.document import Document, Route, suggest
+from hermes_core.config.document import Document, Route
 from hermes_core.config.engine_section import missing_fields, overlay, yaml_key
 from hermes_core.config.fields import Section, listed
 from hermes_core.config.findings import Findings
 from hermes_core.config.origins import DEFAULT, CanonicalTree
-from hermes_core.config.sections import STAGES, HardwareSection, ModelSection, PoolSection, RouterSection, Scenario
+from hermes_core.config.parts import Parts
+from hermes_core.config.pipelines import LLM_STAGES
+from hermes_core.config.sections import HardwareSection, ModelSection, PoolSection, Scenario
+from hermes_core.config.service_pools import ServicePools
 from hermes_core.serving.checks import contradictions, unsupported
-from hermes_core.serving.plan import KvTransferPlan, PoolPlan
+from hermes_core.serving.plan import AnyPoolPlan, KvTransferPlan, PoolPlan
 from hermes_core.serving.settings import EngineSettings
 
 DEFAULT_PRESET: Final = "vllm"
 DEFAULT_ROUTER: Final = "least_tokens"
-DEVICE_CATALOGUES: Final = "hermes.device_catalogues"
-"""Entry-point group. An entry has the name of a hardware model, is called with a device's name and its overrides
-(`Deployment.device_spec`), and returns the memory of one device in bytes; it raises `InputError` for an unknown one."""
 
-_ROUTERS: Final = "hermes.routers"
 _ADMISSIONS: Final = "hermes.admissions"
 _ENGINE_CHOICES: Final = {"batching": "hermes.batch_policies", "queue": "hermes.queue_orders"}
 
@@ -42,13 +39,14 @@ class Deployments:
         tree: CanonicalTree,
         plugins: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self._plugins = plugins
+        self._parts = Parts(scenario, document, findings, tree, plugins)
+        self._services = ServicePools(self._parts)
         self._scenario = scenario
         self._document = document
         self._findings = findings
         self._tree = tree
 
-    def pools(self) -> list[PoolPlan]:
+    def pools(self, accepts: Mapping[str, tuple[str, ...]]) -> list[AnyPoolPlan]:
         """Return the pools; those with mistakes in them are left out (the mistakes are noted)."""
         scenario = self._scenario
         if not scenario.pools:
@@ -62,28 +60,42 @@ class Deployments:
                     "write `clients` in each pool",
                     at_key=True,
                 )
-        self._check_routing(sections)
-        plans = [self._pool(name, section) for name, section in sections.items()]
+        self._parts.check_routing(sections)
+        plans = [self._pool(name, section, accepts[name]) for name, section in sections.items()]
         return [plan for plan in plans if plan is not None]
 
-    def _pool(self, name: str, section: PoolSection) -> PoolPlan | None:
+    def _pool(self, name: str, section: PoolSection, stages: tuple[str, ...]) -> AnyPoolPlan | None:
         here: Route = ("pools", name) if self._scenario.pools else ()
-        model = self._model(section, here)
-        hardware = self._hardware(section, here)
+        served = [stage for stage in stages if stage not in LLM_STAGES]
+        if served and len(served) < len(stages):
+            engines = [stage for stage in stages if stage in LLM_STAGES]
+            self._findings.add(
+                (*here, "stages"),
+                f"{listed(engines)} are served by LLM engines, {listed(served)} by other clients",
+                "make a pool of each",
+            )
+            return None
+        if served:
+            return self._services.plan(name, section, stages)
+        for key in ("workers", "max_batch", "variation", "scatter", "index", "models", "options"):
+            if key in section.model_fields_set:
+                self._findings.add((*here, key), f"`{key}` says nothing about LLM engines", "leave it out", at_key=True)
+        model = self._parts.model(section, here)
+        hardware = self._parts.hardware(section, here)
         if model is None or hardware is None:
             return None
         (model_section, model_at), (hardware_section, hardware_at) = model, hardware
-        config = self._model_config(model_section, model_at)
-        spec = self._device_spec(hardware_section)
+        config = self._parts.model_config(model_section, model_at)
+        spec = self._parts.device_spec(hardware_section)
         at: Route = ("pools", name)
         settings = self._engine(section, here, (hardware_section, hardware_at, spec), at)
-        router = self._router(name, at)
+        router = self._parts.router(name, at, DEFAULT_ROUTER)
         if settings is None:
             return None
-        self._write(at, section, here, (model_section, model_at, config), (hardware_section, hardware_at, spec))
+        self._write(at, section, here, stages, (model_section, model_at, config), (hardware_section, hardware_at, spec))
         return PoolPlan(
             name=name,
-            stages=tuple(section.stages or STAGES),
+            stages=stages,
             clients=section.clients if here else self._scenario.replicas or 1,
             deployment=_deployment(model_section, config, hardware_section, spec, settings),
             hardware_model=hardware_section.kind,
@@ -92,86 +104,6 @@ class Deployments:
             router_options=router.options if router else {},
             kv_transfer=self._kv_transfer(section, here, at),
         )
-
-    # --- model --------------------------------------------------------------------------------------------------------
-
-    def _model(self, section: PoolSection, here: Route) -> tuple[ModelSection, Route] | None:
-        own, top = section.model, self._scenario.model
-        found, at = (own, (*here, "model")) if own is not None else (top, ("model",))
-        if found is None:
-            self._missing(here, "model", "meta-llama/Llama-3.1-8B")
-            return None
-        named = self._scenario.models.get(found.ref)
-        if named is None:
-            return found, at
-        if extra := sorted(found.model_fields_set - {"ref"}):
-            self._findings.add(
-                (*at, extra[0]),
-                f"`models` says what {found.ref!r} is",
-                f"write {extra[0]} there, under models.{found.ref}",
-            )
-        return named, ("models", found.ref)
-
-    def _missing(self, here: Route, key: str, example: str) -> None:
-        where = "here, or at the top of the scenario for all pools" if here else "at the top of the scenario"
-        self._findings.add(here, f"the key {key!r} is missing", f"add `{key}: {example}` {where}", at_key=True)
-
-    def _model_config(self, model: ModelSection, at: Route) -> dict[str, Any] | None:
-        if model.config is None:
-            return None
-        route = (*at, "config")
-        path = self._document.mark(route).base / model.config
-        try:
-            content = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            names = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-            remedy = suggest(path.name, [name for name in names if name.endswith(".json")], what="JSON files there")
-            self._findings.add(route, f"there is no file {path}", remedy)
-        except OSError as error:
-            self._findings.add(route, f"{path} cannot be read: {error.strerror}")
-        except UnicodeDecodeError:
-            self._findings.add(route, f"{path} is not UTF-8 text", "give the config.json of the model")
-        except json.JSONDecodeError as error:
-            problem = f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}"
-            self._findings.add(route, problem, "give the config.json of the model")
-        else:
-            if isinstance(content, dict):
-                return content
-            self._findings.add(route, f"{path} holds no JSON object", "give the config.json of the model")
-        return None
-
-    # --- hardware -----------------------------------------------------------------------------------------------------
-
-    def _hardware(self, section: PoolSection, here: Route) -> tuple[HardwareSection, Route] | None:
-        own, top = section.hardware, self._scenario.hardware
-        found, at = (own, (*here, "hardware")) if own is not None else (top, ("hardware",))
-        if found is None:
-            self._missing(here, "hardware", "h100-sxm")
-            return None
-        device = self._scenario.devices.get(found.device)
-        if device is not None and device.remote is not None and "kind" not in found.model_fields_set:
-            found = found.model_copy(update={"kind": "remote"})
-        self._check_plugin(HARDWARE_MODELS, found.kind, (*at, "kind"), "hardware model")
-        return found, at
-
-    def _device_spec(self, hardware: HardwareSection) -> dict[str, Any] | None:
-        device = self._scenario.devices.get(hardware.device)
-        if device is None:
-            return None
-        # Who prices the device is no property of it to other hardware models.
-        return {key: value for key, value in device.spec().items() if key != "remote" or hardware.kind == "remote"}
-
-    def _device_memory(self, hardware: HardwareSection, at: Route, spec: Mapping[str, Any] | None) -> int | None:
-        """Return the memory of one device, which engines choose defaults by; None where nobody knows it."""
-        if spec is not None and "memory_bytes" in spec:
-            return int(spec["memory_bytes"])
-        if hardware.kind not in plugin_names(DEVICE_CATALOGUES):
-            return None
-        try:
-            return int(load_plugin(DEVICE_CATALOGUES, hardware.kind)(hardware.device, spec))
-        except InputError as error:
-            self._findings.add((*at, "device"), error.problem, error.remedy)
-            return None
 
     # --- engine -------------------------------------------------------------------------------------------------------
 
@@ -191,7 +123,7 @@ class Deployments:
             own = (section.engine, (*here, "engine"))
             layers = [own] if "preset" in section.engine.model_fields_set else [*layers, own]
         preset, preset_at = _preset(layers)
-        memory = self._device_memory(hardware, hardware_at, spec)
+        memory = self._parts.device_memory(hardware, hardware_at, spec)
         # Late, so that reading a scenario's models and pools does not need the presets.
         from hermes_core.serving.presets import engine_preset  # noqa: PLC0415
 
@@ -213,10 +145,10 @@ class Deployments:
             self._findings.add((*at_top, key), problem, remedy)
         for field, group in _ENGINE_CHOICES.items():
             route = next((r for layer, r in reversed(layers) if field in layer.model_fields_set), ("engine",))
-            self._check_plugin(group, getattr(settings, field), (*route, field), field)
+            self._parts.check_plugin(group, getattr(settings, field), (*route, field), field)
         if settings.admission.kind != "always":
             route = next((r for layer, r in reversed(layers) if "admission" in layer.model_fields_set), ("engine",))
-            self._check_plugin(_ADMISSIONS, settings.admission.kind, (*route, "admission", "kind"), "admission")
+            self._parts.check_plugin(_ADMISSIONS, settings.admission.kind, (*route, "admission", "kind"), "admission")
         self._write_engine((*at, "engine"), dataclasses.asdict(settings), layers, origin)
         return settings
 
@@ -256,37 +188,6 @@ class Deployments:
             self._tree.put((*at, "kv_transfer", name), value, origin)
         return plan
 
-    # --- router -------------------------------------------------------------------------------------------------------
-
-    def _check_routing(self, pools: Mapping[str, PoolSection]) -> None:
-        for name, router in self._scenario.routing.items():
-            if name != "*" and name not in pools:
-                self._findings.add(
-                    ("routing", name),
-                    f"there is no pool {name!r} to route",
-                    suggest(name, pools, what="pools"),
-                    at_key=True,
-                )
-            route: Route = ("routing", "kind") if name == "*" else ("routing", name, "kind")
-            self._check_plugin(_ROUTERS, router.kind, route, "router")
-
-    def _router(self, name: str, at: Route) -> RouterSection | None:
-        routing = self._scenario.routing
-        key = name if name in routing else "*"
-        if key not in routing:
-            self._tree.put((*at, "router"), {"kind": DEFAULT_ROUTER, "options": {}}, DEFAULT)
-            return None
-        route: Route = ("routing",) if key == "*" else ("routing", name)
-        self._tree.put((*at, "router", "kind"), routing[key].kind, self._tree.origin((*route, "kind")))
-        self._tree.put((*at, "router", "options"), routing[key].options, self._tree.origin(route))
-        return routing[key]
-
-    def _check_plugin(self, group: str, name: str, route: Route, what: str) -> None:
-        known = sorted({*plugin_names(group), *self._plugins.get(group, {})})
-        # With nothing installed the run says which package to install; here any name would be refused.
-        if known and name not in known:
-            self._findings.add(route, f"there is no {what} {name!r}", suggest(name, known, what="installed"))
-
     # --- canonical form -----------------------------------------------------------------------------------------------
 
     def _write(
@@ -294,12 +195,12 @@ class Deployments:
         at: Route,
         section: PoolSection,
         here: Route,
+        stages: tuple[str, ...],
         model: tuple[ModelSection, Route, dict[str, Any] | None],
         hardware: tuple[HardwareSection, Route, dict[str, Any] | None],
     ) -> None:
         tree = self._tree
-        stages = list(section.stages or STAGES)
-        tree.put((*at, "stages"), stages, tree.origin((*here, "stages")) if section.stages else DEFAULT)
+        tree.put((*at, "stages"), list(stages), tree.origin((*here, "stages")) if section.stages else DEFAULT)
         if here:
             given = "clients" in section.model_fields_set
             tree.put((*at, "clients"), section.clients, tree.origin((*here, "clients")) if given else DEFAULT)

@@ -9,7 +9,9 @@ from hermes_core.config.document import Document, Route, suggest
 from hermes_core.config.fields import listed
 from hermes_core.config.findings import Findings
 from hermes_core.config.origins import DEFAULT, CanonicalTree
-from hermes_core.config.sections import STAGES, PipelineStage, Scenario
+from hermes_core.config.pipelines import LLM_STAGES, Lowering, plain_nodes, walk
+from hermes_core.config.sections import STAGES, Scenario
+from hermes_core.serving.pipelines.nodes import Node, Stage, stages_of
 from hermes_core.serving.plan import CostPlan, RecordPlan, SimulationPlan
 
 
@@ -22,9 +24,12 @@ def resolve(
     """
     findings = Findings(document)
     tree = CanonicalTree(document)
-    pipelines = _pipelines(scenario, findings, tree)
-    pools = Deployments(scenario, document, findings, tree, plugins).pools()
-    _check_stages(scenario, pipelines, findings)
+    accepts = {name: tuple(pool.stages or STAGES) for name, pool in scenario.pools.items()} or {
+        "default": _default_stages(scenario)
+    }
+    pipelines = _pipelines(scenario, findings, tree, accepts)
+    pools = Deployments(scenario, document, findings, tree, plugins).pools(accepts)
+    _check_stages(scenario, pipelines, accepts, findings)
     demand = Demand(scenario, document, findings, tree, list(pipelines))
     workload = demand.workload()
     levels = demand.service_levels()
@@ -65,69 +70,89 @@ def resolve(
     )
 
 
-def _pipelines(scenario: Scenario, findings: Findings, tree: CanonicalTree) -> dict[str, tuple[str, ...]]:
+def _default_stages(scenario: Scenario) -> tuple[str, ...]:
+    """Return what the only pool of a short scenario accepts: it thinks too, if a pipeline does."""
+    kinds = {entry.node for entries in scenario.pipelines.values() for entry in walk(entries)}
+    return ("prefill", "reason", "decode") if "reason" in kinds else STAGES
+
+
+def _pipelines(
+    scenario: Scenario, findings: Findings, tree: CanonicalTree, accepts: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[Node, ...]]:
     if not scenario.pipelines:
         tree.put(("pipelines", "default"), list(STAGES), DEFAULT)
         return {"default": STAGES}
-    result = {}
-    for name, stages in scenario.pipelines.items():
-        kinds = tuple(entry.stage for entry in stages)
+    result: dict[str, tuple[Node, ...]] = {}
+    for name in scenario.pipelines:
         route: Route = ("pipelines", name)
-        if kinds[0] == "decode":
-            findings.add((*route, 0), "decode comes first, but it needs the KV of a prefill", "put prefill before it")
-        elif kinds not in (("prefill",), STAGES):
-            findings.add_unsupported(
-                route,
-                f"a pipeline of {listed(kinds)} is not supported yet",
-                "pipelines of this version: [prefill, decode] and [prefill]",
-            )
-        tree.put(route, list(kinds), tree.origin(route))
-        result[name] = kinds
+        result[name] = ()
+        try:
+            result[name] = Lowering(scenario.pipelines, accepts).pipeline(name)
+        except RecursionError as error:
+            findings.add(route, f"the pipeline contains itself: {error}", "break the circle, or write a loop")
+        except KeyError as error:
+            known = suggest(error.args[0], scenario.pipelines, what="known")
+            findings.add(route, f"there is no pipeline {error.args[0]!r}", known)
+        tree.put(route, plain_nodes(result[name]), tree.origin(route))
     return result
 
 
-def _check_stages(scenario: Scenario, pipelines: dict[str, tuple[str, ...]], findings: Findings) -> None:
-    """A stage goes to the only pool that accepts it."""
-    pools = {name: tuple(pool.stages or STAGES) for name, pool in scenario.pools.items()} or {"default": STAGES}
-    for name, kinds in pipelines.items():
-        entries = scenario.pipelines.get(name) or [PipelineStage(stage=kind) for kind in kinds]
+def _check_stages(
+    scenario: Scenario,
+    pipelines: Mapping[str, tuple[Node, ...]],
+    accepts: Mapping[str, tuple[str, ...]],
+    findings: Findings,
+) -> None:
+    """A stage goes to the pool that it names, or to the only one that accepts it."""
+    for name, nodes in pipelines.items():
+        route: Route = ("pipelines", name) if scenario.pipelines else ("pools",)
         ambiguous: dict[tuple[str, ...], list[str]] = {}
-        for index, entry in enumerate(entries):
-            route: Route = ("pipelines", name, index) if scenario.pipelines else ("pools",)
-            accepting = tuple(pool for pool, stages in pools.items() if entry.stage in stages)
-            if entry.pool is not None:
-                _check_chosen(entry, accepting, pools, route, findings)
-            elif not accepting:
+        for stage in stages_of(nodes):
+            accepting = tuple(pool for pool, kinds in accepts.items() if stage.kind in kinds)
+            if stage.pool:
+                _check_chosen(stage, accepting, accepts, _place_of(scenario, name, stage, route), findings)
+            elif not accepting and stage.kind != "tool":
+                where = _place_of(scenario, name, stage, route)
                 findings.add(
-                    route, f"no pool accepts the stage {entry.stage!r}", "add it to the `stages` of a pool", at_key=True
+                    where, f"no pool accepts the stage {stage.kind!r}", "add it to the `stages` of a pool", at_key=True
                 )
-            elif len(accepting) > 1:
-                ambiguous.setdefault(accepting, []).append(entry.stage)
-        for accepting, stages in ambiguous.items():
+            elif len(accepting) > 1 and stage.kind not in ambiguous.setdefault(accepting, []):
+                ambiguous[accepting].append(stage.kind)
+        for accepting, kinds in ambiguous.items():
+            if kinds:
+                findings.add(
+                    route,
+                    f"{listed(kinds)} of the pipeline {name!r} could go to the pools {listed(accepting)}",
+                    f"name the pool, as in `- {kinds[0]}: {{pool: {accepting[0]}}}`, or let only one accept it",
+                    at_key=True,
+                )
+        first = next((stage.kind for stage in stages_of(nodes) if stage.kind in LLM_STAGES), None)
+        if first in ("decode", "reason"):
             findings.add(
-                ("pipelines", name) if scenario.pipelines else ("pools",),
-                f"{listed(stages)} of the pipeline {name!r} could go to the pools {listed(accepting)}",
-                "let only one of them accept a stage, as in `stages: [prefill]`",
-                at_key=True,
+                _place_of(scenario, name, Stage(first), route),
+                f"{first} comes first, but it needs the KV of a prefill",
+                "put prefill before it",
             )
 
 
+def _place_of(scenario: Scenario, name: str, stage: Stage, default: Route) -> Route:
+    """Return where a stage of a pipeline is written, if that is at the top of its list."""
+    for index, entry in enumerate(scenario.pipelines.get(name, [])):
+        if getattr(entry, "node", "") == stage.kind and (not stage.pool or getattr(entry, "pool", "") == stage.pool):
+            return ("pipelines", name, index)
+    return default
+
+
 def _check_chosen(
-    entry: PipelineStage,
+    stage: Stage,
     accepting: tuple[str, ...],
-    pools: dict[str, tuple[str, ...]],
+    accepts: Mapping[str, tuple[str, ...]],
     route: Route,
     findings: Findings,
 ) -> None:
-    if entry.pool not in pools:
-        findings.add(route, f"there is no pool {entry.pool!r}", suggest(entry.pool, pools, what="pools"))
-    elif entry.pool not in accepting:
+    if stage.pool not in accepts:
+        findings.add(route, f"there is no pool {stage.pool!r}", suggest(stage.pool, accepts, what="pools"))
+    elif stage.pool not in accepting:
         findings.add(
-            route, f"the pool {entry.pool!r} does not accept {entry.stage}", "add it to the `stages` of the pool"
-        )
-    elif len(accepting) > 1:
-        findings.add_unsupported(
-            route,
-            f"choosing among the pools {listed(accepting)} for {entry.stage} is not supported yet",
-            "let only one pool accept the stage",
+            route, f"the pool {stage.pool!r} does not accept {stage.kind}", "add it to the `stages` of the pool"
         )

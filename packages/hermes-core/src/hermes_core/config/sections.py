@@ -17,6 +17,7 @@ from hermes_core.config.fields import (
     FlopPerS,
     GramsPerKwh,
     Name,
+    NonNegative,
     Number,
     Section,
     Seed,
@@ -30,27 +31,11 @@ from hermes_core.config.fields import (
     shown,
     single_entry,
 )
+from hermes_core.config.pipelines import Entries, stage_kinds
 from hermes_core.config.traffic import Workload
 
 STAGES: Final = ("prefill", "decode")
-"""Stage kinds that this version simulates."""
-LATER_STAGES: Final = (
-    "preprocess",
-    "route",
-    "embed",
-    "retrieve",
-    "rerank",
-    "kv_retrieve",
-    "reason",
-    "tool",
-    "guard",
-    "encode",
-    "postprocess",
-    "loop",
-    "branch",
-    "parallel",
-)
-"""Stage kinds and graph nodes of the language that it does not."""
+"""Stage kinds of a pool, and of a pipeline, that says nothing about them."""
 
 
 class ModelSection(Section):
@@ -166,15 +151,9 @@ Hardware: TypeAlias = Annotated[
 
 
 def _stage(value: Any) -> str:
-    if value in STAGES:
-        return str(value)
-    if isinstance(value, str) and value in LATER_STAGES:
-        raise mistake(
-            f"the stage {value!r} is not supported yet",
-            f"stages of this version: {', '.join(STAGES)}",
-            kind=UNSUPPORTED,
-        )
-    raise mistake(f"{shown(value)} is not a stage", suggest(value, [*STAGES, *LATER_STAGES], what="stages"))
+    if isinstance(value, str) and value in stage_kinds():
+        return value
+    raise mistake(f"{shown(value)} is not a stage", suggest(value, stage_kinds(), what="stages"))
 
 
 Stage: TypeAlias = Annotated[str, BeforeValidator(_stage, json_schema_input_type=Any)]
@@ -192,11 +171,7 @@ class KvTransferSection(Section):
 class PoolSection(Section):
     """Clients that can replace one another. What it leaves out is taken from the top of the scenario."""
 
-    unsupported_keys: ClassVar[Mapping[str, str]] = {
-        "autoscale": "autoscaling",
-        "place": "nodes to place pools on",
-        "index": "retrieval",
-    }
+    unsupported_keys: ClassVar[Mapping[str, str]] = {"autoscale": "autoscaling", "place": "nodes to place pools on"}
 
     stages: Annotated[list[Stage], Field(min_length=1)] | None = None
     model: Model | None = None
@@ -204,32 +179,20 @@ class PoolSection(Section):
     clients: Count = 1
     engine: Engine | None = None
     kv_transfer: KvTransferSection | None = None
-
-
-class PipelineStage(Section):
-    """One stage of a pipeline."""
-
-    stage: Stage
-    pool: Name | None = None
-
-
-def _pipeline_stage(value: Any) -> Any:
-    if isinstance(value, str):
-        return {"stage": value}
-    if (entry := single_entry(value)) is not None and entry[0] != "stage":
-        stage, options = entry
-        _stage(stage)
-        if options is None:
-            return {"stage": stage}
-        if isinstance(options, dict):
-            return {"stage": stage, **options}
-        raise mistake(f"{shown(options)} does not describe a stage", f"write `{stage}: {{pool: name}}`")
-    return value
-
-
-StageEntry: TypeAlias = Annotated[
-    PipelineStage, BeforeValidator(_pipeline_stage, json_schema_input_type=PipelineStage | str | dict[str, Any])
-]
+    models: dict[str, Model] = Field(default_factory=dict)
+    """Models of single stages, where a client of several stages runs several."""
+    workers: Count | None = None
+    """Of a pool for service stages: batches that one client serves at once."""
+    max_batch: Count | None = None
+    """Of the same: most jobs of a batch."""
+    variation: NonNegative | None = None
+    """Of the same: coefficient of variation of service times."""
+    scatter: Flag | None = None
+    """Of the same: each client has a part of the data, and every job goes to all of them."""
+    index: dict[str, Any] | None = None
+    """What `retrieve` searches: {kind: ivf_pq, vectors: 100M, dim: 768, ...}."""
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Settings of how stages are priced, by stage."""
 
 
 class RouterSection(Section):
@@ -341,7 +304,7 @@ class Scenario(Section):
     routing: Annotated[dict[str, Router], BeforeValidator(_routing, json_schema_input_type=str | dict[str, Any])] = (
         Field(default_factory=dict)
     )
-    pipelines: dict[str, Annotated[list[StageEntry], Field(min_length=1)]] = Field(default_factory=dict)
+    pipelines: dict[str, Entries] = Field(default_factory=dict)
     workload: Workload
     slo: Annotated[
         dict[str, LevelSection],

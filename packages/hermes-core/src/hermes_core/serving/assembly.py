@@ -19,6 +19,7 @@ from hermes_core.serving.admission import ADMISSIONS
 from hermes_core.serving.batching import BATCH_POLICIES
 from hermes_core.serving.checks import check_settings
 from hermes_core.serving.coordinator import Coordinator
+from hermes_core.serving.kv_layout import block_bytes
 from hermes_core.serving.llm_client import LlmClient, StretchObserver
 from hermes_core.serving.llm_pool import LlmPool
 from hermes_core.serving.patience import Patience
@@ -31,6 +32,7 @@ from hermes_core.serving.request import Request
 from hermes_core.serving.routers import ROUTERS, Router
 from hermes_core.serving.service_client import ServiceClient
 from hermes_core.serving.service_pool import ServicePool
+from hermes_core.serving.settings import EngineSettings
 from hermes_core.serving.transfer import KvTransfer
 
 Compiled: TypeAlias = CompiledDeployment | Mapping[str, CompiledStage]
@@ -60,6 +62,8 @@ class Assembly:
     """Names of the pipelines that requests point to by number."""
     classes: SequenceOf[str]
     plugin: Plugin
+    adapters: int = 0
+    """Adapters that requests may ask for."""
     observer: StretchObserver | None = None
     coordinator: Coordinator = field(init=False)
     clients: list[Client] = field(default_factory=list)
@@ -100,8 +104,10 @@ class Assembly:
         if not isinstance(compiled, CompiledDeployment):
             raise TypeError("a pool of LLM engines has a compiled deployment")
         settings = plan.engine
-        check_settings(plan.name, settings)
-        blocks = settings.kv_blocks if settings.kv_blocks is not None else kv_blocks_of(compiled)
+        check_settings(plan.name, settings, plan.stages, self.adapters)
+        blocks = (
+            settings.kv_blocks if settings.kv_blocks is not None else kv_blocks_of(compiled, _slots_bytes(settings))
+        )
         policy = self.plugin(BATCH_POLICIES, settings.batching)
         queue = self.plugin(QUEUE_ORDERS, settings.queue)
         pool = LlmPool(plan.name, self.coordinator, kv_bytes_per_token=compiled.kv_transfer_bytes_per_token)
@@ -185,21 +191,26 @@ class Assembly:
         ]
 
 
-def kv_blocks_of(compiled: CompiledDeployment) -> int:
-    """Return how many KV blocks fit a client: what memory is left after weights and working memory.
+def kv_blocks_of(compiled: CompiledDeployment, reserved_bytes: int = 0) -> int:
+    """Return how many KV blocks fit a client: what memory is left after weights, working memory and `reserved_bytes`.
 
     Raises DoesNotFitError when that is less than two.
     """
     memory, deployment = compiled.memory, compiled.deployment
     usable = int(memory.device_bytes * deployment.memory_utilization)
-    left = usable - memory.weights_bytes - memory.activation_bytes
-    blocks = int(left / (memory.kv_bytes_per_token * deployment.block_size_tokens))
+    left = usable - memory.weights_bytes - memory.activation_bytes - reserved_bytes
+    blocks = int(left / block_bytes(memory, deployment.block_size_tokens))
     if blocks < 2:  # noqa: PLR2004 - one is the null block
         raise DoesNotFitError(
             f"{deployment.model} leaves {left / 2**30:.1f} GiB for KV on {deployment.device}",
             remedy="Use a larger tensor_parallel, a smaller type, or a device with more memory.",
         )
     return blocks
+
+
+def _slots_bytes(settings: EngineSettings) -> int:
+    """Return the memory that the slots for adapters take on one device."""
+    return settings.lora.max_loras * settings.lora.size_bytes if settings.lora is not None else 0
 
 
 def _llm_info(plan: PoolPlan, compiled: CompiledDeployment, index: int, blocks: int) -> run_record_pb2.ClientInfo:

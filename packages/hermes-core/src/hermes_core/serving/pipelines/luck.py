@@ -92,6 +92,21 @@ def _weighted(values: list[int], weights: list[float]) -> Draw:
     return lambda u: values[min(bisect_left(bounds, u), last)]
 
 
+def _quantiles(size: Mapping[str, Any]) -> Draw:
+    values = [float(value) for value in size["values"]]
+    steps = len(values) - 1
+    given = size.get("probabilities")
+    bounds = list(given) if given else [step / steps for step in range(steps + 1)]
+
+    def draw(u: float) -> int:
+        at = min(max(bisect_left(bounds, u), 1), steps)
+        width = bounds[at] - bounds[at - 1]
+        share = (u - bounds[at - 1]) / width if width else 1.0
+        return round(values[at - 1] + share * (values[at] - values[at - 1]))
+
+    return draw
+
+
 def _mixture(size: Mapping[str, Any]) -> Draw:
     parts = [draw_of(part["of"]) for part in size["parts"]]
     weights = [part["weight"] for part in size["parts"]]
@@ -116,5 +131,6 @@ _KINDS: Final[Mapping[str, Callable[[Mapping[str, Any]], Draw]]] = {
     "pareto": _pareto,
     "zipf": _zipf,
     "empirical": _empirical,
+    "quantiles": _quantiles,
     "mixture": _mixture,
 }

@@ -1,0 +1,548 @@
+"""Pipelines as a user writes them: stages in a list, with loops, branches and parallel parts among them."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from hermes_core.api.plugins import plugin_names
+from hermes_core.config.document import suggest
+from hermes_core.config.draws import Size
+from hermes_core.config.fields import (
+    Choice,
+    Count,
+    DurationNs,
+    Factor,
+    Flag,
+    Name,
+    Section,
+    Share,
+    SpanNs,
+    Tokens,
+    TokensOrZero,
+    mistake,
+    shown,
+    single_entry,
+)
+from hermes_core.serving.pipelines import nodes
+
+STAGE_KINDS: Final = "hermes.stages"
+LLM_STAGES: Final = nodes.LLM_STAGES
+TEXT_STAGES: Final = ("preprocess", "embed", "guard", "postprocess")
+GRAPH_NODES: Final = ("parallel", "branch", "route", "loop")
+SERVICE_STAGES: Final = (*TEXT_STAGES, "retrieve", "rerank", "encode", "route", "tool")
+"""Kinds that pools of service clients do."""
+
+
+def stage_kinds() -> list[str]:
+    """Return the stage kinds that a pool may accept: built-in ones and those of plug-ins."""
+    return sorted({*LLM_STAGES, *SERVICE_STAGES, *plugin_names(STAGE_KINDS)})
+
+
+# --- times ------------------------------------------------------------------------------------------------------------
+
+
+class FixedTime(Section):
+    """Always the same."""
+
+    kind: Literal["fixed"] = "fixed"
+    value: DurationNs
+
+
+class UniformTime(Section):
+    """All alike from low to high."""
+
+    kind: Literal["uniform"] = "uniform"
+    low: SpanNs
+    high: DurationNs
+
+
+class ExponentialTime(Section):
+    """Exponential, by its mean."""
+
+    kind: Literal["exponential"] = "exponential"
+    mean: DurationNs
+
+
+class LognormalTime(Section):
+    """Lognormal, by median and 95th percentile or by mean and coefficient of variation."""
+
+    kind: Literal["lognormal"] = "lognormal"
+    median: DurationNs | None = None
+    p95: DurationNs | None = None
+    mean: DurationNs | None = None
+    cv: Factor | None = None
+
+    @model_validator(mode="after")
+    def _one_pair(self) -> "LognormalTime":
+        given = tuple(key for key in ("median", "p95", "mean", "cv") if getattr(self, key) is not None)
+        if given not in (("median", "p95"), ("mean", "cv")):
+            raise mistake(
+                f"a lognormal time with {', '.join(given) or 'nothing'}", "give median and p95, or mean and cv"
+            )
+        if self.median is not None and self.p95 is not None and self.p95 < self.median:
+            raise mistake("p95 is below the median", "swap the two")
+        return self
+
+
+Time: TypeAlias = Annotated[
+    Annotated[FixedTime | UniformTime | ExponentialTime | LognormalTime, Field(discriminator="kind")],
+    Choice(
+        "time",
+        ("fixed", "uniform", "exponential", "lognormal"),
+        main={"fixed": "value", "uniform": ("low", "high"), "exponential": "mean"},
+        number="fixed",
+    ),
+]
+
+
+# --- stages -----------------------------------------------------------------------------------------------------------
+
+
+class When(Section):
+    """Which requests take an optional part: a share of them by chance, long prompts, or a service class."""
+
+    probability: Share | None = None
+    prompt_above: Tokens | None = None
+    service_class: Name | None = Field(None, alias="class")
+
+    @model_validator(mode="after")
+    def _one(self) -> "When":
+        given = [self.probability is not None, self.prompt_above is not None, self.service_class is not None]
+        if sum(given) != 1:
+            raise mistake("a condition needs one of probability, prompt_above and class", "as in {probability: 0.2}")
+        return self
+
+
+class _Stage(Section):
+    pool: Name | None = None
+    when: When | None = None
+    """Only these requests; the others pass."""
+
+
+class PrefillEntry(_Stage):
+    """Computes the KV of the context, or of a prompt of its own (a judge's, say)."""
+
+    node: Literal["prefill"]
+    prompt: Size | None = None
+    context: Literal["continue", "fresh"] | None = None
+    """Whether what was answered before is part of the context. In loops it is."""
+
+
+class DecodeEntry(_Stage):
+    """Generates the answer, `n` of them if asked, of which the request goes on with one."""
+
+    node: Literal["decode"]
+    tokens: Size | None = None
+    n: Count = 1
+    internal: Flag = False
+    """Not for the user: a judge's verdict, a plan."""
+    quality: Share = 0.0
+    """Probability that an answer of this model is good."""
+
+
+class Tree(Section):
+    """Thoughts that branch: each is followed by `width` others, `depth` levels deep."""
+
+    width: Count
+    depth: Count
+
+
+class ReasonEntry(_Stage):
+    """Thinks before the answer: one chain, several paths, a tree, in rounds."""
+
+    node: Literal["reason"]
+    tokens: Size | None = None
+    """Of one thought; those that the workload gives each request where this is left out."""
+    paths: Count = 1
+    vote: Literal["all", "majority", "first"] = "all"
+    """How many paths must end before the answer; the others are stopped."""
+    tree: Tree | None = None
+    rounds: Count = 1
+    budget: Tokens | None = None
+    """At most this many tokens of thinking in all."""
+    hidden: Flag = False
+    """The thoughts are not streamed to the user, whose first token is that of the answer."""
+
+    @model_validator(mode="after")
+    def _agree(self) -> "ReasonEntry":
+        if self.tree is not None and self.paths > 1:
+            raise mistake("both `paths` and `tree`", "keep one: a tree has its own paths")
+        if self.budget is not None and self.tokens is None:
+            raise mistake("a budget of thoughts whose lengths the workload gives", "give `tokens` too")
+        leaves = self.tree.width**self.tree.depth if self.tree is not None else self.paths
+        if leaves > _MOST_PATHS:
+            raise mistake(f"{leaves} paths at once", f"write at most {_MOST_PATHS}")
+        return self
+
+
+_MOST_PATHS: Final = 4096
+
+
+class TextEntry(_Stage):
+    """Work on one text: host code, an embedding model, a guard model."""
+
+    node: Literal["preprocess", "embed", "guard", "postprocess"]
+    tokens: Size | None = None
+    of: Literal["prompt", "answer"] | None = None
+    """Which text; the answer where one comes before this stage."""
+    block: Share = 0.0
+    """Share of requests that a guard refuses: they end here."""
+
+    @model_validator(mode="after")
+    def _guards_block(self) -> "TextEntry":
+        if self.block and self.node != "guard":
+            raise mistake(f"{self.node} does not block requests", "leave `block` out, or write `guard`")
+        return self
+
+
+class RetrieveEntry(_Stage):
+    """Searches an index for the `k` nearest documents; with `tokens_per_document` they join the prompt."""
+
+    node: Literal["retrieve"]
+    k: Count = 10
+    tokens_per_document: Size | None = None
+    corpus: Size | None = None
+    """Draws the number of each document, so that popular ones are found in prefix caches; each its own without."""
+
+
+class RerankEntry(_Stage):
+    """Reads each document with the question; `keep` of them join the prompt."""
+
+    node: Literal["rerank"]
+    documents: Count | None = None
+    """As many as the `retrieve` before it has found, where this is left out."""
+    keep: Count = 5
+    tokens_per_document: Size
+    corpus: Size | None = None
+
+
+class EncodeEntry(_Stage):
+    """Images or audio clips, whose tokens join the prompt."""
+
+    node: Literal["encode"]
+    items: Size | None = None
+    tokens_per_item: Size
+
+
+class ToolEntry(_Stage):
+    """Something outside that takes its time; its result joins the context."""
+
+    node: Literal["tool"]
+    latency: Time
+    result_tokens: Size | TokensOrZero | None = None
+
+
+class PluginEntry(Section):
+    """A stage kind of a plug-in."""
+
+    node: Literal["plugin"]
+    kind: Name
+    pool: Name | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+# --- graphs -----------------------------------------------------------------------------------------------------------
+
+
+def _nodes(value: Any) -> Any:
+    # One entry may stand for a list of one, a name for a pipeline elsewhere in the scenario.
+    if isinstance(value, str):
+        return [{"node": "pipeline", "name": value}] if value not in stage_kinds() else [value]
+    if isinstance(value, dict):
+        return [value]
+    return value
+
+
+class PipelineEntry(Section):
+    """All that another pipeline of the scenario does."""
+
+    node: Literal["pipeline"]
+    name: Name
+
+
+class ParallelEntry(Section):
+    """Parts that go on at once; the request goes on when all are done, or as many as `wait` says."""
+
+    node: Literal["parallel"]
+    branches: Annotated[list["Entries"], Field(min_length=1)]
+    wait: Literal["all", "majority", "first"] = "all"
+
+
+class BranchEntry(Section):
+    """Some requests take a part that others do not take, or another one."""
+
+    node: Literal["branch"]
+    when: When
+    then: "Entries"
+    otherwise: "Entries | None" = None
+
+
+class RouteChoice(Section):
+    """One way."""
+
+    share: Factor | None = None
+    quality: Share | None = None
+    service_class: Name | None = Field(None, alias="class")
+    above: TokensOrZero | None = None
+    do: "Entries"
+
+
+class RouteEntry(_Stage):
+    """Sends each request one of several ways; with `pool` (or a pool that accepts `route`) a classifier decides."""
+
+    node: Literal["route"]
+    by: Name = "chance"
+    tokens: Size | None = None
+    accuracy: Share | None = None
+    choices: dict[str, RouteChoice] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _complete(self) -> "RouteEntry":
+        needed = {"chance": "share", "session": "share", "quality": "quality"}.get(self.by)
+        for name, choice in self.choices.items():
+            if needed is not None and getattr(choice, needed) is None:
+                raise mistake(f"the way {name!r} has no {needed}", f"routing by {self.by} needs `{needed}` of each way")
+        if self.accuracy is not None and self.by != "quality":
+            raise mistake(f"accuracy says nothing when routing by {self.by}", "leave it out, or write `by: quality`")
+        return self
+
+
+class While(Section):
+    """Whether another round follows."""
+
+    probability: Share
+
+
+class LoopEntry(Section):
+    """The same again while a draw says so, at most `max` times."""
+
+    node: Literal["loop"]
+    most: Count = Field(alias="max")
+    again: While = Field(default_factory=lambda: While(probability=1.0), alias="while")
+    do: "Entries"
+
+
+_BY_NODE: Final = (
+    "prefill", "decode", "reason", *TEXT_STAGES, "retrieve", "rerank", "encode", "tool", *GRAPH_NODES, "pipeline",
+    "plugin",
+)  # fmt: skip
+_MAIN: Final = {"parallel": "branches", "loop": "do"}
+
+
+def _entry(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value
+    if isinstance(value, dict) and "node" in value:
+        return value
+    if isinstance(value, str):
+        kind, options = value, None
+    elif (entry := single_entry(value)) is not None:
+        kind, options = entry
+    elif isinstance(value, dict):
+        raise mistake(
+            f"{shown(value)} is not one stage", "write one stage an entry, its options in it: `- retrieve: {k: 20}`"
+        )
+    else:
+        raise mistake(f"{shown(value)} is not a stage", f"stages: {', '.join(stage_kinds())}")
+    options = {} if options is None else options
+    if isinstance(options, list) and kind in _MAIN:
+        options = {_MAIN[kind]: options}
+    if not isinstance(options, dict):
+        raise mistake(f"{shown(options)} does not describe {kind!r}", f"write `{kind}: {{pool: name}}`")
+    if kind in _BY_NODE:
+        return {"node": kind, **options}
+    if kind in plugin_names(STAGE_KINDS):
+        rest = {key: item for key, item in options.items() if key != "pool"}
+        pool = {"pool": options["pool"]} if "pool" in options else {}
+        return {"node": "plugin", "kind": kind, **pool, "options": rest}
+    raise mistake(f"{shown(kind)} is not a stage", suggest(kind, [*stage_kinds(), *GRAPH_NODES], what="stages"))
+
+
+Entry: TypeAlias = Annotated[
+    Annotated[
+        PrefillEntry
+        | DecodeEntry
+        | ReasonEntry
+        | TextEntry
+        | RetrieveEntry
+        | RerankEntry
+        | EncodeEntry
+        | ToolEntry
+        | ParallelEntry
+        | BranchEntry
+        | RouteEntry
+        | LoopEntry
+        | PipelineEntry
+        | PluginEntry,
+        Field(discriminator="node"),
+    ],
+    BeforeValidator(_entry, json_schema_input_type=str | dict[str, Any]),
+]
+Entries: TypeAlias = Annotated[
+    Annotated[list[Entry], Field(min_length=1)],
+    BeforeValidator(_nodes, json_schema_input_type=str | dict[str, Any] | list[str | dict[str, Any]]),
+]
+for _section in (ParallelEntry, BranchEntry, RouteChoice, RouteEntry, LoopEntry):
+    _section.model_rebuild()
+
+
+# --- from what is written to what is simulated ------------------------------------------------------------------------
+
+
+def walk(entries: list[Entry]) -> Iterator[Entry]:
+    """Return all entries, those within others too."""
+    for entry in entries:
+        yield entry
+        inner: list[list[Entry]] = []
+        if isinstance(entry, ParallelEntry):
+            inner = entry.branches
+        elif isinstance(entry, BranchEntry):
+            inner = [entry.then, entry.otherwise or []]
+        elif isinstance(entry, RouteEntry):
+            inner = [choice.do for choice in entry.choices.values()]
+        elif isinstance(entry, LoopEntry):
+            inner = [entry.do]
+        for part in inner:
+            yield from walk(part)
+
+
+def plain_nodes(value: Any) -> Any:
+    """Return nodes as plain values, for the canonical form."""
+    if isinstance(value, nodes.Stage):
+        rest = {"pool": value.pool} if value.pool else {}
+        return {"stage": value.kind, **rest, **value.options} if rest or value.options else value.kind
+    if isinstance(value, nodes.Choice):
+        body = {field.name: plain_nodes(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {key: item for key, item in body.items() if item not in (0, 0.0, "")}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        body = {field.name: plain_nodes(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {type(value).__name__.lower(): body}
+    if isinstance(value, list | tuple):
+        return [plain_nodes(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: plain_nodes(item) for key, item in value.items()}
+    return value
+
+
+class Lowering:
+    """Turns entries into nodes. `accepts` has the stage kinds of each pool."""
+
+    def __init__(self, pipelines: Mapping[str, list[Entry]], accepts: Mapping[str, tuple[str, ...]]) -> None:
+        self._pipelines = pipelines
+        self._accepts = accepts
+        self._within: list[str] = []
+        self._engines = ""
+        """Pool of the last LLM stage that names one: `decode` goes where `prefill` went, if that pool decodes."""
+
+    def pipeline(self, name: str) -> tuple[nodes.Node, ...]:
+        """Return the nodes of a pipeline. Raises RecursionError with the way when it contains itself."""
+        if name in self._within:
+            raise RecursionError(" -> ".join([*self._within[self._within.index(name) :], name]))
+        self._within.append(name)
+        self._engines = ""
+        result = self._entries(self._pipelines[name])
+        self._within.pop()
+        return result
+
+    def _entries(self, entries: list[Entry]) -> tuple[nodes.Node, ...]:
+        result: list[nodes.Node] = []
+        found = 0
+        for entry in entries:
+            if isinstance(entry, RetrieveEntry):
+                found = entry.k
+            part = self._entry(entry, found)
+            when = getattr(entry, "when", None)
+            if isinstance(when, When) and not isinstance(entry, BranchEntry):
+                part = (_optional(when, part, ()),)
+            result += part
+        return tuple(result)
+
+    def _entry(self, entry: Entry, found: int) -> tuple[nodes.Node, ...]:  # noqa: PLR0911 - one for each kind
+        if isinstance(entry, PipelineEntry):
+            return self.pipeline(entry.name)
+        if isinstance(entry, ParallelEntry):
+            return (nodes.Parallel(tuple(self._entries(branch) for branch in entry.branches), entry.wait),)
+        if isinstance(entry, BranchEntry):
+            otherwise = self._entries(entry.otherwise) if entry.otherwise else ()
+            return (_optional(entry.when, self._entries(entry.then), otherwise),)
+        if isinstance(entry, LoopEntry):
+            return (nodes.Loop(self._entries(entry.do), entry.most, entry.again.probability),)
+        if isinstance(entry, RouteEntry):
+            return self._route(entry)
+        if isinstance(entry, PluginEntry):
+            return (nodes.Stage(entry.kind, entry.pool or "", entry.options),)
+        options = _options(entry)
+        if isinstance(entry, RerankEntry):
+            options.setdefault("documents", found or entry.keep)
+        block = options.pop("block", 0.0)
+        pool = self._pool(entry)
+        stage: nodes.Node = nodes.Stage(entry.node, pool, options) if pool or options else entry.node
+        if not block:
+            return (stage,)
+        refused = nodes.Choice("refused", (nodes.Stop(),), share=block)
+        return stage, nodes.Branch((refused, nodes.Choice("passed", share=1.0 - block)))
+
+    def _pool(self, entry: Any) -> str:
+        if entry.node not in LLM_STAGES:
+            return entry.pool or ""
+        if entry.pool is not None:
+            self._engines = entry.pool
+        elif entry.node in self._accepts.get(self._engines, ()):
+            return self._engines
+        return entry.pool or ""
+
+    def _route(self, entry: RouteEntry) -> tuple[nodes.Node, ...]:
+        result: list[nodes.Node] = []
+        if entry.pool is not None or any("route" in kinds for kinds in self._accepts.values()):
+            tokens = {"tokens": _dump(entry.tokens)} if entry.tokens is not None else {}
+            result.append(nodes.Stage("route", entry.pool or "", tokens))
+        if entry.choices:
+            choices = tuple(
+                nodes.Choice(
+                    name,
+                    self._entries(choice.do),
+                    share=choice.share or 0.0,
+                    quality=choice.quality or 0.0,
+                    service_class=choice.service_class or "",
+                    above=choice.above or 0,
+                )
+                for name, choice in entry.choices.items()
+            )
+            options = {"accuracy": entry.accuracy} if entry.accuracy is not None else {}
+            result.append(nodes.Branch(choices, entry.by, options))
+        return tuple(result)
+
+
+def _optional(when: When, then: tuple[nodes.Node, ...], otherwise: tuple[nodes.Node, ...]) -> nodes.Branch:
+    names = ("taken", "passed")
+    if when.probability is not None:
+        shares = (when.probability, 1.0 - when.probability)
+        ways = (nodes.Choice(names[0], then, share=shares[0]), nodes.Choice(names[1], otherwise, share=shares[1]))
+        return nodes.Branch(ways)
+    if when.prompt_above is not None:
+        return nodes.Branch(
+            (nodes.Choice(names[0], then, above=when.prompt_above), nodes.Choice(names[1], otherwise)), "prompt"
+        )
+    return nodes.Branch(
+        (nodes.Choice(names[0], then, service_class=when.service_class or ""), nodes.Choice(names[1], otherwise)),
+        "service_class",
+    )
+
+
+def _options(entry: Section) -> dict[str, Any]:
+    """Return the canonical options of a stage: what was given, without what is for the graph."""
+    given = sorted(entry.model_fields_set - {"node", "pool", "when"})
+    options = {name: _dump(getattr(entry, name)) for name in given if getattr(entry, name) is not None}
+    if isinstance(options.get("result_tokens"), int):
+        options["result_tokens"] = {"kind": "fixed", "tokens": options["result_tokens"]}
+    return options
+
+
+def _dump(value: Any) -> Any:
+    if isinstance(value, Section):
+        return {key: _dump(item) for key, item in value.model_dump().items() if item is not None}
+    if isinstance(value, dict):
+        return {key: _dump(item) for key, item in value.items() if item is not None}
+    return value
