@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hermes_core.serving.decode_batch import AggregateBatch
 from hermes_core.serving.exact_batch import ExactBatch
+from hermes_core.serving.kv_layout import KvLayout
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -16,6 +17,7 @@ class Member:
     """What a batch knows of a sequence."""
 
     order: int = -1
+    target: int = 0
     decode_base: int = 0
     leave_step: int = -1
 
@@ -23,10 +25,11 @@ class Member:
 class Pair:
     """Both batches, with equal members; they are asked everything whenever something has changed."""
 
-    def __init__(self, block_size, window):
-        self.window = window
-        self.fast = AggregateBatch(block_size, window)
-        self.exact = ExactBatch(block_size, window)
+    def __init__(self, block_size, window, ratio=0, reach=0):
+        layout = KvLayout(block_size, ratio, reach)
+        self.window, self.ratio = window, ratio
+        self.fast = AggregateBatch(layout, window)
+        self.exact = ExactBatch(layout, window)
         self.members = {}
         self.outside = []
         """Members that were preempted: the same objects come back, as in the scheduler."""
@@ -36,9 +39,8 @@ class Pair:
         members = (Member(), Member()) if back is None else self.outside.pop(back)
         for batch, one in zip((self.fast, self.exact), members, strict=True):
             one.order = self.orders
-            one.decode_base = context - batch.step
-            one.leave_step = batch.step + left - 1
-            batch.add(one)
+            one.target = context
+            batch.join(one, left)
         self.members[self.orders] = members
         self.orders += 1
         self.agree()
@@ -57,7 +59,7 @@ class Pair:
         assert alike >= 1
         to_first_end = min(one.leave_step for one, _ in self.members.values()) - self.fast.step + 1
         assert alike <= to_first_end, "a stretch ends with the first member's last step at the latest"
-        if not self.window:
+        if not self.window and not self.ratio:
             assert alike == to_first_end, "and without a window not before it"
         return alike
 
@@ -92,9 +94,14 @@ CONTEXTS, LEFT = st.integers(1, 60), st.integers(1, 40)
 class BatchMachine(RuleBasedStateMachine):
     """Members come, decode, are preempted and come back."""
 
-    @initialize(block_size=st.sampled_from([1, 2, 4, 16]), window=st.sampled_from([0, 1, 5, 40]))
-    def begin(self, block_size, window):
-        self.pair = Pair(block_size, window)
+    @initialize(
+        block_size=st.sampled_from([1, 2, 4, 16]),
+        window=st.sampled_from([0, 1, 5, 40]),
+        ratio=st.sampled_from([0, 1, 3]),
+        reach=st.integers(1, 6),
+    )
+    def begin(self, block_size, window, ratio, reach):
+        self.pair = Pair(block_size, window, ratio, reach)
 
     @rule(context=CONTEXTS, left=LEFT)
     def join(self, context, left):
@@ -146,9 +153,9 @@ def test_a_long_life(window):
 @pytest.mark.parametrize("block_size", [1, 3, 16])
 def test_blocks_needed_by_a_long_stretch(block_size):
     """A member with context c needs a block in each step that begins with a context that is a multiple of the size."""
-    batch = AggregateBatch(block_size, 0)
+    batch = AggregateBatch(KvLayout(block_size), 0)
     contexts = [1, 2, 3, 15, 16, 17, 48]
     for order, context in enumerate(contexts):
-        batch.add(Member(order, context, 999))
+        batch.join(Member(order, context), 1000)
     assert batch.demand() == sum(context % block_size == 0 for context in contexts)
     assert batch.advance(100) == sum((c + k) % block_size == 0 for c in contexts for k in range(1, 100))

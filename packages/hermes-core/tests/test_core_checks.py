@@ -3,10 +3,17 @@
 from dataclasses import replace
 
 import pytest
-from hermes_core.api.errors import InputError, UnsupportedError
+from hermes_core.api.errors import InputError
 from hermes_core.serving.checks import check_settings
 from hermes_core.serving.presets import PRESET_NAMES, engine_preset
-from hermes_core.serving.settings import AdmissionSettings, EngineSettings, FrontEndSettings, SpeculationSettings
+from hermes_core.serving.settings import (
+    AdmissionSettings,
+    EngineSettings,
+    FrontEndSettings,
+    LoraSettings,
+    SpeculationSettings,
+    StructuredOutputSettings,
+)
 from hermes_core.testing import ScriptedSource, simulate, small_plan
 
 
@@ -30,6 +37,18 @@ def test_every_preset_is_sound(name, memory):
         ({"admission": AdmissionSettings("token_bucket")}, "admission", "needs a rate"),
         ({"admission": AdmissionSettings("queue_cap")}, "admission", "needs max_waiting"),
         ({"client_retries": 2}, "client_retries", "nothing is ever tried again"),
+        ({"speculation": SpeculationSettings(0, (0.7,))}, "speculation", "nothing to verify"),
+        ({"speculation": SpeculationSettings(1, (0.7, 0.5))}, "speculation", "2 acceptance probabilities for 1"),
+        ({"speculation": SpeculationSettings(1, (1.7,))}, "speculation", "not a list of probabilities"),
+        ({"speculation": SpeculationSettings(1, (0.7,), method="ngram")}, "speculation", "does not have yet"),
+        ({"speculation": SpeculationSettings(8, (0.7,))}, "max_num_batched_tokens", "9 tokens, drafts among them"),
+        ({"lora": LoraSettings(max_loras=4, max_cpu_loras=3)}, "lora", "below the 4 slots"),
+        ({"lora": LoraSettings(max_loras=2000)}, "lora", "2000 slots for adapters of at most 1024"),
+        ({"lora": LoraSettings(rank=0)}, "lora", "a slot and a rank"),
+        ({"structured_output": StructuredOutputSettings(share=1.5)}, "structured_output", "not a share"),
+        ({"structured_output": StructuredOutputSettings(0.5, grammars=0)}, "structured_output", "at least one grammar"),
+        ({"batching": "prefill_only"}, "batching", "never serves decode"),
+        ({"batching": "decode_only"}, "batching", "never serves prefill"),
         ({"client_timeout_ns": 5, "front_end": FrontEndSettings(request_ns=9)}, "client_timeout", "give up before"),
     ],
 )
@@ -41,7 +60,11 @@ def test_a_contradiction_is_refused(changes, key, words):
     assert caught.value.remedy
 
 
-def test_what_is_not_there_yet_is_refused_not_ignored():
-    settings = replace(EngineSettings(kv_blocks=100), speculation=SpeculationSettings(2, (0.7, 0.5)))
-    with pytest.raises(UnsupportedError, match="speculative decoding is not supported yet"):
-        simulate(small_plan(settings), ScriptedSource([(0, 1, 1)]))
+@pytest.mark.parametrize(
+    ("lora", "words"),
+    [(None, "has 3 adapters, and the engine none"), (LoraSettings(max_loras=2, on_demand=False), "3 adapters for 2")],
+)
+def test_a_workload_with_more_adapters_than_the_engine_takes_is_refused(lora, words):
+    source = ScriptedSource([(0, 1, 1)], adapters=("a", "b", "c"))
+    with pytest.raises(InputError, match=words):
+        simulate(small_plan(replace(EngineSettings(kv_blocks=100), lora=lora)), source)

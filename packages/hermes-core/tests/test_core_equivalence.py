@@ -3,8 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
+from hermes_core.api.hardware import KvGroup, MemoryPlan
 from hermes_core.serving.plan import KvTransferPlan
-from hermes_core.serving.settings import AdmissionSettings, EngineSettings
+from hermes_core.serving.settings import (
+    AdmissionSettings,
+    EngineSettings,
+    LoraSettings,
+    SpeculationSettings,
+    StructuredOutputSettings,
+)
 from hermes_core.testing import AffineStepModel, ScriptedSource, Simulated, simulate, small_plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -18,6 +25,12 @@ def engines(draw):
     batching = draw(st.sampled_from(POLICIES))
     queue = draw(st.sampled_from(["fcfs", "shortest_prompt", "priority", "fair", "deadline"]))
     timeout = draw(st.sampled_from([0, 0, 40_000_000, 900_000_000]))
+    # An engine that has none of these half of the time.
+    featured = draw(st.booleans())
+    speculation = draw(speculations()) if featured and draw(st.booleans()) else None
+    max_num_seqs = draw(st.integers(1, 12))
+    least = max_num_seqs * (1 + speculation.draft_tokens) if speculation is not None else 16
+    slots = st.integers(1, min(3, max_num_seqs))
     admission = draw(
         st.sampled_from(
             [
@@ -30,8 +43,8 @@ def engines(draw):
     return EngineSettings(
         batching=batching,
         queue=queue,
-        max_num_seqs=draw(st.integers(1, 12)),
-        max_num_batched_tokens=draw(st.integers(16, 300)),
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=draw(st.integers(max(16, least), 300)),
         block_size_tokens=block,
         kv_blocks=draw(st.integers(2, 60)) * (16 // block) + 1,
         prefix_caching=draw(st.booleans()),
@@ -45,8 +58,56 @@ def engines(draw):
         client_retries=draw(st.sampled_from([0, 1])) if timeout or admission.kind != "always" else 0,
         client_backoff_ns=draw(st.sampled_from([0, 300_000_000])),
         admission=admission,
+        speculation=speculation,
+        lora=draw(loras(draw(slots))) if featured and draw(st.booleans()) else None,
+        structured_output=draw(grammars()) if featured and draw(st.booleans()) else None,
         asynchronous_scheduling=draw(st.booleans()),
     )
+
+
+@st.composite
+def speculations(draw):
+    drafts = draw(st.integers(1, 5))
+    shares = st.sampled_from([0.0, 0.3, 0.8, 1.0])
+    return SpeculationSettings(
+        drafts,
+        tuple(draw(st.lists(shares, min_size=1, max_size=drafts))),
+        method=draw(st.sampled_from(["draft_model", "eagle"])),
+        draft_cost_fs=draw(st.sampled_from([0, 400_000_000_001])),
+        draft_cost_per_seq_fs=draw(st.sampled_from([0, 3])),
+    )
+
+
+@st.composite
+def loras(draw, slots):
+    return LoraSettings(
+        max_loras=slots,
+        max_cpu_loras=draw(st.sampled_from([0, slots, slots + 1])),
+        size_bytes=draw(st.sampled_from([0, 100_000_000])),
+        per_step_ns=draw(st.sampled_from([0, 300_000])),
+        per_adapter_ns=draw(st.sampled_from([0, 20_001])),
+        per_token_and_rank_fs=draw(st.sampled_from([0, 7_000_003])),
+    )
+
+
+@st.composite
+def grammars(draw):
+    return StructuredOutputSettings(
+        share=draw(st.sampled_from([0.3, 1.0])),
+        grammars=draw(st.integers(1, 3)),
+        compile_ns=draw(st.sampled_from([0, 50_000_000])),
+        per_step_ns=draw(st.sampled_from([0, 500_000])),
+        per_seq_ns=draw(st.sampled_from([0, 30_001])),
+    )
+
+
+@st.composite
+def memories(draw):
+    """Layers with a sliding window beside others, and states of one size."""
+    full, windowed = draw(st.sampled_from([(100.0, 0.0), (100.0, 100.0), (100.0, 250.0)]))
+    groups = (KvGroup(full, 0), KvGroup(windowed, draw(st.integers(1, 40)))) if windowed else ()
+    state = draw(st.sampled_from([0, 0, 1_000]))
+    return MemoryPlan(80 << 30, 16 << 30, 1 << 30, full + windowed, state_bytes_per_seq=state, kv_groups=groups)
 
 
 @st.composite
@@ -62,6 +123,8 @@ def sources(draw):
         "priority": rng.integers(0, 3, n).tolist(),
         "tenant": rng.integers(0, 2, n).tolist(),
         "deadline_ns": (rng.integers(0, 3, n) * 100_000_000).tolist(),
+        "adapter": rng.integers(0, 5, n).tolist(),
+        "luck": rng.integers(0, 1 << 60, n).tolist(),
     }
     segments = None
     if draw(st.booleans()):
@@ -92,8 +155,11 @@ def models(draw):
     )
 
 
-def expanded(run: Simulated) -> list[tuple[int, ...]]:
-    """The step table, one row a step; `waiting` is left out: it is told at the start of a stretch only."""
+def expanded(run: Simulated, growth: int = 1) -> list[tuple[int, ...]]:
+    """The step table, one row a step; `waiting` is left out: it is told at the start of a stretch only.
+
+    Contexts grow by `growth` for each sequence and step; with speculation they are told at the pace of many steps.
+    """
     steps = run.table("steps")
     rows = []
     for row in zip(*(steps[name].tolist() for name in steps), strict=True):
@@ -101,7 +167,7 @@ def expanded(run: Simulated) -> list[tuple[int, ...]]:
         at = one["start_ns"] * 1_000_000 + one["start_rem_fs"]
         for k in range(one["steps"]):
             duration = one["t0_fs"] + k * one["slope_fs"]
-            context = one["decode_context"] + k * one["decode_seqs"]
+            context = one["decode_context"] + k * growth * one["decode_seqs"]
             rows.append(
                 (one["client"], one["first_step"] + k, at, duration, one["decode_seqs"], context, one["prefill_tokens"])
             )
@@ -113,12 +179,13 @@ def totals(run: Simulated) -> list[bytes]:
     return [client.SerializeToString(deterministic=True) for client in run.outcome.trailer.clients]
 
 
-def assert_alike(fast: Simulated, exact: Simulated) -> None:
+def assert_alike(fast: Simulated, exact: Simulated, engine: EngineSettings) -> None:
     for name in ("requests", "stage_jobs"):
         left, right = fast.table(name), exact.table(name)
         for column in left:
             np.testing.assert_array_equal(left[column], right[column], err_msg=f"{name}.{column}")
-    assert expanded(fast) == expanded(exact)
+    growth = 1 if engine.speculation is None else 0
+    assert expanded(fast, growth) == expanded(exact, growth)
     assert totals(fast) == totals(exact)
 
 
@@ -127,15 +194,16 @@ def assert_alike(fast: Simulated, exact: Simulated) -> None:
     engine=engines(),
     source=sources(),
     model=models(),
+    memory=memories(),
     clients=st.integers(1, 3),
     router=st.sampled_from(["round_robin", "least_outstanding", "least_tokens", "random"]),
     duration=st.sampled_from([None, 0, 1_234_567_891]),
 )
-def test_exact_mode_gives_the_same_record(engine, source, model, clients, router, duration):
+def test_exact_mode_gives_the_same_record(engine, source, model, memory, clients, router, duration):
     plan = small_plan(engine, clients=clients, router=router, duration_ns=duration)
-    fast = simulate(plan, source, model)
-    exact = simulate(replace(plan, exact=True), source, model)
-    assert_alike(fast, exact)
+    fast = simulate(plan, source, model, memory=memory)
+    exact = simulate(replace(plan, exact=True), source, model, memory=memory)
+    assert_alike(fast, exact, engine)
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -143,6 +211,7 @@ def test_exact_mode_gives_the_same_record(engine, source, model, clients, router
     engine=engines(),
     source=sources(),
     model=models(),
+    memory=memories(),
     clients=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     transfer=st.builds(
         KvTransferPlan,
@@ -153,13 +222,15 @@ def test_exact_mode_gives_the_same_record(engine, source, model, clients, router
     ),
     duration=st.sampled_from([None, 1_234_567_891]),
 )
-def test_exact_mode_gives_the_same_record_when_disaggregated(engine, source, model, clients, transfer, duration):
+def test_exact_mode_gives_the_same_record_when_disaggregated(
+    engine, source, model, memory, clients, transfer, duration
+):
     plan = small_plan(engine, duration_ns=duration)
     prefill = replace(plan.pools[0], name="prefill", stages=("prefill",), clients=clients[0])
     decode = replace(plan.pools[0], name="decode", stages=("decode",), clients=clients[1], kv_transfer=transfer)
     plan = replace(plan, pools=(prefill, decode))
-    fast = simulate(plan, source, model)
-    exact = simulate(replace(plan, exact=True), source, model)
-    assert_alike(fast, exact)
+    fast = simulate(plan, source, model, memory=memory)
+    exact = simulate(replace(plan, exact=True), source, model, memory=memory)
+    assert_alike(fast, exact, engine)
     assert_array_equal = np.testing.assert_array_equal
     assert_array_equal(fast.table("transfers")["end_ns"], exact.table("transfers")["end_ns"])

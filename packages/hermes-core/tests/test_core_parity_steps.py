@@ -666,7 +666,6 @@ def test_sglang_counts_a_share_of_the_answers_to_come(monkeypatch):
     assert started == {0: 0, 1: 10 * MS, 2: 10 * MS}
 
 
-@pytest.mark.xfail(strict=True, reason="a newcomer is charged the share at once; SGLang charges its whole answer first")
 def test_sglang_charges_newcomers_of_one_batch_their_whole_answer(monkeypatch):
     """a takes 4 + 10 of 20 tokens for this batch, so b (4 + 5) waits for a later one."""
     case = Case([(0, 4, 10), (0, 4, 5)], blocks=20, preset="sglang-0.5")
@@ -675,7 +674,6 @@ def test_sglang_charges_newcomers_of_one_batch_their_whole_answer(monkeypatch):
     assert normal(lines[0]) == normal("0 | | a:4 | | b | 4")
 
 
-@pytest.mark.xfail(strict=True, reason="a sequence that has just ended is not in the running list any more")
 def test_a_sequence_that_has_just_given_its_last_token_is_preempted_first(monkeypatch):
     """Asynchronous vLLM plans step 5 while step 4 runs, so c, which ends in step 4, is still the tail of running: it is
     the victim, loses nothing (its last token is under way), and a goes on."""

@@ -162,6 +162,7 @@ class Simulation:
             pipelines=source.pipelines,
             classes=source.classes,
             plugin=self.plugin,
+            adapters=len(source.adapters),
             observer=self._observer,
         )
         return self.assembly

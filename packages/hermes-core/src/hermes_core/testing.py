@@ -130,12 +130,14 @@ class ScriptedSource:
             yield Batch(start, matrix[:, 0], matrix[:, 1], matrix[:, 2], **columns)
 
 
-def compiled_with(steps: Any, *, max_model_len: int = 1 << 40) -> CompiledDeployment:
+def compiled_with(
+    steps: Any, *, max_model_len: int = 1 << 40, memory: MemoryPlan | None = None, data_parallel: int = 1
+) -> CompiledDeployment:
     """Return a compiled deployment that prices steps with `steps`."""
     return CompiledDeployment(
-        deployment=Deployment(model="test-model", device="test-device"),
+        deployment=Deployment(model="test-model", device="test-device", data_parallel=data_parallel),
         steps=steps,
-        memory=MemoryPlan(80 << 30, 16 << 30, 1 << 30, 131072.0),
+        memory=memory or MemoryPlan(80 << 30, 16 << 30, 1 << 30, 131072.0),
         kv_transfer_bytes_per_token=131072,
         max_model_len=max_model_len,
         idle_power_w=100.0,

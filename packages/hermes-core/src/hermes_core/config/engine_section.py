@@ -13,12 +13,14 @@ from typing import Annotated, Any, Final, TypeAlias
 from pydantic import BeforeValidator, Field, create_model
 
 from hermes_core.config.fields import (
+    BytesPerS,
     CountOrZero,
     Flag,
     Name,
     NonNegative,
     RateOrZero,
     Section,
+    SizeBytes,
     SpanFs,
     SpanNs,
     TokensOrZero,
@@ -27,7 +29,14 @@ from hermes_core.config.fields import (
 )
 from hermes_core.serving.settings import EngineSettings
 
-_SUFFIXES: Final[Mapping[str, Any]] = {"_ns": SpanNs, "_fs": SpanFs, "_per_s": RateOrZero, "_tokens": TokensOrZero}
+_SUFFIXES: Final[Mapping[str, Any]] = {
+    "_ns": SpanNs,
+    "_fs": SpanFs,
+    "_bytes_per_s": BytesPerS,
+    "_per_s": RateOrZero,
+    "_tokens": TokensOrZero,
+    "_bytes": SizeBytes,
+}
 _PLAIN: Final[Mapping[Any, Any]] = {int: CountOrZero, float: NonNegative, bool: Flag, str: Name, object: Any}
 _WHOLE_NAMES: Final = frozenset({"max_num_batched_tokens", "draft_tokens"})
 """Fields that engines themselves call so, suffix and all."""

@@ -177,9 +177,9 @@ class BlockPool:
         """
         full = computed // self.block_size
         new = 0
-        at = path.unpublished
-        for at in range(at, len(path)):
-            node = path[at]
+        at = path.unpublished - 1
+        for node in path[at + 1 :] if at >= 0 else path:
+            at += 1
             last = node.last_block
             if full < last:
                 present = full - node.first_block

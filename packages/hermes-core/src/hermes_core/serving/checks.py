@@ -1,29 +1,37 @@
 """What engine settings must not say: contradictions are refused before the run, with the reason."""
 
 from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
 
 from hermes_core.api.errors import InputError, Place, UnsupportedError
 from hermes_core.serving.settings import EngineSettings
 
 
-def check_settings(pool: str, settings: EngineSettings) -> None:
-    """Raise InputError for the first setting of a pool's engine that cannot be, or that would change nothing."""
+def check_settings(pool: str, settings: EngineSettings, stages: SequenceOf[str] = (), adapters: int = 0) -> None:
+    """Raise InputError for the first setting of a pool's engine that cannot be, or that would change nothing.
+
+    `stages` are the stage kinds that the pool accepts (none for those of any pool), `adapters` how many the workload
+    has.
+    """
     for key, problem, remedy in unsupported(settings):
         raise UnsupportedError(problem, place=Place(path=f"pools.{pool}.engine.{key}"), remedy=remedy)
-    for key, problem, remedy in contradictions(settings):
+    for key, problem, remedy in (*contradictions(settings, stages), *adapters_fit(settings, adapters)):
         raise InputError(problem, place=Place(path=f"pools.{pool}.engine.{key}"), remedy=remedy)
 
 
-def unsupported(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
+def unsupported(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:  # noqa: ARG001 - the callers' port
     """Yield (key as a user writes it, problem, remedy) of what this version cannot simulate."""
-    if settings.speculation is not None:
-        yield "speculation", "speculative decoding is not supported yet", "Leave it out."
+    return iter(())
 
 
-def contradictions(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
+def contradictions(settings: EngineSettings, stages: SequenceOf[str] = ()) -> Iterator[tuple[str, str, str]]:
     """Yield (key as a user writes it, problem, remedy) of what cannot be, or would change nothing."""
     yield from _sizes(settings)
     yield from _policies(settings)
+    yield from _halves(settings, stages)
+    yield from _speculation(settings)
+    yield from _lora(settings)
+    yield from _structured(settings)
     yield from _clients(settings)
 
 
@@ -36,12 +44,13 @@ def _sizes(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
     for key, value in sizes.items():
         if value < 1:
             yield key, f"{value} is not a size", "Give at least 1."
-    budget, seqs = settings.max_num_batched_tokens, settings.max_num_seqs
-    if settings.batching == "chunked" and budget < seqs:
+    budget, seqs, each = settings.max_num_batched_tokens, settings.max_num_seqs, settings.tokens_per_decode
+    if settings.batching == "chunked" and 0 < budget < seqs * each:
+        tokens = "one token" if each == 1 else f"{each} tokens, drafts among them,"
         yield (
             "max_num_batched_tokens",
-            f"a budget of {budget} tokens a step cannot serve {seqs} sequences that decode one token each",
-            "Raise max_num_batched_tokens to max_num_seqs, or lower max_num_seqs.",
+            f"a budget of {budget} tokens a step cannot serve {seqs} sequences that decode {tokens} each",
+            f"Raise max_num_batched_tokens to {seqs * each}, or lower max_num_seqs.",
         )
     if settings.kv_blocks is not None and settings.kv_blocks <= 1:
         yield "kv_blocks", f"{settings.kv_blocks} KV blocks hold nothing", "Give at least 2; one is never used."
@@ -68,6 +77,84 @@ def _policies(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
             f"{settings.batching} batching does not cut prompts at a threshold",
             "Leave it out, or set batching to chunked.",
         )
+
+
+def _halves(settings: EngineSettings, stages: SequenceOf[str]) -> Iterator[tuple[str, str, str]]:
+    """Policies for one half of a disaggregated deployment."""
+    for policy, own, other in (("prefill_only", "prefill", "decode"), ("decode_only", "decode", "prefill")):
+        if settings.batching == policy and stages and (other in stages or own not in stages):
+            yield (
+                "batching",
+                f"{policy} batching never serves {other}, and the pool accepts {' and '.join(stages)}",
+                f"Write `stages: [{own}]`, and another pool for {other}; or take another policy.",
+            )
+
+
+def _speculation(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
+    speculation = settings.speculation
+    if speculation is None:
+        return
+    if speculation.draft_tokens < 1:
+        yield "speculation", "without draft tokens there is nothing to verify", "Give draft_tokens of at least 1."
+    given = speculation.acceptance
+    if not given or any(not 0 <= share <= 1 for share in given):
+        yield "speculation", "acceptance is not a list of probabilities", "Give one from 0 to 1 for each position."
+    elif len(given) > max(1, speculation.draft_tokens):
+        yield (
+            "speculation",
+            f"{len(given)} acceptance probabilities for {speculation.draft_tokens} draft tokens",
+            "Give at most one for each draft token.",
+        )
+    if settings.asynchronous_scheduling and speculation.method == "ngram" and settings.preset.startswith("vllm"):
+        yield (
+            "speculation",
+            "n-grams are looked up in tokens that a step planned ahead does not have yet",
+            "Set asynchronous_scheduling: false, as vLLM does.",
+        )
+
+
+def _lora(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
+    lora = settings.lora
+    if lora is None:
+        return
+    if lora.max_loras < 1 or lora.rank < 1:
+        yield "lora", "an engine with adapters has a slot and a rank", "Give max_loras and rank of at least 1."
+    if 0 < lora.max_cpu_loras < lora.max_loras:
+        yield (
+            "lora",
+            f"max_cpu_loras {lora.max_cpu_loras} is below the {lora.max_loras} slots that are filled from there",
+            "Raise max_cpu_loras to max_loras, or leave it out.",
+        )
+    if lora.max_loras > settings.max_num_seqs:
+        yield (
+            "lora",
+            f"{lora.max_loras} slots for adapters of at most {settings.max_num_seqs} sequences",
+            "Lower max_loras to max_num_seqs.",
+        )
+
+
+def adapters_fit(settings: EngineSettings, adapters: int) -> Iterator[tuple[str, str, str]]:
+    """Yield (key, problem, remedy) when an engine cannot serve a workload with so many adapters."""
+    if not adapters:
+        return
+    if settings.lora is None:
+        yield "lora", f"the workload has {adapters} adapters, and the engine none", "Add `lora: {max_loras: 4}`."
+    elif not settings.lora.on_demand and adapters > settings.lora.max_loras:
+        yield (
+            "lora",
+            f"{adapters} adapters for {settings.lora.max_loras} slots that are filled once",
+            "Raise max_loras, or set on_demand: true.",
+        )
+
+
+def _structured(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
+    structured = settings.structured_output
+    if structured is None:
+        return
+    if not 0 < structured.share <= 1:
+        yield "structured_output", f"{structured.share} is not a share of the requests", "Give one above 0, up to 1."
+    if structured.grammars < 1:
+        yield "structured_output", "answers follow at least one grammar", "Give grammars of at least 1."
 
 
 def _clients(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:

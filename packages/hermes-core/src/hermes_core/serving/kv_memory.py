@@ -2,6 +2,7 @@
 
 from hermes_core.serving.blocks import BlockPool
 from hermes_core.serving.decode_batch import DecodeBatch
+from hermes_core.serving.kv_layout import KvLayout
 from hermes_core.serving.reservations import reservation_of
 from hermes_core.serving.sequence import FETCHED, Segments, Sequence
 from hermes_core.serving.settings import EngineSettings
@@ -12,19 +13,27 @@ class KvMemory:
 
     __slots__ = (
         "_block_size",
+        "_layout",
+        "_plain",
         "_reserve_full_prompt",
         "_watermark_blocks",
         "pool",
         "reservation",
     )
 
-    def __init__(self, settings: EngineSettings, kv_blocks: int) -> None:
+    def __init__(self, settings: EngineSettings, kv_blocks: int, layout: KvLayout) -> None:
         # One block is vLLM's null block, which no sequence can use.
         self.pool = BlockPool(max(0, kv_blocks - 1), settings.block_size_tokens, caching=settings.prefix_caching)
-        self.reservation = reservation_of(settings, self.pool.total)
+        self.reservation = reservation_of(settings, self.pool.total, layout)
+        self._layout = layout
+        self._plain = layout.plain
         self._block_size = settings.block_size_tokens
         self._reserve_full_prompt = settings.reserve_full_prompt
         self._watermark_blocks = int(settings.watermark * self.pool.total)
+
+    def blocks_of(self, context: int) -> int:
+        """Return the blocks of a sequence that holds the KV of `context` tokens."""
+        return -(-context // self._block_size) if self._plain else self._layout.blocks(context)
 
     def segments_of(self, seq: Sequence) -> Segments | None:
         """Return the text of a sequence as the prefix cache knows it; None if it cannot be found."""
@@ -55,7 +64,7 @@ class KvMemory:
     ) -> bool:
         """Return whether a sequence may enter that needs `blocks` now and has found `hit`, of which `idle` are free."""
         if self._reserve_full_prompt:
-            blocks = -(-seq.target // self._block_size) - hit
+            blocks = self.blocks_of(seq.target) - hit
         free = self.pool.available - idle
         if blocks > free - (self._watermark_blocks if running else 0):
             return False
@@ -83,16 +92,20 @@ class KvMemory:
 
     def free(self, seq: Sequence, context: int) -> None:
         """Give back the blocks of a sequence that holds the KV of `context` tokens; they stay findable."""
-        size = self._block_size
         pool = self.pool
         path = seq.path
+        held = self.blocks_of(context)
+        if seq.spare_blocks:
+            held += seq.spare_blocks
+            seq.spare_blocks = 0
+        without_content = held - context // self._block_size
         if path is None:
-            pool.free(-(-context // size), 1 if context % size else 0)
+            pool.free(held, without_content)
         else:
             if context > seq.prompt_tokens and seq.output_segment != -1 and len(path) == len(seq.segments or ()):
                 pool.append(path, seq.output_segment, seq.prompt_tokens, seq.output_tokens)
             shared = seq.shared + pool.publish(path, context)
-            pool.free(-(-context // size) - shared, 1 if context % size else 0)
+            pool.free(held - shared, without_content)
             pool.release_path(path)
             seq.path = None
             seq.shared = 0

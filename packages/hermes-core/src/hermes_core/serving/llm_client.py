@@ -5,10 +5,9 @@ It ends where something changes; an arrival in the middle of it cuts it short. W
 it ends, in one go for all its steps.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from math import sqrt
-from typing import Final, TypeAlias
+from typing import Final
 
 from hermes_core.api.hardware import CompiledDeployment
 from hermes_core.api.time import FS_PER_NS, HALF_NS_FS, Femtos, Nanos, round_fs_to_ns
@@ -16,36 +15,20 @@ from hermes_core.engine import Kernel, Phase, rank
 from hermes_core.record import Recorder
 from hermes_core.record.tables import STEPS
 from hermes_core.serving.batching import BatchPolicy
+from hermes_core.serving.kv_exchange import WITHDRAWN, Owner
+from hermes_core.serving.kv_layout import kv_layout
 from hermes_core.serving.queues import WaitingQueue
-from hermes_core.serving.scheduler import WITHDRAWN, Owner, Scheduler
+from hermes_core.serving.scheduler import Scheduler
 from hermes_core.serving.sequence import FETCHED, Sequence
 from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.speculation import VerifyingModel
+from hermes_core.serving.speculative_batch import ExactSpeculativeBatch, SpeculativeBatch
+from hermes_core.serving.stretch import Stretch, StretchObserver
+
+__all__ = ["LlmClient", "Stretch", "StretchObserver"]
 
 _pack_step: Final = STEPS.pack
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """A run of like steps of one client, as an observer is shown it when it has ended."""
-
-    client: int
-    first_step: int
-    steps: int
-    begin_fs: Femtos
-    t0_fs: Femtos
-    """Duration of its first step; each further one lasts `slope_fs` longer."""
-    slope_fs: Femtos
-    decode_seqs: int
-    decode_context: int
-    """Sum of their contexts at the first step."""
-    prefill_seqs: int
-    prefill_tokens: int
-    waiting: int
-    kv_blocks: int
-    energy_nj: int
-
-
-StretchObserver: TypeAlias = Callable[[Stretch], None]
+_ARRIVAL: Final = rank(Phase.ARRIVAL)
 
 
 class LlmClient:
@@ -55,6 +38,7 @@ class LlmClient:
         "_add_step",
         "_begin_fs",
         "_block_size",
+        "_block_weight",
         "_blocks",
         "_context",
         "_e0_nj",
@@ -67,6 +51,7 @@ class LlmClient:
         "_kernel",
         "_lag",
         "_model",
+        "_most_tokens",
         "_observer",
         "_on_end",
         "_prompt_tokens",
@@ -77,6 +62,7 @@ class LlmClient:
         "_slope_fs",
         "_steps",
         "_t0_fs",
+        "_traits",
         "_waiting",
         "decode_tokens",
         "energy_nj",
@@ -88,7 +74,7 @@ class LlmClient:
         "settings",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - it sets its attributes
         self,
         *,
         number: int,
@@ -105,16 +91,18 @@ class LlmClient:
     ) -> None:
         self.number = number
         self.settings = settings
+        layout = kv_layout(compiled.memory, settings.block_size_tokens)
         self.scheduler = Scheduler(
             settings=settings,
             kv_blocks=kv_blocks,
+            layout=layout,
             window=compiled.steps.window,
             policy=policy,
             queue=queue,
             owner=owner,
             exact=exact,
         )
-        self.max_tokens = self.scheduler.pool.total * settings.block_size_tokens + 1
+        self.max_tokens = layout.tokens_within(self.scheduler.pool.total) + 2 - settings.tokens_per_decode
         """The longest prompt and answer together that ever fit the KV memory: the last token needs none."""
         self.energy_nj = 0
         self.decode_tokens = 0
@@ -122,6 +110,9 @@ class LlmClient:
         self.peak_waiting = 0
         self._kernel = kernel
         self._model = compiled.steps
+        if settings.speculation is not None:
+            self._model = VerifyingModel(compiled.steps, settings.speculation)
+        self._traits = self.scheduler.traits
         self._on_end = self._on_boundary
         """Bound once: it is scheduled for each stretch."""
         self._add_step = recorder.add_step if recorder is not None else None
@@ -129,6 +120,9 @@ class LlmClient:
         self._single = exact or policy.every_step
         """Whether each step is planned by itself."""
         self._block_size = settings.block_size_tokens
+        self._block_weight = 1 + layout.window_ratio
+        self._most_tokens = settings.tokens_per_decode
+        """Of a sequence in a step."""
         self._lag = 1 if settings.asynchronous_scheduling else 0
         self._first_use_fs = settings.first_use_ns * FS_PER_NS
         """What the first large step has yet to pay."""
@@ -164,6 +158,11 @@ class LlmClient:
         scheduler = self.scheduler
         if seq.order == WITHDRAWN:
             return
+        if self._traits is not None and self._traits.grammars is not None and seq.kv != FETCHED:
+            wait_ns = self._traits.grammars.wait_ns(seq, now)
+            if wait_ns:
+                self._kernel.schedule(now + wait_ns, _ARRIVAL, partial(self.submit, seq))
+                return
         scheduler.incoming.append(seq)
         waiting = len(scheduler.incoming) + len(scheduler.queue)
         if waiting > self.peak_waiting:
@@ -178,7 +177,7 @@ class LlmClient:
             return
         wanted = self._lag + self._steps_ended_by(now)
         seq.visible_step = scheduler.step + wanted
-        if wanted < steps and (not scheduler.blocked or seq.kv == FETCHED or not scheduler.queue.ordered_by_arrival):
+        if wanted < steps and (not scheduler.blocked or seq.kv == FETCHED or not scheduler.in_arrival_order):
             self._cut(wanted)
 
     def _wake(self, now: Nanos) -> None:
@@ -203,11 +202,11 @@ class LlmClient:
         """Another client has taken the KV of `seq`: its blocks serve the first step that is not planned yet."""
         scheduler = self.scheduler
         if not self._steps:
-            scheduler.releases.append((scheduler.step, seq))
+            scheduler.exchange.releases.append((scheduler.step, seq))
             self._wake(now)
             return
         wanted = self._lag + (1 if self._steps == 1 else self._steps_ended_by(now))
-        scheduler.releases.append((scheduler.step + wanted, seq))
+        scheduler.exchange.releases.append((scheduler.step + wanted, seq))
         if wanted < self._steps:
             self._cut(wanted)
 
@@ -282,7 +281,7 @@ class LlmClient:
         if self._steps and self._seqs:
             ended = self._steps_ended_by(now)
             ended -= round_fs_to_ns(self._end_after(ended)) > now
-        return seq.decode_base + self.scheduler.batch.step + ended - seq.prompt_tokens + 1
+        return self.scheduler.batch.given_after(seq, ended)
 
     def cancel(self, seq: Sequence, now: Nanos, status: int) -> None:
         """Stop a sequence: at once if it waits, else with the first step that is not planned yet."""
@@ -303,8 +302,14 @@ class LlmClient:
     def close(self, now: Nanos) -> None:
         """Settle the whole steps that have ended by `now`, and stop."""
         planned = self._steps
-        if not planned:
-            return
+        if planned:
+            self._stop(planned, now)
+        batch = self.scheduler.batch
+        if isinstance(batch, SpeculativeBatch | ExactSpeculativeBatch):
+            self.decode_tokens = batch.tokens_given()
+
+    def _stop(self, planned: int, now: Nanos) -> None:
+        """Settle what has ended of the stretch under way."""
         ended = self._steps_ended_by(now)
         if round_fs_to_ns(self._end_after(ended)) > now:
             ended -= 1
@@ -378,14 +383,16 @@ class LlmClient:
             if valid < steps:
                 steps = valid
             if (
-                scheduler.incoming or scheduler.blocked or scheduler.aborts or scheduler.releases
+                scheduler.incoming or scheduler.blocked or scheduler.aborts or scheduler.exchange.releases
                 or scheduler.preempted or self._single
             ):  # fmt: skip
                 steps = self._steps_planned(steps)
             available = scheduler.pool.available
-            if count * (steps // self._block_size + 1) > available:
+            if count * self._block_weight * (steps * self._most_tokens // self._block_size + 1) > available:
                 # The first step has its blocks already.
                 steps = 1 + batch.steps_within(steps - 1, available)
+            if self._traits is not None:
+                t0 += self._traits.step_fs((), scheduler.decoding(), decode=True)
             self._steps = steps
             self._seqs = count
             self._context = context
@@ -417,6 +424,8 @@ class LlmClient:
         shape.decode_seqs = self._seqs = count
         shape.decode_context = self._context = context
         t0, self._e0_nj = self._model.step(shape)
+        if self._traits is not None:
+            t0 += self._traits.step_fs(scheduler.chunks, scheduler.decoding(), decode=scheduler.decode)
         if self._first_use_fs and shape.prefill_tokens + count >= self.settings.first_use_at_tokens:
             t0 += self._first_use_fs
             self._first_use_fs = 0
@@ -441,29 +450,29 @@ class LlmClient:
                 return 1
             seen = incoming[0].visible_step - scheduler.step
             if seen < steps and not (
-                scheduler.blocked and scheduler.queue.ordered_by_arrival and not scheduler.fetching
+                scheduler.blocked and scheduler.in_arrival_order and not scheduler.exchange.fetching
             ):
                 steps = seen
         elif scheduler.leaving and scheduler.blocked:
             return 1
         if scheduler.aborts and scheduler.aborts[0][0] - scheduler.step < steps:
             steps = scheduler.aborts[0][0] - scheduler.step
-        if scheduler.releases and scheduler.releases[0][0] - scheduler.step < steps:
-            steps = scheduler.releases[0][0] - scheduler.step
+        if scheduler.exchange.releases and scheduler.exchange.releases[0][0] - scheduler.step < steps:
+            steps = scheduler.exchange.releases[0][0] - scheduler.step
         return steps
 
     def _fall_idle(self) -> None:
         """Nothing runs. An idle engine sees newcomers, and what was freed, at once."""
         scheduler = self.scheduler
         again = bool(scheduler.incoming) or scheduler.preempted or (bool(scheduler.leaving) and scheduler.blocked)
-        again = again or bool(scheduler.releases)
+        again = again or bool(scheduler.exchange.releases)
         scheduler.free_leaving()
-        scheduler.free_released()
+        scheduler.exchange.free_released()
         for seq in scheduler.incoming:
             seq.visible_step = scheduler.step
         if again:
             self._launch()
             return
         self._event = -1
-        if scheduler.queue and not scheduler.fetching:
+        if scheduler.queue and not scheduler.exchange.fetching:
             raise AssertionError("a request waits for an idle engine: it should have been refused at the door")

@@ -25,6 +25,10 @@ class WaitingQueue(Protocol):
         """Let a preempted sequence wait at the head."""
         ...
 
+    def restore(self, seq: Sequence) -> None:
+        """Let one wait again where it did before it was popped; of several, the last popped comes first."""
+        ...
+
     def head(self) -> Sequence:
         """Return who is next."""
         ...
@@ -52,6 +56,7 @@ class Fcfs(deque[Sequence]):
 
     push = deque[Sequence].append
     put_back = deque[Sequence].appendleft
+    restore = deque[Sequence].appendleft
     pop = deque[Sequence].popleft
 
     def head(self) -> Sequence:
@@ -90,7 +95,12 @@ class _Sorted:
         return self._heap[0][3]
 
     def pop(self) -> Sequence:
-        return heappop(self._heap)[3]
+        key, enqueue_ns, count, seq = heappop(self._heap)
+        seq.ticket = key, enqueue_ns, count
+        return seq
+
+    def restore(self, seq: Sequence) -> None:
+        heappush(self._heap, (*seq.ticket, seq))
 
     def remove(self, seq: Sequence) -> None:
         self._heap = [entry for entry in self._heap if entry[3] is not seq]
@@ -163,6 +173,8 @@ class Fair:
         self._queues.setdefault(seq.request.tenant, deque()).appendleft(seq)
         self._served[seq.request.tenant] = self._served.get(seq.request.tenant, 0) - _work(seq)
         self._size += 1
+
+    restore = put_back
 
     def head(self) -> Sequence:
         return self._queues[self._next()][0]

@@ -5,39 +5,23 @@ and plan the next step, for which it asks a batching policy.
 """
 
 from collections import deque
-from typing import Protocol
+from collections.abc import Iterator
 
 from hermes_core.api.hardware import StepShape
 from hermes_core.api.time import Nanos
+from hermes_core.serving.batches import batch_of
 from hermes_core.serving.batching import BatchPolicy
-from hermes_core.serving.decode_batch import NEVER, AggregateBatch, DecodeBatch
-from hermes_core.serving.exact_batch import ExactBatch
+from hermes_core.serving.decode_batch import NEVER, DecodeBatch
+from hermes_core.serving.kv_exchange import WITHDRAWN, KvExchange, Owner
+from hermes_core.serving.kv_layout import KvLayout
 from hermes_core.serving.kv_memory import KvMemory
 from hermes_core.serving.prompt_steps import add_chunk, remove_chunk
 from hermes_core.serving.queues import WaitingQueue
 from hermes_core.serving.request import FINISHED
 from hermes_core.serving.sequence import FETCHED, HANDED_ON, LOCAL, REMOTE, Sequence
 from hermes_core.serving.settings import EngineSettings
-from hermes_core.serving.victims import victim_of
-
-WITHDRAWN = -2
-"""The `order` of a sequence that was stopped before it reached the engine."""
-
-
-class Owner(Protocol):
-    """Whom an engine tells what became of the jobs it was given."""
-
-    def first_token(self, seq: Sequence, now: Nanos, streams: int) -> None:
-        """`seq` has given its first token; `streams` sequences were admitted at that time."""
-        ...
-
-    def job_ended(self, seq: Sequence, now: Nanos, last_step: int, streams: int, status: int) -> None:
-        """`seq` has left the engine."""
-        ...
-
-    def fetch_kv(self, seq: Sequence, tokens: int, now: Nanos) -> None:
-        """Blocks for the KV of `seq` are allocated: let `tokens` of it come."""
-        ...
+from hermes_core.serving.traits import traits_of
+from hermes_core.serving.victims import fewest_output, victim_of
 
 
 class Scheduler:
@@ -51,6 +35,7 @@ class Scheduler:
         "_every_step",
         "_max_seqs",
         "_owner",
+        "_passed_over",
         "_policy",
         "_prompts_first",
         "_reservation",
@@ -63,8 +48,9 @@ class Scheduler:
         "chunks",
         "decode",
         "decode_seqs",
+        "exchange",
         "fetched",
-        "fetching",
+        "in_arrival_order",
         "incoming",
         "leaving",
         "memory",
@@ -75,18 +61,19 @@ class Scheduler:
         "prefill_tokens",
         "prefilling",
         "queue",
-        "releases",
         "running",
         "settings",
         "shape",
         "step",
+        "traits",
     )
 
-    def __init__(  # noqa: PLR0915 - it sets its attributes
+    def __init__(
         self,
         *,
         settings: EngineSettings,
         kv_blocks: int,
+        layout: KvLayout,
         window: int,
         policy: BatchPolicy,
         queue: WaitingQueue,
@@ -100,7 +87,6 @@ class Scheduler:
         """When it begins, which is when the last one ended."""
         self.decode = True
         self.decode_seqs = 0
-        """Sequences that decode, as the policy sees them."""
         self.preempted = False
         self.prefilling: list[Sequence] = []
         self.chunks: list[Sequence] = []
@@ -108,24 +94,24 @@ class Scheduler:
         self.shape = StepShape()
         """What these prompts add to the step; its decode fields are the client's."""
         self.incoming: deque[Sequence] = deque()
-        """Arrived, not yet seen: their `visible_step` is to come."""
+        """Arrived, not yet seen."""
         self.leaving: list[Sequence] = []
         """Ended, slots and blocks not free yet: the step after is already planned."""
         self.aborts: deque[tuple[int, Sequence, int]] = deque()
         """Running sequences that were cancelled: (first step without it, sequence, status)."""
-        self.fetched: deque[Sequence] = deque()
-        """Sequences whose KV has come from another client; they hold their blocks."""
-        self.fetching = 0
-        """Sequences that hold blocks without running: their KV is on its way, in or out."""
-        self.releases: deque[tuple[int, Sequence]] = deque()
-        """Sequences whose KV another client has taken: (first step that can have their blocks, sequence)."""
         self.blocked = False
         """The head of the queue cannot enter until something is freed."""
         self.queue = queue
-        batch_type = ExactBatch if exact else AggregateBatch
-        self.batch: DecodeBatch = batch_type(settings.block_size_tokens, window)
-        self.memory = KvMemory(settings, kv_blocks)
+        self.batch: DecodeBatch = batch_of(settings, layout, window, exact=exact)
+        self.traits = traits_of(settings, walks=exact)
+        self.in_arrival_order = queue.ordered_by_arrival and settings.lora is None
+        """Whether nobody who comes later may enter before one who waits."""
+        self._passed_over: list[Sequence] = []
+        """Taken out of the queue while a step is planned, since they cannot enter it though others may."""
+        self.memory = KvMemory(settings, kv_blocks, layout)
         self.pool = self.memory.pool
+        self.exchange = KvExchange(self.memory, owner)
+        self.fetched = self.exchange.fetched
         self.running: dict[int, Sequence] = {}
         """Admitted sequences by the number of their admission: the running list in its order."""
         self.prefill_tokens = 0
@@ -161,13 +147,13 @@ class Scheduler:
                 self.pool.allocate(needed)
             if batch.next_leave < batch.step:
                 for seq in batch.pop_finished():
-                    self._end(seq)
+                    self._end(seq, decoded=True)
         if self.chunks:
             self._settle_chunks()
         if self.aborts:
             self._settle_aborts()
-        if self.releases:
-            self.free_released(self.step)
+        if self.exchange.releases:
+            self.exchange.free_released(self.step)
 
     def _settle_chunks(self) -> None:
         """Move prompts that are complete to the decoding batch."""
@@ -183,20 +169,21 @@ class Scheduler:
                 self._owner.first_token(seq, now, len(self.running))
             left = seq.output_tokens - generated
             if left:
-                step = batch.step
-                seq.decode_base = target - step
-                seq.leave_step = step + left - 1
-                batch.add(seq)
+                batch.join(seq, left)
+                if self.traits is not None:
+                    self.traits.decodes(seq)
             else:
                 self._end(seq)
         self.chunks.clear()
 
-    def _end(self, seq: Sequence) -> None:
+    def _end(self, seq: Sequence, *, decoded: bool = False) -> None:
         """Let a sequence go that has given all its tokens."""
         seq.generated = seq.output_tokens
         del self.running[seq.order]
+        if self.traits is not None:
+            self.traits.left(seq, decoded=decoded)
         if seq.kv == HANDED_ON:
-            self.fetching += 1
+            self.exchange.fetching += 1
         elif self._delayed:
             self.leaving.append(seq)
         else:
@@ -227,26 +214,36 @@ class Scheduler:
                 # Preempted since.
                 self.withdraw(seq, self.now_ns, status)
             elif self.running.get(seq.order) is seq:
-                if seq.leave_step >= 0:
-                    seq.generated = seq.decode_base + self.batch.step - seq.prompt_tokens + 1
+                decoded = seq.leave_step >= 0
+                if decoded:
+                    seq.generated = self.batch.given_after(seq, 0)
                     self.batch.remove(seq)
                 else:
                     self.prefilling.remove(seq)
                 del self.running[seq.order]
+                if self.traits is not None:
+                    self.traits.left(seq, decoded=decoded)
                 self.leaving.append(seq)
                 self._owner.job_ended(seq, self.now_ns, self.step - 1, len(self.running), status)
 
     def free_leaving(self) -> None:
         """Free what the sequences hold that ended a step ago."""
         for seq in self.leaving:
-            self.memory.free(seq, seq.prompt_tokens + seq.generated - 1 if seq.computed >= seq.target else seq.computed)
+            self._free_left(seq)
         self.leaving.clear()
+
+    def _free_left(self, seq: Sequence) -> None:
+        """Free what a sequence holds that has ended or was stopped."""
+        complete = seq.computed >= seq.target
+        self.memory.free(seq, seq.prompt_tokens + seq.generated - 1 if complete else seq.computed)
 
     # --- planning ---------------------------------------------------------------------------------------------------
 
     def plan(self) -> None:
         """Decide what the next step works on."""
         self.preempted = self._demand_taken = False
+        if self._reservation is not None:
+            self._reservation.next_step()
         incoming = self.incoming
         if incoming and incoming[0].visible_step <= self.step:
             self._let_in()
@@ -266,6 +263,8 @@ class Scheduler:
         self.decode = True
         self.decode_seqs = self.batch.count
         self._policy.plan(self)
+        while self._passed_over:
+            self.queue.restore(self._passed_over.pop())
         if not self.decode:
             if self._demand_taken:
                 # The decoding members stand still: what was taken for them is given back.
@@ -304,28 +303,47 @@ class Scheduler:
 
         Returns how many blocks those that are left need.
         """
-        size = self._block_size
+        batch = self.batch
         while needed > self.pool.available:
-            victim = self._victim(self.running, self.batch)
-            if victim.leave_step >= 0 and (victim.decode_base + self.batch.step) % size == 0:
-                needed -= 1
+            victim = self._next_victim()
+            if victim.leave_step >= 0:
+                needed -= batch.needs(victim)
             self._preempt(victim)
         return needed
+
+    def _next_victim(self) -> Sequence:
+        """Return whom to preempt next.
+
+        An engine that plans ahead does not know yet who has given the last token in the step before: to it they run,
+        and may be the victims. They lose nothing. (SGLang's retraction knows.)
+        """
+        candidates = self.running
+        if self.leaving and self._victim is not fewest_output:
+            everyone = sorted([*candidates.values(), *self.leaving], key=lambda seq: seq.order)
+            candidates = {seq.order: seq for seq in everyone}
+        return self._victim(candidates, self.batch)
 
     def _preempt(self, seq: Sequence) -> None:
         """Take all blocks from a running sequence and put it back to wait; it will compute its tokens again."""
         self.preempted = True
         self.preemptions += 1
         seq.preemptions += 1
+        if seq in self.leaving:
+            self.leaving.remove(seq)
+            self._free_left(seq)
+            return
         del self.running[seq.order]
         batch = self.batch
-        if seq.leave_step >= 0:
-            context = seq.decode_base + batch.step
+        decoded = seq.leave_step >= 0
+        if self.traits is not None:
+            self.traits.left(seq, decoded=decoded)
+        if decoded:
+            context = batch.context_of(seq)
+            if self._demand_taken:
+                self.pool.take_back(batch.needs(seq))
             batch.remove(seq)
             self.decode_seqs = batch.count
             seq.generated = context - seq.prompt_tokens + 1
-            if self._demand_taken and context % self._block_size == 0:
-                self.pool.take_back(1)
         else:
             context = seq.computed
             self.prefilling.remove(seq)
@@ -342,9 +360,17 @@ class Scheduler:
         """Return who is next in the queue and may enter this step."""
         if len(self.running) + len(self.leaving) >= self._max_seqs:
             return None
+        if self.traits is not None:
+            self._pass_over()
         if self.fetched:
             return self.fetched[0]
         return self.queue.head() if self.queue else None
+
+    def _pass_over(self) -> None:
+        """Take those out of the queue, until the step is planned, for whose adapters there is no slot."""
+        traits, queue = self.traits, self.queue
+        while traits is not None and queue and not traits.may_enter(queue.head()):
+            self._passed_over.append(queue.pop())
 
     def uncached(self, seq: Sequence) -> int:
         """Return how many tokens of a waiting sequence's prompt the prefix cache does not hold."""
@@ -354,12 +380,14 @@ class Scheduler:
         """Admit the head of the queue with up to `max_tokens` of its prompt; 0 if nobody may enter."""
         queue = self.queue
         running = self.running
-        if not queue and not self.fetched:
-            return 0
         if len(running) + len(self.leaving) >= self._max_seqs:
             return 0
+        if self.traits is not None:
+            self._pass_over()
         if self.fetched:
             return self._admit_fetched()
+        if not queue:
+            return 0
         seq = queue.head()
         while seq.kv == REMOTE:
             if not self._begin_fetch(seq) or not queue:
@@ -377,7 +405,7 @@ class Scheduler:
             tokens -= cached
         if tokens > max_tokens:
             tokens = max_tokens
-        blocks = -(-(cached + tokens) // size) - hit
+        blocks = memory.blocks_of(cached + tokens) - hit
         if not memory.has_room(seq, blocks, hit, idle, running, self.batch):
             return 0
         queue.pop()
@@ -397,57 +425,49 @@ class Scheduler:
         seq.order = order = self._admissions
         self._admissions = order + 1
         self.running[order] = seq
+        if self.traits is not None:
+            self.traits.entered(seq)
 
     # --- KV that another client has computed ------------------------------------------------------------------------
 
     def _begin_fetch(self, seq: Sequence) -> bool:
-        """Allocate the blocks of the head of the queue and let its KV come. It waits, with its blocks, until then."""
-        memory = self.memory
-        segments = memory.segments_of(seq)
-        hit, idle = memory.hit(seq, segments)
-        blocks = -(-seq.target // self._block_size) - hit
-        if not memory.has_room(seq, blocks, hit, idle, self.running, self.batch):
+        """Let the KV of the head of the queue come. False if it must wait."""
+        if not self.exchange.begin(seq, self.running, self.batch, self.now_ns):
             return False
         self.queue.pop()
-        memory.take(seq, segments, hit, blocks)
-        seq.cached_tokens = hit * self._block_size
         self.cached_tokens += seq.cached_tokens
-        self.fetching += 1
-        self._owner.fetch_kv(seq, seq.target - seq.cached_tokens, self.now_ns)
         return True
 
     def _admit_fetched(self) -> int:
         """Admit a sequence whose KV has come: its last prompt token is computed again, to get its logits."""
+        if self.traits is not None and not self.traits.may_enter(self.fetched[0]):
+            return 0
         seq = self.fetched.popleft()
-        self.fetching -= 1
+        self.exchange.fetching -= 1
         seq.kv = LOCAL
         self._enter(seq)
         seq.start_ns = self.now_ns
         self._schedule(seq, seq.target - 1, 1)
         return 1
 
-    def free_released(self, step: int = NEVER) -> None:
-        """Free what was held for another client that has taken it, for use from `step` on."""
-        while self.releases and self.releases[0][0] <= step:
-            seq = self.releases.popleft()[1]
-            self.fetching -= 1
-            self.memory.free(seq, seq.target)
+    def decoding(self) -> Iterator[Sequence]:
+        """Return the decoding members, by walking over all that run."""
+        return (seq for seq in self.running.values() if seq.leave_step >= 0)
 
     def wake(self, now: Nanos) -> None:
         """Begin anew after having been idle."""
         self.now_ns = now
-        self.free_released(self.step)
+        self.exchange.free_released(self.step)
 
     def extend(self, seq: Sequence, max_tokens: int) -> int:
         """Work on up to `max_tokens` more of an admitted prompt, preempting from the end of the running list."""
-        size = self._block_size
-        pool = self.pool
+        memory, pool = self.memory, self.pool
         computed = seq.computed
         tokens = min(seq.target - computed, max_tokens)
-        blocks = -(-(computed + tokens) // size) - -(-computed // size)
+        blocks = memory.blocks_of(computed + tokens) - memory.blocks_of(computed)
         undone = 0
         while blocks > pool.available:
-            victim = self._victim(self.running, self.batch)
+            victim = self._next_victim()
             if victim in self.chunks:
                 undone += self._unschedule(victim)
             self._preempt(victim)

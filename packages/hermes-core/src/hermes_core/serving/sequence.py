@@ -47,8 +47,10 @@ class Sequence:
         "request",
         "segments",
         "shared",
+        "spare_blocks",
         "start_ns",
         "target",
+        "ticket",
         "visible_step",
     )
 
@@ -93,6 +95,10 @@ class Sequence:
         """First step it can be part of; set when it arrives."""
         self.shared = 0
         """Of the blocks it holds, those that belong to nodes of its path."""
+        self.spare_blocks = 0
+        """Of the blocks it holds, those for drafts beyond its context, once it has left the decoding batch."""
+        self.ticket: tuple[int, int, int]
+        """Its place in a sorted queue, once it has been popped."""
         self.leave_step = -1
         """Decoding step that gives its last token; -1 while it does not decode."""
         self.decode_base: int

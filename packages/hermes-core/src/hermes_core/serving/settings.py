@@ -10,10 +10,56 @@ class SpeculationSettings:
 
     draft_tokens: int
     acceptance: tuple[float, ...]
-    """Probability that the draft at position i is accepted, given that all before it were; one for each position."""
+    """Probability that the draft at position i is accepted, given that all before it were; the last one holds for all
+    positions that follow."""
+    method: Literal["draft_model", "eagle", "mtp", "ngram"] = "draft_model"
+    """What proposes: a small model, a head over the model's last layer, layers for multi-token prediction, or a look-up
+    of what followed the same words before. All but the last take a pass for each draft."""
     draft_cost_fs: int = 0
-    """Time of proposing, each step."""
+    """Time of one pass of what proposes."""
     draft_cost_per_seq_fs: int = 0
+    """On top, for each sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """LoRA adapters, of one rank."""
+
+    max_loras: int = 1
+    """Adapters that can be in one step, which is how many slots the device has."""
+    max_cpu_loras: int = 0
+    """Adapters kept in host memory; 0 for as many as slots."""
+    rank: int = 16
+    size_bytes: int = 0
+    """Of one adapter on one device, for loading it."""
+    load_bandwidth_bytes_per_s: float = 25e9
+    """From host memory to a slot; the default is what PCIe 4.0 x16 gives."""
+    storage_bandwidth_bytes_per_s: float = 2e9
+    """From storage to host memory."""
+    per_step_ns: int = 0
+    """How much longer a step lasts that has any adapter in it: launches of the kernels."""
+    per_adapter_ns: int = 0
+    """On top, for each adapter in it: reading its weights."""
+    per_token_and_rank_fs: int = 0
+    """On top, for each token with an adapter and each unit of the rank: the two thin products."""
+    on_demand: bool = True
+    """Load adapters when requests ask for them; else all of the workload's must have a slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class StructuredOutputSettings:
+    """Answers that must follow a grammar, such as a JSON schema."""
+
+    share: float
+    """Of the requests that do."""
+    grammars: int = 1
+    """Different grammars among them, equally frequent."""
+    compile_ns: int = 0
+    """Of a grammar, when a client is first asked for it; requests with it wait."""
+    per_step_ns: int = 0
+    """How much longer a step lasts in which such a sequence is given a token."""
+    per_seq_ns: int = 0
+    """On top, for each of them: filling its mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +87,9 @@ class FrontEndSettings:
     """On top of `request_ns`, for each prompt token."""
     per_stream_ns: int = 0
     """Delay of every token that leaves, for each sequence that streams at that time."""
+    workers: int = 0
+    """Requests that are taken in at a time, first come first served: `request` and `per_prompt_token` are the work of a
+    worker then, and requests queue for one; 0 lets any number pass side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +134,8 @@ class EngineSettings:
     """The size: prompt tokens and decoding sequences in a step with prompts."""
     front_end: FrontEndSettings = FrontEndSettings()
     speculation: SpeculationSettings | None = None
+    lora: LoraSettings | None = None
+    structured_output: StructuredOutputSettings | None = None
     admission: AdmissionSettings = AdmissionSettings()
     aging_ns: int = 0
     """Waiting this long is worth one level of priority (order by priority) or one prompt token (shortest prompt); 0 for
@@ -97,3 +148,8 @@ class EngineSettings:
     """Time between giving up and trying again."""
     options: dict[str, object] = field(default_factory=dict)
     """Settings of plug-in policies."""
+
+    @property
+    def tokens_per_decode(self) -> int:
+        """Tokens of a step's budget that a decoding sequence takes: one, and its drafts."""
+        return 1 + (self.speculation.draft_tokens if self.speculation is not None else 0)

@@ -25,9 +25,7 @@ def fewest_output(running: dict[int, Sequence], batch: DecodeBatch) -> Sequence:
     """Return who has generated least, of these the longest prompt: SGLang's retraction."""
 
     def key(seq: Sequence) -> tuple[int, int, int]:
-        done = seq.generated
-        if seq.leave_step >= 0:
-            done = seq.output_tokens - (seq.leave_step - batch.step + 1)
+        done = seq.output_tokens - batch.tokens_left(seq) if seq.leave_step >= 0 else seq.generated
         return done, -seq.prompt_tokens, -seq.order
 
     return min(running.values(), key=key)

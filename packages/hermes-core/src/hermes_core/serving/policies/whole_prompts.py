@@ -53,13 +53,14 @@ class Continuous:
 class Mixed:
     """Whole prompts and decodes share a step, within the token budget."""
 
-    __slots__ = ("_budget",)
+    __slots__ = ("_budget", "_each")
     every_step = False
     prompts_first = False
 
     def __init__(self, settings: EngineSettings) -> None:
         self._budget = settings.max_num_batched_tokens
+        self._each = settings.tokens_per_decode
 
     def plan(self, batch: Batch) -> None:
         if not batch.preempted:
-            admit_whole(batch, max(1, self._budget - batch.decode_seqs))
+            admit_whole(batch, max(1, self._budget - batch.decode_seqs * self._each))
