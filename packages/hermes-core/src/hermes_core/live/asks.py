@@ -50,6 +50,7 @@ def request_of(arrival: Arrival) -> Request:
     request = Request(arrival.request_id, arrival.arrival_ns, ask.prompt_tokens, ask.output_tokens)
     request.pipeline = ask.pipeline
     request.priority = ask.priority
+    request.adapter = ask.adapter
     request.luck = arrival.luck
     request.segments = ask.segments
     request.output_segment = ask.output_segment

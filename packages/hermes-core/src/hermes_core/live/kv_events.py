@@ -18,6 +18,7 @@ from hermes_core.api.errors import InputError
 from hermes_core.live.clock import unix_s
 from hermes_core.live.session import LiveSession
 from hermes_core.serving.blocks import BlockPool, PrefixNode
+from hermes_core.serving.llm_client import LlmClient
 
 MEDIUM: Final = "GPU"
 _KEPT_BATCHES: Final = 10_000
@@ -163,10 +164,12 @@ class WatchedPool(BlockPool):
 def watch_pools(session: LiveSession, sink: EventSink, memory: TokenMemory) -> None:
     """Let every client of a session that has not begun yet tell of its blocks."""
     for number, client in enumerate(session.clients):
+        if not isinstance(client, LlmClient):
+            continue
         plain = client.scheduler.pool
         pool = WatchedPool(plain.total, plain.block_size, caching=plain.caching)
         pool.watch(number, sink, memory)
-        client.scheduler.pool = pool
+        client.scheduler.pool = client.scheduler.memory.pool = pool
 
 
 class KvPublisher:

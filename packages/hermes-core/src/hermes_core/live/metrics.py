@@ -125,7 +125,7 @@ class Metrics:
     def attach(self, session: LiveSession) -> None:
         """Begin to show a session."""
         self._session = session
-        limits = [session.compiled[pool.name].max_model_len for pool in session.plan.pools]
+        limits = [session.limit_of(number) for number in range(len(session.pipelines))]
         most = min(max(limits), 1 << 24)
         self._clients = [_Client(most) for _ in session.clients]
         self._limits = Histogram(one_two_five(most))

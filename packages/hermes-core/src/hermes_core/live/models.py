@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from hermes_core.api.errors import InputError
 from hermes_core.live.prefixes import PrefixIndex, SegmentTold
 from hermes_core.live.session import LiveSession
+from hermes_core.serving.plan import PoolPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +50,18 @@ def catalogue_of(session: LiveSession, names: Sequence[str] = (), on_segment: Se
     served: dict[str, Served] = {}
     for number, pipeline in enumerate(session.pipelines):
         pools = session.pools_of(number)
-        last = next((pool for pool in reversed(pools) if "decode" in pool.stages), pools[-1] if pools else None)
+        last = next((pool for pool in reversed(pools) if isinstance(pool, PoolPlan) and "decode" in pool.stages), None)
         if last is None:
             continue
         name = last.deployment.model if last.deployment.model not in served else pipeline
         index = PrefixIndex(last.engine.block_size_tokens, on_segment=on_segment)
         served[name] = Served(name, number, session.limit_of(number), index)
+    if not served:
+        raise InputError("no pipeline of the scenario generates anything", remedy="Serve one with a decode stage.")
     first = next(iter(served.values()))
     for name in names:
         served[name] = Served(name, first.pipeline, first.limit, first.prefixes)
     for number, name in enumerate(session.adapters):
-        size = session.pools_of(first.pipeline)[-1].engine.block_size_tokens
-        index = PrefixIndex(size, name.encode(), on_segment=on_segment)
+        index = PrefixIndex(first.prefixes.block_size, name.encode(), on_segment=on_segment)
         served[name] = Served(name, first.pipeline, first.limit, index, adapter=number + 1, parent=first.name)
     return Catalogue(served)

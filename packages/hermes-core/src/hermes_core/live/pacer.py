@@ -30,7 +30,7 @@ _LATEST_S = 60.0
 class Stream:
     """One request as its reader sees it: tokens that have come, and how it ended."""
 
-    __slots__ = ("_pacer", "_reader", "cached_tokens", "end", "incremental", "pushed", "request", "tokens")
+    __slots__ = ("_pacer", "_reader", "cached_tokens", "end", "incremental", "pushed", "request", "thinking", "tokens")
 
     def __init__(self, pacer: "Pacer", *, incremental: bool) -> None:
         self.request: Request
@@ -39,6 +39,8 @@ class Stream:
         """Tokens that the user has."""
         self.pushed = 0
         """Tokens that are on their way or have come."""
+        self.thinking = 0
+        """Tokens of thinking that come first, beyond those of the answer."""
         self.cached_tokens = 0
         """Of its prompt, found in the prefix cache."""
         self.end: RequestEnd | None = None
@@ -144,6 +146,8 @@ class Pacer:
             return
         self._readers.pop(end.request_id, None)
         self._ending[end.request_id] = stream
+        if end.output_tokens:
+            stream.thinking = max(stream.thinking, end.output_tokens - stream.request.output_tokens)
         if stream.incremental and 0 <= end.first_token_ns < end.end_ns and stream.pushed < 1:
             # A short answer that began and ended between two looks: its first token came at a time of its own.
             self._send(end.first_token_ns, stream, 1, None)
@@ -251,9 +255,10 @@ class Pacer:
         for client in range(len(ends)):
             steps[client], ends[client] = session.next_step_ns(client, now)
         for stream in self._readers.values():
-            tokens = session.progress(stream.request, steps)
+            tokens, thinking = session.progress(stream.request, steps)
             if tokens <= stream.pushed:
                 continue
+            stream.thinking = thinking
             if stream.pushed:
                 # The step that gave it ended when it was expected to; seen late, it is late already.
                 step_ns = given_ns[session.client_of(stream.request)]

@@ -68,14 +68,14 @@ class PrefixIndex:
         on_segment: SegmentTold | None = None,
     ) -> None:
         """`on_segment` is told the tokens of each segment when it is first seen or seen again."""
-        self._block_size = block_size
+        self.block_size = block_size
         self._root = _digest(_ROOT + salt, ())
         self._answers: OrderedDict[bytes, list[_Continuation]] = OrderedDict()
         self._on_segment = on_segment
 
     def place(self, tokens: Sequence[Any]) -> Prompt:
         """Return the segments of a prompt."""
-        size = self._block_size
+        size = self.block_size
         state, at, count = self._root, 0, len(tokens)
         segments: list[tuple[int, int]] = []
         answers = self._answers

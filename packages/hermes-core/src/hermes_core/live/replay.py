@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from hermes_core.api.hardware import CompiledDeployment
 from hermes_core.live.asks import Arrival
 from hermes_core.live.journal import Entries
 from hermes_core.live.session import LiveSession, live_plan
 from hermes_core.record import RecordSink
+from hermes_core.serving.assembly import Compiled
 from hermes_core.serving.plan import SimulationPlan
 from hermes_core.simulation import Simulation
 
@@ -16,7 +16,7 @@ def replay(
     entries: Entries,
     sink: RecordSink,
     *,
-    compiled: Mapping[str, CompiledDeployment] | None = None,
+    compiled: Mapping[str, Compiled] | None = None,
     end_ns: int | None = None,
 ) -> None:
     """Simulate what a journal tells, and write the record to `sink`.

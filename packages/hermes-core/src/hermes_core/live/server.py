@@ -14,7 +14,6 @@ import structlog
 import uvicorn
 
 from hermes_core.api.errors import InputError, MissingExtraError
-from hermes_core.api.hardware import CompiledDeployment
 from hermes_core.live.answers import Length
 from hermes_core.live.app import AppSettings, application
 from hermes_core.live.clock import Speed, WallClock, unix_s
@@ -30,6 +29,7 @@ from hermes_core.live.service import Service
 from hermes_core.live.session import LiveSession, SessionObserver
 from hermes_core.live.text import tokeniser_of
 from hermes_core.record import RecordSink
+from hermes_core.serving.assembly import Compiled
 from hermes_core.serving.plan import SimulationPlan
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class LiveServer:
         settings: ServeSettings,
         sink: RecordSink,
         *,
-        compiled: Mapping[str, CompiledDeployment] | None = None,
+        compiled: Mapping[str, Compiled] | None = None,
         plugins: Mapping[str, Mapping[str, Any]] | None = None,
         journal: Path | None = None,
     ) -> None:

@@ -21,14 +21,18 @@ from hermes_core.engine import Phase, rank
 from hermes_core.live.asks import Arrival, Ask, Intervention, request_of
 from hermes_core.record import Recorder, RecordSink
 from hermes_core.record.tables import REQUESTS, STAGE_JOBS
-from hermes_core.serving.coordinator import Pool
+from hermes_core.serving.assembly import Client, Compiled
 from hermes_core.serving.llm_client import LlmClient, Stretch
-from hermes_core.serving.plan import PoolPlan, SimulationPlan
+from hermes_core.serving.pipelines.control import Gathering
+from hermes_core.serving.pipelines.nodes import Branch, Loop, Node, Parallel, Stage
+from hermes_core.serving.plan import AnyPoolPlan, PoolPlan, SimulationPlan
 from hermes_core.serving.request import CANCELLED, FAILED, Request
 from hermes_core.serving.routers import PoolLoad, Router
 from hermes_core.serving.sequence import Sequence
+from hermes_core.serving.service_client import Work
 from hermes_core.simulation import Simulation
 
+_ARRIVAL: Final = rank(Phase.ARRIVAL)
 _CONTROL: Final = rank(Phase.CONTROL)
 _EVENTS_A_SLICE: Final = 4096
 _LUCK_DRAW: Final = 1024
@@ -113,17 +117,18 @@ class ClientState:
     alive: bool
     running: int
     waiting: int
-    kv_blocks: int
-    kv_blocks_used: int
-    block_size_tokens: int
-    decode_context: int
+    kv_blocks: int = 0
+    """0, like what follows, for a client without an engine."""
+    kv_blocks_used: int = 0
+    block_size_tokens: int = 0
+    decode_context: int = 0
     """Sum of the contexts of the sequences that decode."""
-    decode_seqs: int
-    preemptions: int
-    prefill_tokens: int
-    cached_tokens: int
-    decode_tokens: int
-    steps: int
+    decode_seqs: int = 0
+    preemptions: int = 0
+    prefill_tokens: int = 0
+    cached_tokens: int = 0
+    decode_tokens: int = 0
+    steps: int = 0
 
 
 def _picker(columns: SequenceOf[tuple[str, str]], names: SequenceOf[str]) -> tuple[int, ...]:
@@ -198,17 +203,6 @@ class _AliveRouter:
         return min(alive, key=lambda index: (load.tokens[index], index)) if alive else number
 
 
-class _LiveSimulation(Simulation):
-    """A simulation whose routers know who is dead."""
-
-    dead: dict[int, bool]
-
-    def _pool(self, plan: PoolPlan, *rest: Any) -> Pool:
-        pool = super()._pool(plan, *rest)
-        pool.router = _AliveRouter(pool.router, pool.first_client, self.dead)
-        return pool
-
-
 def live_plan(plan: SimulationPlan) -> SimulationPlan:
     """Return the plan without an end: a session lasts until it is closed."""
     return replace(plan, duration_ns=None, warm_up_ns=0)
@@ -227,7 +221,7 @@ class LiveSession:
         sink: RecordSink,
         observer: SessionObserver | None = None,
         *,
-        compiled: Mapping[str, CompiledDeployment] | None = None,
+        compiled: Mapping[str, Compiled] | None = None,
         plugins: Mapping[str, Mapping[str, Any]] | None = None,
         adapters: SequenceOf[str] = (),
     ) -> None:
@@ -243,24 +237,26 @@ class LiveSession:
         self._dead: dict[int, bool] = {}
         self._came = 0
         self._closed = False
-        self._simulation = simulation = _LiveSimulation(
+        # The adapter: what follows is all that live code knows of how a simulation is put together.
+        self._simulation = Simulation(
             plan,
             source=_Nothing(self.pipelines, adapters=self.adapters),
             compiled=compiled,
             plugins=plugins,
             observer=self._observer.stretch_ended,
         )
-        simulation.dead = self._dead
-        self._recorder = _ToldRecorder(sink, self._observer)
-        # The adapter: what follows is all that live code knows of how a simulation is put together.
-        self._coordinator, stage_sets = simulation._build(self._recorder)  # noqa: SLF001
-        self._kernel = simulation._kernel  # noqa: SLF001
-        self.compiled = simulation._compiled  # noqa: SLF001
-        self.manifest = simulation._manifest(stage_sets)  # noqa: SLF001
-        self.clients = [client for client in simulation._clients if isinstance(client, LlmClient)]  # noqa: SLF001
-        self._pool_of = [plan_ for plan_ in plan.pools for _ in range(plan_.clients)]
+        self._assembly = self._simulation.assemble(_ToldRecorder(sink, self._observer))
+        self._kernel = self._assembly.kernel
+        self._coordinator = self._assembly.coordinator
+        self.compiled: Mapping[str, Compiled] = self._assembly.compiled
+        self.clients: list[Client] = self._assembly.clients
+        """By number: LLM engines, and what serves other stages."""
+        self._pool_of = [pool for pool in plan.pools for _ in range(pool.clients)]
+        for pool in self._assembly.pools.values():
+            pool.router = _AliveRouter(pool.router, pool.first_client, self._dead)
+        self.manifest = self._simulation.manifest(self._assembly)
         sink.write(run_record_pb2.RunRecordChunk(manifest=self.manifest))
-        self._coordinator.start()
+        self._assembly.start()
 
     # --- time -------------------------------------------------------------------------------------------------------
 
@@ -283,7 +279,8 @@ class LiveSession:
 
     def next_step_ns(self, client: int, now: Nanos) -> tuple[int, Nanos]:
         """Return the decoding steps that a client has done by `now`, and when its next step ends (-1: it is idle)."""
-        return self.clients[client].steps_done(now)
+        served = self.clients[client]
+        return served.steps_done(now) if isinstance(served, LlmClient) else (0, -1)
 
     def _moment(self, now: Nanos) -> Nanos:
         """Return a time for something that comes in now: after all that has happened, and for it alone."""
@@ -303,7 +300,7 @@ class LiveSession:
         """Let a request arrive whose number and time are given, later than all before it."""
         request = request_of(arrival)
         self._observer.came_in(arrival)
-        self._coordinator._arrive_at(request, arrival.arrival_ns)  # noqa: SLF001
+        self._kernel.schedule(arrival.arrival_ns, _ARRIVAL, partial(self._coordinator.arrive, request))
         self.advance(arrival.arrival_ns)
         return request
 
@@ -334,51 +331,54 @@ class LiveSession:
     def _kill(self, number: int, now: Nanos) -> None:
         self._dead[number] = True
         for request in list(self._coordinator.live.values()):
-            seq = request.sequence
-            if seq is not None and self._client_of(seq) == number:
-                self._stop(request, now, FAILED)
+            for path in _paths(request):
+                if path.task is not None and _client_of(path.task) == number:
+                    self._stop(path, now, FAILED)
 
     def _revive(self, number: int, now: Nanos) -> None:  # noqa: ARG002 - an action of the kernel
         self._dead.pop(number, None)
-        pool = self.clients[number].scheduler.pool
+        client = self.clients[number]
+        if not isinstance(client, LlmClient):
+            return
         # A process that has begun anew has nothing cached.
+        pool = client.scheduler.pool
         low, free = pool.low, pool.available
         pool.allocate(free)
         pool.take_back(free)
         pool.low = low
 
     def _stop(self, request: Request, now: Nanos, status: int) -> None:
-        seq = request.sequence
-        if seq is not None:
-            self.clients[self._client_of(seq)].cancel(seq, now, status)
-
-    @staticmethod
-    def _client_of(seq: Sequence) -> int:
-        return seq.job.pool.first_client + seq.client
+        """Stop a request, or one of its paths."""
+        task = request.task
+        tokens = task.job.stop(task, now, status) if task is not None else 0
+        self._coordinator.finish(request, now, status, tokens)
 
     # --- what can be seen -------------------------------------------------------------------------------------------
 
-    def progress(self, request: Request, steps: SequenceOf[int]) -> int:
-        """Return how many tokens of its answer a request has been given, `steps` being those of every client."""
-        seq = request.sequence
-        if seq is None or request.first_token_ns < 0:
-            return 0
+    def progress(self, request: Request, steps: SequenceOf[int]) -> tuple[int, int]:
+        """Return how many tokens the user has been given, and how many of all that come first are thinking.
+
+        `steps` are the decoding steps of every client.
+        """
+        seq = request.task
+        if request.first_token_ns < 0 or not isinstance(seq, Sequence) or not seq.job.answers:
+            return 0, 0
+        thinking = max(0, seq.output_tokens - request.output_tokens)
         if seq.leave_step < 0:
-            return seq.generated
-        return seq.decode_base + steps[self._client_of(seq)] - seq.prompt_tokens + 1
+            return seq.generated, thinking
+        return seq.decode_base + steps[_client_of(seq)] - seq.prompt_tokens + 1, thinking
 
     def client_of(self, request: Request) -> int:
         """Return the number of the client that serves a request; -1 while none does."""
-        seq = request.sequence
-        return self._client_of(seq) if seq is not None else -1
+        return _client_of(request.task) if request.task is not None else -1
 
     def stream_delay_ns(self, request: Request) -> Nanos:
         """Return how long a token of a request is on its way to the user after the step that gave it."""
-        seq = request.sequence
-        if seq is None:
+        seq = request.task
+        if not isinstance(seq, Sequence):
             return 0
-        pool = seq.job.pool
-        return int(pool.stream_ns * self.clients[self._client_of(seq)].streams)
+        client = self.clients[_client_of(seq)]
+        return int(seq.job.pool.stream_ns * client.streams) if isinstance(client, LlmClient) else 0
 
     @property
     def live(self) -> int:
@@ -390,7 +390,7 @@ class LiveSession:
         """Requests that have come in."""
         return self._came
 
-    def pools_of(self, pipeline: int) -> list[PoolPlan]:
+    def pools_of(self, pipeline: int) -> list[AnyPoolPlan]:
         """Return the pools that a pipeline goes through, in the order of the plan."""
         kinds = self.kinds_of(pipeline)
         return [pool for pool in self.plan.pools if any(kind in pool.stages for kind in kinds)]
@@ -401,8 +401,11 @@ class LiveSession:
 
     def limit_of(self, pipeline: int) -> int:
         """Return the longest context, in tokens, that every pool of a pipeline takes."""
-        limits = [self.compiled[pool.name].max_model_len for pool in self.pools_of(pipeline)]
-        limits += [pool.engine.max_model_len for pool in self.pools_of(pipeline) if pool.engine.max_model_len]
+        limits = [1 << 40]
+        for pool in self.pools_of(pipeline):
+            compiled = self.compiled[pool.name]
+            if isinstance(pool, PoolPlan) and isinstance(compiled, CompiledDeployment):
+                limits += [compiled.max_model_len, pool.engine.max_model_len or compiled.max_model_len]
         return min(limits)
 
     def alive(self, pipeline: int) -> bool:
@@ -415,14 +418,21 @@ class LiveSession:
     def state(self, number: int) -> ClientState:
         """Return what a client is doing."""
         client, plan = self.clients[number], self._pool_of[number]
+        first = next(at for at, other in enumerate(self._pool_of) if other is plan)
+        name, alive = f"{plan.name}/{number - first}", number not in self._dead
+        if not isinstance(client, LlmClient):
+            models = ", ".join(dict.fromkeys(each.model for each in plan.deployments.values() if each.model))  # type: ignore[union-attr]
+            return ClientState(
+                name, plan.name, models, alive, client.running, client.waiting, prefill_tokens=client.tokens,
+                steps=client.batches,
+            )  # fmt: skip
         scheduler = client.scheduler
         pool = scheduler.pool
-        first = next(at for at, other in enumerate(self._pool_of) if other is plan)
         return ClientState(
-            name=f"{plan.name}/{number - first}",
+            name=name,
             pool=plan.name,
-            model=plan.deployment.model,
-            alive=number not in self._dead,
+            model=client_model(plan),
+            alive=alive,
             running=len(scheduler.running),
             waiting=client.waiting,
             kv_blocks=pool.total,
@@ -441,31 +451,54 @@ class LiveSession:
 
     def flush(self) -> None:
         """Write the full blocks of the record."""
-        self._recorder.flush()
+        self._assembly.recorder.flush()
 
     def close(self, now: Nanos) -> run_record_pb2.RunTrailer:
         """End the session at `now`, or when the last request ended if none is live; write the rest of the record."""
         self.advance(now)
         end_ns = now if self._coordinator.live else self._kernel.now
-        for client in self.clients:
+        for client in self._assembly.llm_clients:
             client.close(end_ns)
         self._coordinator.close()
-        self._recorder.flush(everything=True)
-        trailer: run_record_pb2.RunTrailer = self._simulation._trailer(  # noqa: SLF001
-            self._coordinator, self._recorder, end_ns
-        )
+        self._assembly.recorder.flush(everything=True)
+        trailer = self._simulation.trailer(self._assembly, end_ns)
         self._sink.write(run_record_pb2.RunRecordChunk(trailer=trailer))
         return trailer
 
 
-def _kinds(nodes: Any) -> Iterator[str]:
-    """Yield the stage kinds of a pipeline."""
+def client_model(plan: AnyPoolPlan) -> str:
+    """Return the model that a pool of engines serves; empty for other pools."""
+    return plan.deployment.model if isinstance(plan, PoolPlan) else ""
+
+
+def _client_of(task: Any) -> int:
+    """Return the number of the client that has a task; -1 if none has."""
+    if isinstance(task, Sequence):
+        return task.job.pool.first_client + task.client
+    return task.client.number if isinstance(task, Work) else -1
+
+
+def _paths(request: Request) -> Iterator[Request]:
+    """Yield a request, or the paths that it takes at once."""
+    if isinstance(request.task, Gathering):
+        for path in list(request.task.paths):
+            yield from _paths(path)
+    else:
+        yield request
+
+
+def _kinds(nodes: SequenceOf[Node]) -> Iterator[str]:
+    """Yield the stage kinds of a pipeline, in the order in which it names them."""
     for node in nodes:
         if isinstance(node, str):
             yield node
-        else:
-            yield from _kinds_within(node)
-
-
-def _kinds_within(node: Any) -> Iterator[str]:
-    raise AssertionError(f"a pipeline has a node of the unknown type {type(node).__name__}")
+        elif isinstance(node, Stage):
+            yield node.kind
+        elif isinstance(node, Loop):
+            yield from _kinds(node.nodes)
+        elif isinstance(node, Parallel):
+            for branch in node.branches:
+                yield from _kinds(branch)
+        elif isinstance(node, Branch):
+            for choice in node.choices:
+                yield from _kinds(choice.nodes)

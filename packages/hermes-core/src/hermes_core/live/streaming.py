@@ -23,6 +23,10 @@ class Wire(Protocol):
         """Return what comes before the first token."""
         ...
 
+    def thought(self) -> bytes:
+        """Return the event of a token of thinking."""
+        ...
+
     def token(self, piece: str, *, last: bool) -> bytes:
         """Return the event of one token."""
         ...
@@ -94,10 +98,15 @@ class EventStream:
         while True:
             end = stream.end
             failed = end is not None and end.status != FINISHED
-            now = count if end is not None and not failed else min(stream.tokens, count)
+            total = count + stream.thinking
+            now = total if end is not None and not failed else min(stream.tokens, total)
             if now > shown:
                 text = b"" if shown else wire.opening()
-                text += b"".join(wire.token(pieces[at], last=at == count - 1) for at in range(shown, now))
+                text += b"".join(wire.thought() for _ in range(shown, min(now, stream.thinking)))
+                begin = max(0, shown - stream.thinking)
+                text += b"".join(
+                    wire.token(pieces[at], last=at == count - 1) for at in range(begin, now - stream.thinking)
+                )
                 shown = now
                 await send({"type": "http.response.body", "body": text, "more_body": True})
                 if self._drop_after is not None and shown >= self._drop_after:
@@ -133,4 +142,5 @@ def usage_of_choices(choices: Sequence[Choice]) -> dict[str, Any]:
         prompts[number] = choice.prompt.tokens
         cached[number] = max(cached.get(number, 0), choice.stream.cached_tokens)
     answers = sum(len(choice.answer.tokens) for choice in choices)
-    return usage_of(sum(prompts.values()), answers, sum(cached.values()))
+    thinking = sum(choice.stream.thinking for choice in choices)
+    return usage_of(sum(prompts.values()), answers, sum(cached.values()), thinking)

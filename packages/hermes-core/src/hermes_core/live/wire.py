@@ -14,14 +14,17 @@ def event(content: Any) -> bytes:
     return b"data: " + json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
-def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dict[str, Any]:
+def usage_of(prompt_tokens: int, answer_tokens: int, cached_tokens: int, thinking_tokens: int = 0) -> dict[str, Any]:
     """Return OpenAI's usage object."""
-    return {
+    usage: dict[str, Any] = {
         "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
+        "completion_tokens": answer_tokens + thinking_tokens,
+        "total_tokens": prompt_tokens + answer_tokens + thinking_tokens,
         "prompt_tokens_details": {"cached_tokens": cached_tokens},
     }
+    if thinking_tokens:
+        usage["completion_tokens_details"] = {"reasoning_tokens": thinking_tokens}
+    return usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,10 @@ class ChatWire:
             delta["tool_calls"] = [{"index": 0, "id": self._call_id, "type": "function", "function": function}]
         return f"{self._begin}{json.dumps(delta, ensure_ascii=False)}{self._tail}".encode()
 
+    def thought(self) -> bytes:
+        """Return the event of a token of thinking, where vLLM's reasoning parsers put it."""
+        return f'{self._begin}{{"reasoning_content":" hmm"}}{self._tail}'.encode()
+
     def token(self, piece: str, *, last: bool) -> bytes:
         """Return the event of one token."""
         text = json.dumps(piece, ensure_ascii=False)
@@ -78,6 +85,10 @@ class CompletionWire:
     def opening(self) -> bytes:
         """Return what comes before the first token: the prompt, if it is to be repeated."""
         return f"{self._begin}{json.dumps(self._echo)}{self._tail}".encode() if self._echo else b""
+
+    def thought(self) -> bytes:
+        """Return nothing: this endpoint has no place for thinking."""
+        return b""
 
     def token(self, piece: str, *, last: bool) -> bytes:
         """Return the event of one token."""
