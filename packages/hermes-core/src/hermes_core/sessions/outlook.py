@@ -51,7 +51,8 @@ class PoolOutlook:
 class Outlook:
     """A scenario before it is run: exact in price and memory, bounds in time.
 
-    Arrays have one value for each request, in the order of arrival; both are 0 where nothing can be said.
+    Arrays have one value for each request that the run measures (that arrives after the warm-up and before the end), in
+    the order of arrival; they are 0 where nothing can be said.
     """
 
     pools: tuple[PoolOutlook, ...]
@@ -59,16 +60,20 @@ class Outlook:
     """Of all devices of LLM engines; of a pool that scales itself, of its fewest clients."""
     devices: int
     requests: int
+    span_s: float
+    """Shortest time that rates can be over: from the warm-up to the last arrival (or to the end that is set)."""
     last_arrival_s: float
-    output_tokens: int
+    prompt_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
     least_ttft_s: Floats
     """No request can get its first token sooner after its arrival."""
     least_tpot_s: Floats
     """No request can have less time per output token (NaN for those with one)."""
-    least_prefill_s: float
-    """Time that the prompts of all requests take, shared evenly over the clients."""
-    least_decode_s: float
-    """The same of all tokens after the first."""
+    least_e2e_s: Floats
+    prefill_s_per_token: float
+    """Of all clients together, at the best size of a step; 0 where a prefix cache may spare tokens."""
+    decode_s_per_token: float
+    """Of all clients together, in the best batch, with the shortest context."""
     most_attainment: float
     """Share of the requests that could meet the service level for all; 1 where there is none."""
 
@@ -77,31 +82,34 @@ def look_ahead(plan: SimulationPlan, compiled: Mapping[str, CompiledDeployment],
     """Return the outlook of `plan`, given its compiled deployments by pool and its workload."""
     engines = [(pool, compiled[pool.name]) for pool in plan.pools if isinstance(pool, PoolPlan)]
     pools = tuple(_pool(pool, c) for pool, c in engines)
-    prompts, outputs, arrivals, shared = _requests(source)
+    demand = _demand(source, plan)
+    prompts, outputs = demand.prompts, demand.outputs
     # What other stages add to a request, or take from it, is not known beforehand.
     plain = all(tuple(stages) in _PLAIN for stages in plan.pipelines.values())
     prefill = [(pool, c.steps) for pool, c in engines if plain and "prefill" in pool.stages]
     decode = [(pool, c.steps) for pool, c in engines if plain and "decode" in pool.stages]
     none = np.zeros(len(prompts))
-    ttft = _least([_ttft(pool, steps, _fresh(pool, prompts, shared=shared), prompts) for pool, steps in prefill], none)
+    ttft = _least([_ttft(pool, steps, _fresh(pool, demand), prompts) for pool, steps in prefill], none)
     tpot = _least([_tpot(pool, steps, prompts, outputs) for pool, steps in decode], none)
-    tpot = np.where(outputs > 1, tpot, np.nan)
-    reuses = any(_reuses(pool, shared=shared) for pool, _ in prefill)
-    busy = [_prefill_s(pool, steps) * float(prompts.sum()) for pool, steps in prefill]
-    decoding = [_decode_s(pool, steps, prompts) * float(np.maximum(outputs - 1, 0).sum()) for pool, steps in decode]
+    reuses = any(_reuses(pool, demand) for pool, _ in prefill)
+    # With several pools for one stage, nobody knows beforehand which takes how many.
+    prefill_s = _prefill_s(*prefill[0]) if len(prefill) == 1 and not reuses else 0.0
+    decode_s = _decode_s(*decode[0], prompts) if len(decode) == 1 else 0.0
     return Outlook(
         pools=pools,
         price_usd_per_h=sum(pool.price_usd_per_h for pool in pools),
         devices=sum(pool.devices * pool.clients for pool in pools),
         requests=len(prompts),
-        last_arrival_s=float(arrivals.max(initial=0)) * _NS,
-        output_tokens=int(outputs.sum()),
+        span_s=demand.span_s,
+        last_arrival_s=demand.last_arrival_s,
+        prompt_tokens=prompts,
+        output_tokens=outputs,
         least_ttft_s=ttft,
-        least_tpot_s=tpot,
-        # With several pools for one stage, nobody knows beforehand which takes how many.
-        least_prefill_s=busy[0] if len(busy) == 1 and not reuses else 0.0,
-        least_decode_s=decoding[0] if len(decoding) == 1 else 0.0,
-        most_attainment=_attainment(plan, ttft, tpot),
+        least_tpot_s=np.where(outputs > 1, tpot, np.nan),
+        least_e2e_s=ttft + tpot * np.maximum(outputs - 1, 0),
+        prefill_s_per_token=prefill_s,
+        decode_s_per_token=decode_s,
+        most_attainment=_attainment(plan, ttft, np.where(outputs > 1, tpot, 0.0), demand, prefill_s),
     )
 
 
@@ -133,30 +141,46 @@ def fewest_clients(pool: PoolPlan) -> int:
     return pool.clients
 
 
-def _requests(source: RequestSource) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], bool]:
-    """Return the prompts, outputs and arrivals of all requests, and whether prompts may have parts in common."""
-    columns: list[Sequence[NDArray[np.int64]]] = []
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """What a workload asks: one value for each request that is measured."""
+
+    prompts: NDArray[np.int64]
+    outputs: NDArray[np.int64]
+    last_arrival_s: float
+    span_s: float
+    shared: bool
+    """Whether prompts may have parts in common."""
+
+
+def _demand(source: RequestSource, plan: SimulationPlan) -> _Demand:
+    empty = np.zeros(0, dtype=np.int64)
+    columns = [(empty, empty, empty)]
     shared = False
     for batch in source.batches():
         arrivals = batch.arrival_ns
         if batch.after_request is not None:  # who waits for an answer arrives nobody knows when
-            arrivals = np.where(batch.after_request >= 0, 0, arrivals)
+            arrivals = np.where(batch.after_request >= 0, -1, arrivals)
         columns.append((batch.prompt_tokens, batch.output_tokens, arrivals))
         shared = shared or batch.segment_offsets is not None
-    if not columns:
-        empty = np.zeros(0, dtype=np.int64)
-        return empty, empty, empty, False
     prompts, outputs, arrivals = (np.concatenate([c[part] for c in columns]) for part in range(3))
-    return prompts, outputs, arrivals, shared
+    end_ns = plan.duration_ns if plan.duration_ns is not None else np.iinfo(np.int64).max
+    measured = (arrivals >= plan.warm_up_ns) & (arrivals < end_ns)
+    if (arrivals < 0).any():
+        # Which of those are measured, nobody knows: only what holds for any request is left.
+        measured = np.zeros(len(arrivals), dtype=bool)
+    last_s = float(arrivals[measured].max(initial=0)) * _NS
+    span_s = last_s - plan.warm_up_ns * _NS
+    return _Demand(prompts[measured], outputs[measured], last_s, max(span_s, 0.0), shared)
 
 
-def _reuses(pool: PoolPlan, *, shared: bool) -> bool:
-    return shared and pool.engine.prefix_caching
+def _reuses(pool: PoolPlan, demand: _Demand) -> bool:
+    return demand.shared and pool.engine.prefix_caching
 
 
-def _fresh(pool: PoolPlan, prompts: NDArray[np.int64], *, shared: bool) -> NDArray[np.int64]:
+def _fresh(pool: PoolPlan, demand: _Demand) -> NDArray[np.int64]:
     """Return the tokens of each prompt that must be computed whatever the prefix cache holds."""
-    return np.ones_like(prompts) if _reuses(pool, shared=shared) else prompts
+    return np.ones_like(demand.prompts) if _reuses(pool, demand) else demand.prompts
 
 
 def _least(bounds: Sequence[Floats], none: Floats) -> Floats:
@@ -246,17 +270,24 @@ def _sampled(values: NDArray[np.int64], price: Any) -> Floats:
     return sampled
 
 
-def _attainment(plan: SimulationPlan, ttft: Floats, tpot: Floats) -> float:
-    """Return the share of requests that could meet the level for all."""
+def _attainment(plan: SimulationPlan, ttft: Floats, tpot: Floats, demand: _Demand, prefill_s: float) -> float:
+    """Return the share of requests that could meet the level for all.
+
+    Those that meet a TTFT have all their prompts computed by that time after the last arrival, so there cannot be more
+    than the shortest prompts that fit in.
+    """
     levels = [level for level in plan.service_levels if level.name == "*"]
     if len(plan.service_levels) != len(levels) or not levels or not len(ttft):
         return 1.0
     possible = np.ones(len(ttft), dtype=bool)
+    share = 1.0
     for level in levels:
-        if level.ttft_ns:
-            possible &= ttft <= level.ttft_ns * _NS
-        if level.tpot_ns:
-            possible &= ~(tpot > level.tpot_ns * _NS)
-        if level.e2e_ns:
-            possible &= ttft <= level.e2e_ns * _NS
-    return float(possible.mean())
+        for bound_ns, least in ((level.ttft_ns, ttft), (level.tpot_ns, tpot), (level.e2e_ns, ttft)):
+            if bound_ns:
+                possible &= least <= bound_ns * _NS
+        first_ns = level.ttft_ns or level.e2e_ns
+        if first_ns:
+            work_s = np.cumsum(np.sort(demand.prompts)) * prefill_s
+            in_time = int(np.searchsorted(work_s, demand.last_arrival_s + first_ns * _NS, side="right"))
+            share = min(share, in_time / len(ttft))
+    return min(float(possible.mean()), share)
