@@ -38,6 +38,10 @@ def canonical(workload):
             {"kind": "curve", "rates_per_s": [1.0, 1.5], "step_ns": 900 * S, "cv": 2.0},
         ),
         (
+            {"curve": {"rates": ["1/s", "2/s"], "durations": ["5 s", "1 min"]}},
+            {"kind": "curve", "rates_per_s": [1.0, 2.0], "durations_ns": [5 * S, 60 * S]},
+        ),
+        (
             {"drift": {"rate": "5/s", "sigma": 0.2, "memory": "10 min", "step": "1 min"}},
             {"kind": "drift", "rate_per_s": 5.0, "sigma": 0.2, "memory_ns": 600 * S, "step_ns": 60 * S},
         ),
@@ -184,6 +188,8 @@ def test_shares_that_change():
         ),
         ({"arrivals": {"curve": {"rates": ["0/s"], "step": "1 s"}}}, "a curve of zeros"),
         ({"arrivals": {"curve": {"rates": [1], "step": "1 s"}}}, "1 has no unit"),
+        ({"arrivals": {"curve": {"rates": ["1/s"]}}}, "needs a `step` or `durations`"),
+        ({"arrivals": {"curve": {"rates": ["1/s"], "durations": ["1 s", "1 s"]}}}, "1 rates and 2 durations"),
         ({"arrivals": {"weekly": {"rate": "1/s", "days": [0, 0, 0, 0, 0, 0, 0]}}}, "without a request"),
         ({"arrivals": {"renewal": {"rate": "1/s", "cv": 1, "gaps": {"values": [0, 1]}}}}, "both `cv` and `gaps`"),
         ({"arrivals": {"renewal": {"rate": "1/s", "gaps": {"values": [0, 0]}}}}, "the largest gap is 0"),

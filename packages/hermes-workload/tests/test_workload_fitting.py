@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from hermes_workload import WorkloadError, open_workload
+from hermes_workload.changes import change_points
 from hermes_workload.classes import fit_classes
 from hermes_workload.conversations import find_conversations, fit_conversations
 from hermes_workload.distance import ks_distance, ks_significance, rank_correlation
@@ -153,9 +154,9 @@ def test_a_mix_of_sizes_that_changes_over_time_is_kept():
 
 
 def test_too_little_cannot_be_fitted():
-    with pytest.raises(WorkloadError, match="too few to fit"):
+    with pytest.raises(WorkloadError, match="cannot be fitted"):
         fit(survey(open_with(requests=50)))
-    with pytest.raises(WorkloadError, match="too few to fit"):
+    with pytest.raises(WorkloadError, match="cannot be fitted"):
         fit(survey(open_with(arrivals={"kind": "burst"})))
     with pytest.raises(WorkloadError, match="'square' is no shape"):
         fit(survey(open_with()), "square")
@@ -182,3 +183,17 @@ def test_rank_correlation_with_ties():
     assert rank_correlation(np.array([1, 2, 2, 9]), np.array([3, 4, 4, 5])) == pytest.approx(1)
     assert rank_correlation(np.array([1, 2, 3]), np.array([3, 2, 1])) == pytest.approx(-1)
     assert rank_correlation(np.array([1, 2, 3]), np.array([5, 5, 5])) == 0
+
+
+def test_changes_of_a_rate_are_found_where_they_are_and_nowhere_else():
+    rng = np.random.default_rng(1)
+    rates = np.repeat([2.0, 20.0, 5.0], [300, 10, 400])
+    edges = change_points(rng.poisson(rates))
+    assert edges[0] == 0
+    assert edges[-1] == 710
+    assert len(edges) == 4
+    assert abs(edges[1] - 300) <= 1
+    assert abs(edges[2] - 310) <= 1
+    # At the level 0.05 about one in twenty stretches of one rate is cut.
+    flat = [len(change_points(rng.poisson(3.0, 500))) > 2 for _ in range(60)]
+    assert sum(flat) <= 8

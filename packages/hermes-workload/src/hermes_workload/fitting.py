@@ -8,11 +8,12 @@ from typing import Any, Final
 import numpy as np
 
 from hermes_workload.batch import Ints
+from hermes_workload.changes import change_points
 from hermes_workload.distance import ks_distance, rank_correlation
 from hermes_workload.errors import WorkloadError
+from hermes_workload.intensity import Pieces
 from hermes_workload.registry import open_workload
 from hermes_workload.rows import said
-from hermes_workload.sizes import Floats
 from hermes_workload.survey import NS_PER_S, RESOLUTION_NS, Survey, survey
 
 PROMPT_KNOTS: Final = 64
@@ -25,11 +26,9 @@ MOST_BINS: Final = 16
 COARSE_CLOCK: Final = 0.5
 """Share of gaps of zero from which on a trace's clock is taken to be coarse."""
 TICKS: Final = 5
-REQUESTS_PER_STEP: Final = 10
 REQUESTS_PER_LAG: Final = 5
-MOST_STEPS: Final = 720
-FEWEST_STEPS: Final = 8
-CLEAR_DISPERSION: Final = 10.0
+MOST_CELLS: Final = 8_192
+"""Counts that changes of the rate are looked for in."""
 FEWEST_REQUESTS: Final = 100
 WINDOWS_S: Final = (1, 10, 60)
 LAGS: Final = 60
@@ -169,17 +168,16 @@ def fit_arrivals(found: Survey, shape: str) -> dict[str, Any]:
     tick = {"tick_ns": tick_ns} if tick_ns else {}
     if shape == "poisson":
         return {"kind": "poisson", "rate_per_s": rate, **tick}
-    step_ns = _step(found)
-    curve = _resampled(found, step_ns) if step_ns else np.array([found.rate_per_s])
-    bursts = _bursts(found, curve, step_ns or len(found.counts) * RESOLUTION_NS, tick_ns)
-    if not step_ns:
+    pieces = _pieces(found)
+    bursts = _bursts(found, pieces, tick_ns)
+    if len(pieces.rates_per_s) == 1:
         return {"kind": "renewal", "rate_per_s": rate, **bursts, **tick}
     if shape == "curve":
-        rates = [float(f"{value:.4g}") for value in curve]
-        return {"kind": "curve", "rates_per_s": rates, "step_ns": step_ns, **bursts, **tick}
+        rates = [float(f"{value:.4g}") for value in pieces.rates_per_s]
+        durations = pieces.durations_ns.tolist()
+        return {"kind": "curve", "rates_per_s": rates, "durations_ns": durations, **bursts, **tick}
     sigma, memory_ns = _wander(found)
-    hold_ns = max(min(step_ns, memory_ns // 10), RESOLUTION_NS)
-    wander = {"sigma": sigma, "memory_ns": memory_ns, "step_ns": hold_ns}
+    wander = {"sigma": sigma, "memory_ns": memory_ns, "step_ns": max(memory_ns // 10, RESOLUTION_NS)}
     return {"kind": "drift", "rate_per_s": rate, **wander, **bursts, **tick}
 
 
@@ -191,36 +189,19 @@ def _coarse_tick(found: Survey) -> int:
     return int(np.median(gaps[gaps > 0]))
 
 
-def _step(found: Survey) -> int:
-    """Return the shortest step whose counts vary ten times as much as chance alone makes them; 0 where none does.
-
-    Then the noise of the counts adds little to the rate that is read from them.
-    """
-    least = max(found.span_s / MOST_STEPS, REQUESTS_PER_STEP / found.rate_per_s) * NS_PER_S
-    longest = len(found.counts) * RESOLUTION_NS // FEWEST_STEPS
-    step = math.ceil(least / RESOLUTION_NS) * RESOLUTION_NS
-    while step <= longest:
-        if found.dispersion(step) >= CLEAR_DISPERSION:
-            return step
-        step = math.ceil(1.25 * step / RESOLUTION_NS) * RESOLUTION_NS
-    return 0
-
-
-def _resampled(found: Survey, step_ns: int) -> Floats:
-    """Return the rate in each step; the last, cut short by the end of the trace, has that of what there is of it."""
-    width = step_ns // RESOLUTION_NS
+def _pieces(found: Survey) -> Pieces:
+    """Return the stretches of constant rate that the arrivals show, the mean rate of each."""
+    width = -(-len(found.counts) // MOST_CELLS)
     starts = np.arange(0, len(found.counts), width)
-    counts = np.add.reduceat(found.counts, starts)
-    durations = np.full(len(starts), float(step_ns))
-    last_ns = found.last_ns - found.first_ns - int(starts[-1]) * RESOLUTION_NS
-    if len(starts) > 1 and last_ns < step_ns / 2:
-        return counts[:-1] / (durations[:-1] / NS_PER_S)
-    durations[-1] = max(last_ns, RESOLUTION_NS)
-    rates: Floats = counts / (durations / NS_PER_S)
-    return rates
+    edges = change_points(np.add.reduceat(found.counts, starts))
+    edges_ns = edges * (width * RESOLUTION_NS)
+    edges_ns[-1] = max(found.last_ns - found.first_ns + 1, int(edges_ns[-2]) + 1)
+    requests = np.add.reduceat(found.counts, edges[:-1] * width)
+    durations = np.diff(edges_ns)
+    return Pieces(durations, requests * (NS_PER_S / durations))
 
 
-def _bursts(found: Survey, curve: Floats, step_ns: int, tick_ns: int) -> dict[str, Any]:
+def _bursts(found: Survey, pieces: Pieces, tick_ns: int) -> dict[str, Any]:
     """Return how gaps vary once the changing rate is taken out.
 
     Times are mapped to operational time by the integral of the rate, where gaps have mean 1; their quantiles are kept.
@@ -230,10 +211,9 @@ def _bursts(found: Survey, curve: Floats, step_ns: int, tick_ns: int) -> dict[st
     if tick_ns:
         dispersion = found.dispersion(TICKS * tick_ns)
         return {"cv": float(f"{math.sqrt(max(dispersion, 0.04)):.3g}")}
-    edges = np.arange(len(curve) + 1) * step_ns
-    mass = np.concatenate([np.zeros(1), np.cumsum(curve * (step_ns / NS_PER_S))])
-    since = found.times - found.first_ns
-    gaps = np.diff(np.interp(since[since <= edges[-1]], edges, mass))
+    edges = np.concatenate([np.zeros(1), np.cumsum(pieces.durations_ns)])
+    mass = np.concatenate([np.zeros(1), np.cumsum(pieces.rates_per_s * pieces.durations_ns / NS_PER_S)])
+    gaps = np.diff(np.interp(found.times - found.first_ns, edges, mass))
     values = np.quantile(gaps, GAP_PROBABILITIES)
     return {"gaps": {"probabilities": list(GAP_PROBABILITIES), "values": [float(f"{value:.4g}") for value in values]}}
 

@@ -87,16 +87,16 @@ class Weekly:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Rates of `step_ns` each, one after another, then from the start again: a measured day or week."""
+    """Rates one after another, each for its duration, then from the start again: a measured hour, day or week."""
 
     rates_per_s: tuple[float, ...]
-    step_ns: int
+    durations_ns: tuple[int, ...]
 
     def pieces(self, rng: np.random.Generator) -> Iterator[Pieces]:  # noqa: ARG002 - nothing is drawn
         """Yield the rates, cyclically."""
-        rates = np.array(self.rates_per_s)
+        rates, durations = np.array(self.rates_per_s), np.array(self.durations_ns)
         while True:
-            yield Pieces(np.full(len(rates), self.step_ns), rates)
+            yield Pieces(durations, rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,12 @@ def curve(section: Section) -> Intensity:
     rates = section.numbers("rates_per_s")
     if not any(rates):
         raise section.wrong("rates_per_s", "at least one rate above 0")
-    return Curve(tuple(rates), section.integer("step_ns", least=1))
+    if not section.has("durations_ns"):
+        return Curve(tuple(rates), (section.integer("step_ns", least=1),) * len(rates))
+    durations = section.numbers("durations_ns", least=1)
+    if len(durations) != len(rates) or section.has("step_ns"):
+        raise section.wrong("durations_ns", f"as many durations as rates ({len(rates)}), and no step_ns")
+    return Curve(tuple(rates), tuple(int(one) for one in durations))
 
 
 def spike(section: Section) -> Intensity:

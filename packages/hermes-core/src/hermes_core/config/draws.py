@@ -154,14 +154,19 @@ class Weekly(_Changing):
 
 
 class Curve(_Changing):
-    """Rates of one step each, one after another, over and over."""
+    """Rates one after another, over and over, each for one step or for a duration of its own."""
 
     kind: Literal["curve"] = "curve"
     rates_per_s: Annotated[list[RateOrZero], Field(alias="rates", min_length=1)]
-    step_ns: DurationNs = Field(alias="step")
+    step_ns: DurationNs | None = Field(None, alias="step")
+    durations_ns: list[DurationNs] | None = Field(None, alias="durations")
 
     @model_validator(mode="after")
     def _busy(self) -> "Curve":
+        if (self.step_ns is None) == (self.durations_ns is None):
+            raise mistake("a curve needs a `step` or `durations`", "give one of the two, as in `step: 15 min`")
+        if self.durations_ns is not None and len(self.durations_ns) != len(self.rates_per_s):
+            raise mistake(f"{len(self.rates_per_s)} rates and {len(self.durations_ns)} durations", "give one of each")
         if not any(self.rates_per_s):
             raise mistake("a curve of zeros", "give at least one rate above 0/s")
         return self
