@@ -196,13 +196,14 @@ def assert_alike(fast: Simulated, exact: Simulated, engine: EngineSettings) -> N
     model=models(),
     memory=memories(),
     clients=st.integers(1, 3),
+    ranks=st.sampled_from([1, 1, 2, 3]),
     router=st.sampled_from(["round_robin", "least_outstanding", "least_tokens", "random"]),
     duration=st.sampled_from([None, 0, 1_234_567_891]),
 )
-def test_exact_mode_gives_the_same_record(engine, source, model, memory, clients, router, duration):
+def test_exact_mode_gives_the_same_record(engine, source, model, memory, clients, ranks, router, duration):
     plan = small_plan(engine, clients=clients, router=router, duration_ns=duration)
-    fast = simulate(plan, source, model, memory=memory)
-    exact = simulate(replace(plan, exact=True), source, model, memory=memory)
+    fast = simulate(plan, source, model, memory=memory, data_parallel=ranks)
+    exact = simulate(replace(plan, exact=True), source, model, memory=memory, data_parallel=ranks)
     assert_alike(fast, exact, engine)
 
 
@@ -213,6 +214,7 @@ def test_exact_mode_gives_the_same_record(engine, source, model, memory, clients
     model=models(),
     memory=memories(),
     clients=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    ranks=st.sampled_from([1, 1, 2]),
     transfer=st.builds(
         KvTransferPlan,
         bandwidth_bytes_per_s=st.sampled_from([1e8, 1e9, 1e11]),
@@ -223,14 +225,14 @@ def test_exact_mode_gives_the_same_record(engine, source, model, memory, clients
     duration=st.sampled_from([None, 1_234_567_891]),
 )
 def test_exact_mode_gives_the_same_record_when_disaggregated(
-    engine, source, model, memory, clients, transfer, duration
+    engine, source, model, memory, clients, ranks, transfer, duration
 ):
     plan = small_plan(engine, duration_ns=duration)
     prefill = replace(plan.pools[0], name="prefill", stages=("prefill",), clients=clients[0])
     decode = replace(plan.pools[0], name="decode", stages=("decode",), clients=clients[1], kv_transfer=transfer)
     plan = replace(plan, pools=(prefill, decode))
-    fast = simulate(plan, source, model, memory=memory)
-    exact = simulate(replace(plan, exact=True), source, model, memory=memory)
+    fast = simulate(plan, source, model, memory=memory, data_parallel=ranks)
+    exact = simulate(replace(plan, exact=True), source, model, memory=memory, data_parallel=ranks)
     assert_alike(fast, exact, engine)
     assert_array_equal = np.testing.assert_array_equal
     assert_array_equal(fast.table("transfers")["end_ns"], exact.table("transfers")["end_ns"])

@@ -118,6 +118,7 @@ class Assembly:
             pool.admission = self.plugin(ADMISSIONS, settings.admission.kind)(settings.admission, self.classes)
         if settings.client_timeout_ns or settings.client_retries:
             pool.patience = Patience(settings, self.kernel, self.coordinator.give_up)
+        ranks = compiled.deployment.data_parallel
         clients = []
         for index in range(plan.clients):
             client = LlmClient(
@@ -132,10 +133,11 @@ class Assembly:
                 recorder=self.recorder if self.plan.record.steps else None,
                 exact=self.plan.exact,
                 observer=self.observer,
+                more_ranks=[(policy(settings), queue(settings)) for _ in range(ranks - 1)],
             )
             clients.append(client)
             self.clients.append(client)
-            self.infos.append(_llm_info(plan, compiled, index, blocks))
+            self.infos.append(_llm_info(plan, compiled, index, ranks * blocks))
         pool.open(clients, self._router(plan), KvTransfer(plan.kv_transfer, compiled.layers))
         return pool
 

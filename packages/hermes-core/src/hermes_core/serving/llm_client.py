@@ -5,6 +5,7 @@ It ends where something changes; an arrival in the middle of it cuts it short. W
 it ends, in one go for all its steps.
 """
 
+from collections.abc import Sequence as SequenceOf
 from functools import partial
 from math import sqrt
 from typing import Final
@@ -15,9 +16,11 @@ from hermes_core.engine import Kernel, Phase, rank
 from hermes_core.record import Recorder
 from hermes_core.record.tables import STEPS
 from hermes_core.serving.batching import BatchPolicy
+from hermes_core.serving.decode_batch import NEVER
 from hermes_core.serving.kv_exchange import WITHDRAWN, Owner
 from hermes_core.serving.kv_layout import kv_layout
 from hermes_core.serving.queues import WaitingQueue
+from hermes_core.serving.rank_group import LockStepModel, RankGroup
 from hermes_core.serving.scheduler import Scheduler
 from hermes_core.serving.sequence import FETCHED, Sequence
 from hermes_core.serving.settings import EngineSettings
@@ -88,21 +91,30 @@ class LlmClient:
         recorder: Recorder | None,
         exact: bool = False,
         observer: StretchObserver | None = None,
+        more_ranks: SequenceOf[tuple[BatchPolicy, WaitingQueue]] = (),
     ) -> None:
+        """Make an engine of one scheduler, or of one more for each policy and queue of `more_ranks`.
+
+        `kv_blocks` are those of each scheduler.
+        """
         self.number = number
         self.settings = settings
         layout = kv_layout(compiled.memory, settings.block_size_tokens)
-        self.scheduler = Scheduler(
-            settings=settings,
-            kv_blocks=kv_blocks,
-            layout=layout,
-            window=compiled.steps.window,
-            policy=policy,
-            queue=queue,
-            owner=owner,
-            exact=exact,
-        )
-        self.max_tokens = layout.tokens_within(self.scheduler.pool.total) + 2 - settings.tokens_per_decode
+        schedulers = [
+            Scheduler(
+                settings=settings,
+                kv_blocks=kv_blocks,
+                layout=layout,
+                window=compiled.steps.window,
+                policy=one_policy,
+                queue=one_queue,
+                owner=owner,
+                exact=exact,
+            )
+            for one_policy, one_queue in ((policy, queue), *more_ranks)
+        ]
+        self.scheduler: Scheduler | RankGroup = RankGroup(schedulers, owner) if more_ranks else schedulers[0]
+        self.max_tokens = layout.tokens_within(schedulers[0].pool.total) + 2 - settings.tokens_per_decode
         """The longest prompt and answer together that ever fit the KV memory: the last token needs none."""
         self.energy_nj = 0
         self.decode_tokens = 0
@@ -112,6 +124,11 @@ class LlmClient:
         self._model = compiled.steps
         if settings.speculation is not None:
             self._model = VerifyingModel(compiled.steps, settings.speculation)
+        self._block_weight = 1 + layout.window_ratio
+        if isinstance(self.scheduler, RankGroup):
+            self._model = LockStepModel(self._model, self.scheduler)
+            # How many steps memory lasts is each rank's to say.
+            self._block_weight = NEVER
         self._traits = self.scheduler.traits
         self._on_end = self._on_boundary
         """Bound once: it is scheduled for each stretch."""
@@ -120,7 +137,6 @@ class LlmClient:
         self._single = exact or policy.every_step
         """Whether each step is planned by itself."""
         self._block_size = settings.block_size_tokens
-        self._block_weight = 1 + layout.window_ratio
         self._most_tokens = settings.tokens_per_decode
         """Of a sequence in a step."""
         self._lag = 1 if settings.asynchronous_scheduling else 0
@@ -304,9 +320,12 @@ class LlmClient:
         planned = self._steps
         if planned:
             self._stop(planned, now)
-        batch = self.scheduler.batch
-        if isinstance(batch, SpeculativeBatch | ExactSpeculativeBatch):
-            self.decode_tokens = batch.tokens_given()
+        if self.settings.speculation is not None:
+            ranks = self.scheduler.ranks if isinstance(self.scheduler, RankGroup) else (self.scheduler,)
+            batches = [rank.batch for rank in ranks]
+            self.decode_tokens = sum(
+                batch.tokens_given() for batch in batches if isinstance(batch, SpeculativeBatch | ExactSpeculativeBatch)
+            )
 
     def _stop(self, planned: int, now: Nanos) -> None:
         """Settle what has ended of the stretch under way."""
@@ -319,8 +338,7 @@ class LlmClient:
             self._steps = ended
             self._settle()
             if ended < planned:
-                # The step that is under way has its blocks.
-                self.scheduler.pool.allocate(self.scheduler.batch.demand())
+                self.scheduler.hold_step()
         self._steps = 0
 
     def _end_after(self, steps: int) -> Femtos:

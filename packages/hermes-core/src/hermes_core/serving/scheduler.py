@@ -82,38 +82,34 @@ class Scheduler:
     ) -> None:
         self.settings = settings
         self.step = 0
-        """Number of the step that is planned next."""
+        """Number of the step that is planned next; it begins at `now_ns`."""
         self.now_ns = 0
-        """When it begins, which is when the last one ended."""
         self.decode = True
         self.decode_seqs = 0
         self.preempted = False
         self.prefilling: list[Sequence] = []
         self.chunks: list[Sequence] = []
-        """Prompts in the step under way."""
         self.shape = StepShape()
-        """What these prompts add to the step; its decode fields are the client's."""
+        """What the prompts of a step add to it; its decode fields are the client's."""
         self.incoming: deque[Sequence] = deque()
         """Arrived, not yet seen."""
         self.leaving: list[Sequence] = []
         """Ended, slots and blocks not free yet: the step after is already planned."""
         self.aborts: deque[tuple[int, Sequence, int]] = deque()
-        """Running sequences that were cancelled: (first step without it, sequence, status)."""
+        """Cancelled while running: (first step without it, sequence, status)."""
         self.blocked = False
-        """The head of the queue cannot enter until something is freed."""
         self.queue = queue
         self.batch: DecodeBatch = batch_of(settings, layout, window, exact=exact)
         self.traits = traits_of(settings, walks=exact)
         self.in_arrival_order = queue.ordered_by_arrival and settings.lora is None
         """Whether nobody who comes later may enter before one who waits."""
         self._passed_over: list[Sequence] = []
-        """Taken out of the queue while a step is planned, since they cannot enter it though others may."""
         self.memory = KvMemory(settings, kv_blocks, layout)
         self.pool = self.memory.pool
         self.exchange = KvExchange(self.memory, owner)
         self.fetched = self.exchange.fetched
         self.running: dict[int, Sequence] = {}
-        """Admitted sequences by the number of their admission: the running list in its order."""
+        """By the number of their admission, in their order."""
         self.prefill_tokens = 0
         self.cached_tokens = 0
         self.preemptions = 0
@@ -129,7 +125,6 @@ class Scheduler:
         self._victim = victim_of(settings)
         self._admissions = 0
         self._demand_taken = False
-        """Whether the blocks that the decoding members need in the step that is planned are allocated."""
 
     # --- after a stretch --------------------------------------------------------------------------------------------
 
@@ -367,7 +362,7 @@ class Scheduler:
         return self.queue.head() if self.queue else None
 
     def _pass_over(self) -> None:
-        """Take those out of the queue, until the step is planned, for whose adapters there is no slot."""
+        """Take those out of the queue, until the step is planned, for whose adapters there is no slot; others pass."""
         traits, queue = self.traits, self.queue
         while traits is not None and queue and not traits.may_enter(queue.head()):
             self._passed_over.append(queue.pop())
@@ -449,6 +444,10 @@ class Scheduler:
         seq.start_ns = self.now_ns
         self._schedule(seq, seq.target - 1, 1)
         return 1
+
+    def hold_step(self) -> None:
+        """Take the blocks of a step that is under way when the run ends."""
+        self.pool.allocate(self.batch.demand())
 
     def decoding(self) -> Iterator[Sequence]:
         """Return the decoding members, by walking over all that run."""

@@ -44,6 +44,7 @@ class Sequence:
         "position",
         "preemptions",
         "prompt_tokens",
+        "rank",
         "request",
         "segments",
         "shared",
@@ -82,6 +83,8 @@ class Sequence:
         """Tokens of these that are computed, or found in the prefix cache."""
         self.generated = 0
         """Tokens given until it was last preempted, or joined the decoding batch."""
+        self.rank = 0
+        """Number of the data-parallel rank that has it."""
         self.kv = LOCAL
         """Where the KV of its prompt is: to be computed here, at another client, or fetched from there."""
         self.chunk_start = 0
