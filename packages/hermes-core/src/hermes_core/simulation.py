@@ -237,6 +237,13 @@ class Simulation:
             )
         if coordinator.retries:
             diagnostics.append(f"{coordinator.retries} attempts were made again after a refusal or a time-out")
+        engines = self.assembly.llm_clients if self.assembly is not None else []
+        outrun = sum(client.outrun_steps for client in engines)
+        if outrun:
+            diagnostics.append(
+                f"{outrun} engine steps were shorter than it takes the front end to send on their tokens: "
+                "in reality its backlog grows, here each token is late by what its own step takes"
+            )
         unfinished = coordinator.counts[Status.UNFINISHED]
         if unfinished:
             diagnostics.append(f"{unfinished} requests had arrived and not ended when the run did")

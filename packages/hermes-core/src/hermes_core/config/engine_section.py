@@ -63,6 +63,10 @@ def _one_or_many(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
+def _by_kind(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
 def _field_type(field: str, hint: Any) -> Any:
     """Return what a user may write for a dataclass field with the type `hint`."""
     origin = typing.get_origin(hint)
@@ -78,7 +82,11 @@ def _field_type(field: str, hint: Any) -> Any:
     if origin is dict:
         return dict[str, Any]
     if dataclasses.is_dataclass(hint):
-        return section_of(typing.cast("type", hint))
+        section = section_of(typing.cast("type", hint))
+        if any(part.name == "kind" for part in dataclasses.fields(hint)):
+            # Its name alone says it all, where it needs no settings.
+            return Annotated[section, BeforeValidator(_by_kind, json_schema_input_type=section | str)]
+        return section
     return _quantity(field, hint)
 
 

@@ -169,6 +169,13 @@ def _clients(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
             "nothing is ever tried again: nobody is shed and nobody times out",
             "Set client_timeout or admission, or leave it out.",
         )
+    front_end = settings.front_end
+    if front_end.workers < 0 or (front_end.workers and not (front_end.request_ns or front_end.per_prompt_token_ns)):
+        yield (
+            "front_end",
+            f"{front_end.workers} workers that take no time for a request",
+            "Give `request` or `per_prompt_token`, or leave workers out.",
+        )
     if 0 < settings.client_timeout_ns <= settings.front_end.request_ns:
         yield (
             "client_timeout",

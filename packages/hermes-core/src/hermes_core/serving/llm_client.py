@@ -20,12 +20,11 @@ from hermes_core.serving.decode_batch import NEVER
 from hermes_core.serving.kv_exchange import WITHDRAWN, Owner
 from hermes_core.serving.kv_layout import kv_layout
 from hermes_core.serving.queues import WaitingQueue
-from hermes_core.serving.rank_group import LockStepModel, RankGroup
+from hermes_core.serving.rank_group import LockStepModel, RankGroup, tokens_given
 from hermes_core.serving.scheduler import Scheduler
 from hermes_core.serving.sequence import FETCHED, Sequence
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.serving.speculation import VerifyingModel
-from hermes_core.serving.speculative_batch import ExactSpeculativeBatch, SpeculativeBatch
 from hermes_core.serving.stretch import Stretch, StretchObserver
 
 __all__ = ["LlmClient", "Stretch", "StretchObserver"]
@@ -64,6 +63,7 @@ class LlmClient:
         "_single",
         "_slope_fs",
         "_steps",
+        "_stream_fs",
         "_t0_fs",
         "_traits",
         "_waiting",
@@ -71,6 +71,7 @@ class LlmClient:
         "energy_nj",
         "max_tokens",
         "number",
+        "outrun_steps",
         "peak_running",
         "peak_waiting",
         "scheduler",
@@ -118,6 +119,8 @@ class LlmClient:
         """The longest prompt and answer together that ever fit the KV memory: the last token needs none."""
         self.energy_nj = 0
         self.decode_tokens = 0
+        self.outrun_steps = 0
+        """Steps that were over before a front end has sent on the tokens of one: its backlog grows in them."""
         self.peak_running = 0
         self.peak_waiting = 0
         self._kernel = kernel
@@ -140,6 +143,7 @@ class LlmClient:
         self._most_tokens = settings.tokens_per_decode
         """Of a sequence in a step."""
         self._lag = 1 if settings.asynchronous_scheduling else 0
+        self._stream_fs = settings.front_end.per_stream_ns * FS_PER_NS
         self._first_use_fs = settings.first_use_ns * FS_PER_NS
         """What the first large step has yet to pay."""
         self._rank = rank(Phase.STEP, number)
@@ -321,11 +325,7 @@ class LlmClient:
         if planned:
             self._stop(planned, now)
         if self.settings.speculation is not None:
-            ranks = self.scheduler.ranks if isinstance(self.scheduler, RankGroup) else (self.scheduler,)
-            batches = [rank.batch for rank in ranks]
-            self.decode_tokens = sum(
-                batch.tokens_given() for batch in batches if isinstance(batch, SpeculativeBatch | ExactSpeculativeBatch)
-            )
+            self.decode_tokens = tokens_given(self.scheduler)
 
     def _stop(self, planned: int, now: Nanos) -> None:
         """Settle what has ended of the stretch under way."""
@@ -381,6 +381,8 @@ class LlmClient:
                 )
             )  # fmt: skip
         self.decode_tokens += seqs * steps
+        if self._stream_fs and self._stream_fs * seqs > self._t0_fs:
+            self.outrun_steps += steps
         self._steps = 0
         scheduler.step = step + steps
         scheduler.now_ns = self._end_ns

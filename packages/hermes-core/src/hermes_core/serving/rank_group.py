@@ -16,6 +16,7 @@ from hermes_core.serving.decode_batch import NEVER
 from hermes_core.serving.kv_exchange import Owner
 from hermes_core.serving.scheduler import Scheduler
 from hermes_core.serving.sequence import FETCHED, Sequence
+from hermes_core.serving.speculative_batch import ExactSpeculativeBatch, SpeculativeBatch
 from hermes_core.serving.structured import Grammars
 
 
@@ -282,6 +283,13 @@ class RankGroup:
     def restless(self) -> bool:
         """Return whether the head of a queue might be let in at the next step though nothing is freed until then."""
         return any(rank.blocked and rank.restless() for rank in self.ranks)
+
+
+def tokens_given(scheduler: Scheduler | RankGroup) -> int:
+    """Return the tokens that decoding steps with speculation have given."""
+    ranks = scheduler.ranks if isinstance(scheduler, RankGroup) else (scheduler,)
+    batches = [rank.batch for rank in ranks]
+    return sum(one.tokens_given() for one in batches if isinstance(one, SpeculativeBatch | ExactSpeculativeBatch))
 
 
 class LockStepModel:
