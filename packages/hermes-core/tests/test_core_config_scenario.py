@@ -76,6 +76,7 @@ def test_the_smallest_scenario_is_sugar_for_one_pool():
         "sessions": None,
         "tools": None,
         "reasoning": None,
+        "reasoning_share": None,
         "adapters": None,
         "cycle": None,
     }

@@ -113,6 +113,12 @@ def test_every_arrival_process(validator, written, meant):
             {"reasoning": {"quantiles": {"values": [10, 100, "8k"], "probabilities": [0, 0.5, 1]}}},
             {"kind": "quantiles", "values": [10, 100, 8000], "probabilities": [0.0, 0.5, 1.0]},
         ),
+        (
+            {"reasoning_share": {"values": [0.4, 0.95], "weights": [1, 3]}},
+            {"values": [0.4, 0.95], "weights": [1.0, 3.0]},
+        ),
+        ({"system_prompt": {"tokens": "1k", "groups": 3}}, {"tokens": 1000, "groups": 3}),
+        ({"prompt": {"fixed": 100, "add": 576}}, {"kind": "fixed", "tokens": 100, "add": 576}),
         ({"adapters": {"count": 16, "exponent": 1, "base": 0.5}}, {"count": 16, "exponent": 1.0, "base": 0.5}),
         (
             {"adapters": {"names": ["sql", "legal"], "weights": [3, 1]}},
@@ -177,6 +183,9 @@ def test_shares_that_change():
             "both `joint` and `prompt`",
         ),
         ({"rate": "1/s", "cycle": {"prompts": 5}, "sessions": {"turns": 2}}, "`cycle` with `sessions`"),
+        ({"rate": "1/s", "reasoning": 5, "reasoning_share": {"values": [0.5]}}, "both `reasoning` and"),
+        ({"rate": "1/s", "reasoning_share": {"values": [1.5]}}, "1.5 is out of range"),
+        ({"rate": "1/s", "reasoning_share": {"values": [0.5], "weights": [0]}}, "1 shares and 1 weights"),
         ({"rate": "1/s", "adapters": {"exponent": 1}}, "adapters need `names` or a `count`"),
         ({"rate": "1/s", "adapters": {"count": 2, "weights": [1]}}, "1 weights for 2 adapters"),
         ({"rate": "1/s", "adapters": {"names": ["a", "a"]}}, "an adapter is named twice"),

@@ -153,3 +153,23 @@ def test_a_week_has_its_days_and_its_mean():
 def test_what_cannot_be_used_is_named(more, said):
     with pytest.raises(WorkloadError, match=said):
         open_workload({**PLAIN, **more})
+
+
+def test_thinking_may_be_a_part_of_the_output():
+    plain = drawn(PLAIN)
+    batch = drawn({**PLAIN, "reasoning_share": {"values": [0.25, 0.9, 1.0], "weights": [1, 2, 1]}})
+    assert batch.output_tokens.tolist() == plain.output_tokens.tolist()
+    assert (batch.reasoning_tokens < batch.output_tokens).all()
+    quarter = batch.reasoning_tokens == batch.output_tokens // 4
+    whole = batch.reasoning_tokens == batch.output_tokens - 1
+    assert (np.mean(quarter), np.mean(whole)) == (pytest.approx(0.25, abs=0.02), pytest.approx(0.25, abs=0.02))
+    with pytest.raises(WorkloadError, match="says twice"):
+        open_workload({**PLAIN, "reasoning_share": {"values": [1]}, "reasoning": {"kind": "fixed", "tokens": 5}})
+    with pytest.raises(WorkloadError, match="shares from 0 to 1"):
+        open_workload({**PLAIN, "reasoning_share": {"values": [2]}})
+
+
+def test_a_size_may_have_a_constant_on_top():
+    size = {"kind": "uniform", "low": 1, "high": 9, "max": 5, "add": 576}
+    batch = drawn({**PLAIN, "prompt": size})
+    assert (batch.prompt_tokens.min(), batch.prompt_tokens.max()) == (577, 581)

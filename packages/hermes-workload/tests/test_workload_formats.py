@@ -289,6 +289,16 @@ def test_a_servegen_pool_is_a_mix_of_its_clients(tmp_path):
     assert not ((found.arrival_ns >= 600 * SECOND) & (found.arrival_ns < 1200 * SECOND)).any()
     assert len(found) == pytest.approx(8 * 1200, rel=0.1)
     assert len(rows({**spec, "rate_per_s": 2})[0]) == pytest.approx(3600, rel=0.15)
+    assert found.reasoning_tokens is None
+    sizes["reason_ratio"] = "{0.0: 0.0, 0.4: 0.5, 0.8: 0.5}"
+    (tmp_path / "chunk-1-dataset.json").write_text(json.dumps({"0": sizes}))
+    thinking, _ = rows(spec)
+    assert thinking.output_tokens.tolist() == found.output_tokens.tolist()
+    assert set(thinking.reasoning_tokens[thinking.prompt_tokens % 10 == 1].tolist()) == {2, 4}
+    assert set(thinking.reasoning_tokens[thinking.prompt_tokens % 10 == 0].tolist()) == {0}
+    (tmp_path / "chunk-1-dataset.json").write_text(json.dumps({"0": {**sizes, "reason_ratio": "{1.5: 1.0}"}}))
+    with pytest.raises(WorkloadError, match=r"column 0.reason_ratio: holds a ratio outside 0 to 1"):
+        rows(spec)
     (tmp_path / "chunk-1-trace.csv").write_text("0,1,1,Gamma,1,1\n0,1,1,Gamma,1,1\n")
     with pytest.raises(WorkloadError, match=r"chunk-1-trace.csv:2: .*is no window"):
         rows(spec)

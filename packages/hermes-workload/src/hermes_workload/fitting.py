@@ -168,7 +168,7 @@ def fit_arrivals(found: Survey, shape: str) -> dict[str, Any]:
     tick = {"tick_ns": tick_ns} if tick_ns else {}
     if shape == "poisson":
         return {"kind": "poisson", "rate_per_s": rate, **tick}
-    pieces = _pieces(found)
+    pieces = _pieces(found, tick_ns)
     bursts = _bursts(found, pieces, tick_ns)
     if len(pieces.rates_per_s) == 1:
         return {"kind": "renewal", "rate_per_s": rate, **bursts, **tick}
@@ -189,9 +189,9 @@ def _coarse_tick(found: Survey) -> int:
     return int(np.median(gaps[gaps > 0]))
 
 
-def _pieces(found: Survey) -> Pieces:
-    """Return the stretches of constant rate that the arrivals show, the mean rate of each."""
-    width = -(-len(found.counts) // MOST_CELLS)
+def _pieces(found: Survey, tick_ns: int) -> Pieces:
+    """Return the stretches of constant rate that the arrivals show, the mean rate of each; none within some ticks."""
+    width = max(-(-len(found.counts) // MOST_CELLS), TICKS * tick_ns // RESOLUTION_NS)
     starts = np.arange(0, len(found.counts), width)
     edges = change_points(np.add.reduceat(found.counts, starts))
     edges_ns = edges * (width * RESOLUTION_NS)

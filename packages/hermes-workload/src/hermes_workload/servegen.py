@@ -123,7 +123,10 @@ def _client(path: Path, rows: list[tuple[int, float, float]], span: tuple[int, i
 
 
 def _sizes(file: TraceFile, start_s: int) -> dict[str, Any]:
-    """Return prompt and output sections (and thinking, where it is told apart) of the window that holds `start_s`."""
+    """Return prompt and output sections, and thinking where it is told apart, of the window that holds `start_s`.
+
+    Thinking is told in tokens, or (in the pools of reasoning models) as a part of the output.
+    """
     try:
         windows = {int(key): value for key, value in json.loads(file.content()).items()}
     except (ValueError, AttributeError):
@@ -137,20 +140,30 @@ def _sizes(file: TraceFile, start_s: int) -> dict[str, Any]:
         keys = {"prompt": "input_tokens", "output": "answer_tokens", "reasoning": "reason_tokens"}
     else:
         keys = {"prompt": "input_tokens", "output": "output_tokens"}
-    return {name: _shares(found.get(key), file, f"{at}.{key}") for name, key in keys.items()}
+    sizes: dict[str, Any] = {}
+    for name, key in keys.items():
+        values, weights = _shares(found.get(key), file, f"{at}.{key}")
+        sizes[name] = {"kind": "empirical", "values": [max(round(one), 1) for one in values], "weights": weights}
+    if "reasoning" not in sizes and found.get("reason_ratio") not in (None, "{}"):
+        values, weights = _shares(found["reason_ratio"], file, f"{at}.reason_ratio")
+        if values[0] < 0 or values[-1] > 1:
+            raise WorkloadError("holds a ratio outside 0 to 1", file=file.name, column=f"{at}.reason_ratio")
+        sizes["reasoning_share"] = {"values": values, "weights": weights}
+    return sizes
 
 
-def _shares(text: Any, file: TraceFile, column: str) -> dict[str, Any]:
-    """Return an empirical section for value and share, written as a Python mapping in a text."""
+def _shares(text: Any, file: TraceFile, column: str) -> tuple[list[float], list[float]]:
+    """Return values and the share of each (those of none left out), written as a Python mapping in a text."""
     try:
         shares = ast.literal_eval(text) if isinstance(text, str) else text
-        pairs = sorted((max(round(float(value)), 1), float(share)) for value, share in shares.items())
+        pairs = sorted((float(value), float(share)) for value, share in shares.items())
     except (ValueError, SyntaxError, AttributeError, TypeError):
         raise WorkloadError("is no mapping of lengths to shares", file=file.name, column=column) from None
     weights = np.array([share for _, share in pairs])
     if not len(weights) or not weights.sum() > 0 or (weights < 0).any():
         raise WorkloadError("has no shares above 0", file=file.name, column=column)
-    return {"kind": "empirical", "values": [value for value, _ in pairs], "weights": weights.tolist()}
+    kept = [pair for pair in pairs if pair[1] > 0]
+    return [value for value, _ in kept], [share for _, share in kept]
 
 
 def _set_rate(clients: list[dict[str, Any]], rate: float, span: tuple[int, int]) -> None:

@@ -159,6 +159,18 @@ class Clipped:
         return np.clip(self.size.draw(rng, count), self.low, self.high)
 
 
+@dataclass(frozen=True, slots=True)
+class Longer:
+    """Another distribution and a constant on top: an image beside a question, say."""
+
+    size: Size
+    add: int
+
+    def draw(self, rng: np.random.Generator, count: int) -> Ints:
+        """Return the sum."""
+        return self.size.draw(rng, count) + self.add
+
+
 def rounded(values: Floats) -> Ints:
     """Return `values` rounded to whole numbers from 1 to `LARGEST`."""
     np.rint(values, out=values)
@@ -263,17 +275,18 @@ _KINDS: Final[dict[str, Callable[[Section], Size]]] = {
 
 
 def build_size(section: Section) -> Size:
-    """Return the distribution that a size section describes; `min` and `max` clip any kind.
+    """Return the distribution that a size section describes; `min` and `max` clip any kind, `add` comes on top.
 
     Raises:
         WorkloadError: A key is unknown, missing or has an unusable value.
     """
     size: Size = choose(section, _KINDS, "distribution of sizes")(section)
     low, high = section.optional_integer("min", least=1), section.optional_integer("max", least=1)
+    add = section.optional_integer("add")
     section.finish()
-    if low is None and high is None:
-        return size
-    low, high = low or 1, high or LARGEST
-    if high < low:
-        raise section.wrong("max", f"at least min ({low})")
-    return Clipped(size, low, high)
+    if low is not None or high is not None:
+        low, high = low or 1, high or LARGEST
+        if high < low:
+            raise section.wrong("max", f"at least min ({low})")
+        size = Clipped(size, low, high)
+    return Longer(size, add) if add else size

@@ -26,9 +26,10 @@ from hermes_workload.sessions import (
     rounds_of,
     turns_of,
 )
-from hermes_workload.sizes import Size, build_size
+from hermes_workload.sizes import build_size
 from hermes_workload.source import Labels, Source
 from hermes_workload.streams import stream
+from hermes_workload.thinking import Thinking, build_thinking
 
 SESSIONS_AT_ONCE: Final = 1024
 """Sessions drawn together: their turns and histories are many times as many rows."""
@@ -43,7 +44,7 @@ class Synthetic:
     labels: Labels
     requests: int | None
     duration_ns: int | None
-    reasoning: Size | None = None
+    thinking: Thinking | None = None
     sessions: Sessions | None = None
     heads: tuple[HeadPlan, ...] = ()
     cycled: bool = False
@@ -94,7 +95,7 @@ def build_synthetic(section: Section) -> Synthetic:
         raise WorkloadError(
             "time alone does not end a burst or a closed loop", path=section.path, remedy="add requests: N"
         )
-    reasoning = build_size(section.section("reasoning")) if section.has("reasoning") else None
+    thinking = build_thinking(section)
     sessions = build_sessions(section) if section.has("sessions") else None
     if section.has("tools"):
         sessions = replace(sessions or ONE_QUESTION, tools=build_tools(section))
@@ -112,7 +113,7 @@ def build_synthetic(section: Section) -> Synthetic:
         heads = (build_cycle(section, build_size(section.section("prompt"))),)
     labels = Labels.read(section)
     section.finish()
-    return Synthetic(arrivals, sizes, labels, requests, duration_ns, reasoning, sessions, heads, cycled, adapters)
+    return Synthetic(arrivals, sizes, labels, requests, duration_ns, thinking, sessions, heads, cycled, adapters)
 
 
 def read_extent(section: Section) -> tuple[int | None, int | None]:
@@ -147,9 +148,8 @@ def _flat(workload: Synthetic, seed: int, times: Iterator[Ints]) -> Iterator[Req
         requests = np.arange(first, first + rows)
         prompt, output = sizes(rows)
         batch = RequestBatch(first, arrival, prompt, output, **workload.labels.columns(rows))
-        if workload.reasoning is not None:
-            batch.reasoning_tokens = workload.reasoning.draw(reasoning_rng, rows)
-            batch.output_tokens = output + batch.reasoning_tokens
+        if workload.thinking is not None:
+            batch.reasoning_tokens, batch.output_tokens = workload.thinking.draw(reasoning_rng, output)
         if heads is not None:
             made = heads(first, rows)
             if workload.cycled:
@@ -240,8 +240,8 @@ def _conversing(workload: Synthetic, sessions: Sessions, seed: int, times: Itera
             rows = len(turns.turn)
             requests = np.arange(first, first + rows)
             own, output = talk.texts(turns, rounds)
-            reasoning = None if workload.reasoning is None else workload.reasoning.draw(reasoning_rng, rows)
-            total = output if reasoning is None else output + reasoning
+            thought = None if workload.thinking is None else workload.thinking.draw(reasoning_rng, output)
+            reasoning, total = (None, output) if thought is None else thought
             made = None if heads is None else heads(first_session, len(arrival))
             segments = history_segments(first, turns, own, total, reasoning, made)
             batch = RequestBatch(

@@ -260,6 +260,7 @@ Arrivals: TypeAlias = Annotated[
 class _Size(Section):
     min: Tokens | None = None
     max: Tokens | None = None
+    add: Tokens | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> "_Size":

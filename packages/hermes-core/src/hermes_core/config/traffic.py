@@ -19,6 +19,7 @@ from hermes_core.config.fields import (
     Priority,
     RatePerS,
     Section,
+    Share,
     SpanNs,
     Tokens,
     TokensOrZero,
@@ -95,6 +96,19 @@ class Tools(Section):
     latency: PauseOrMean | None = None
 
 
+class ReasoningShare(Section):
+    """Which part of an output is thinking: shares, with weights or alike."""
+
+    values: Annotated[list[Share], Field(min_length=1)]
+    weights: list[NonNegative] | None = None
+
+    @model_validator(mode="after")
+    def _paired(self) -> "ReasoningShare":
+        if self.weights is not None and (len(self.weights) != len(self.values) or not any(self.weights)):
+            raise mistake(f"{len(self.values)} shares and {len(self.weights)} weights", "give one weight per share")
+        return self
+
+
 class Adapters(Section):
     """LoRA adapters that requests ask for: names or their number, and how popular each is."""
 
@@ -141,6 +155,7 @@ class Synthetic(_Labels):
     sessions: Sessions | None = None
     tools: Tools | None = None
     reasoning: Size | None = None
+    reasoning_share: ReasoningShare | None = None
     adapters: Adapters | None = None
     cycle: Cycle | None = None
 
@@ -159,6 +174,8 @@ class Synthetic(_Labels):
         if self.joint is not None:
             # The defaults of both sizes stand for nothing then; the section is frozen once it is out of here.
             self.__dict__.update(prompt=None, output=None)
+        if self.reasoning is not None and self.reasoning_share is not None:
+            raise mistake("both `reasoning` and `reasoning_share`", "keep one: each says how much is thinking")
         others = [key for key in ("joint", "system_prompt", "documents", "sessions", "tools") if getattr(self, key)]
         if self.cycle is not None and others:
             raise mistake(
