@@ -52,7 +52,7 @@ class OperatorKey:
     """By name, in alphabetical order."""
 
     @classmethod
-    def of(cls, kind: str, dtype: str, activation: str = "", **attributes: int) -> "OperatorKey":
+    def of(cls, kind: str, dtype: str, activation: str = "", /, **attributes: int) -> "OperatorKey":
         """Return the key of an operator of a kind that DIMENSIONS knows."""
         return cls(kind, dtype, activation or dtype, DIMENSIONS[kind], tuple(sorted(attributes.items())))
 

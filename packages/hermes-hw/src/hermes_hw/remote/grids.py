@@ -34,9 +34,10 @@ class PriceGrid:
         shape = tuple(len(axis) for axis in axes)
         points = [np.asarray(axis, dtype=np.float64) for axis in axes]
         cells = np.full((2, *shape), np.nan)
-        cells[(0, *places)], cells[(1, *places)] = seconds, joules
+        at: Any = tuple(places)
+        cells[0][at], cells[1][at] = seconds, joules
         known = np.full(shape, EXTRAPOLATED, np.int8)
-        known[tuple(places)] = source
+        known[at] = source
         holes = np.isnan(cells[0])
         return cls(tuple(points), fill(cells[0], points), fill(cells[1], points), known, holes)
 

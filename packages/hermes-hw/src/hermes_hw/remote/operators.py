@@ -97,7 +97,7 @@ def _ask(work: Work, shape: StepShape | None = None) -> _Asked:
         work.deployment.max_batched_tokens + work.deployment.max_seqs,
         tables=tables,
     )
-    notes = ()
+    notes: tuple[str, ...] = ()
     if missing:
         kinds = ", ".join(sorted({f"{key.kind} {key.dtype}" for key in missing}))
         notes = (f"Priced by the roofline, because the service does not: {kinds}.",)

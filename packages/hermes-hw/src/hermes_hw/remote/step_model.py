@@ -170,7 +170,8 @@ class Plane:
         corner = i * deep + j * wide + k
         found = []
         for cells in (self._fs, self._nj):
-            near, far = [], []
+            near: list[float] = []
+            far: list[float] = []
             for base, side in ((corner, near), (corner + up, far)):
                 low = cells[base] + z * (cells[base + 1] - cells[base])
                 high = cells[base + wide] + z * (cells[base + wide + 1] - cells[base + wide])
@@ -192,4 +193,4 @@ def _place(axis: list[float], point: float) -> tuple[int, float]:
 
 
 def _whole(values: Figures, scale: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
-    return np.rint(values * scale).astype(np.int64)
+    return np.asarray(np.rint(values * scale), dtype=np.int64)

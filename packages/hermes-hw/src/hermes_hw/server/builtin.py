@@ -1,7 +1,7 @@
 """The hardware models of this package as services: what `hermes hw serve` serves."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 from hermes_core.api.errors import InputError
-from hermes_core.api.hardware import Deployment, HostOverhead, StepModel, StepShape
+from hermes_core.api.hardware import Deployment, HardwareModel, HostOverhead, StepModel, StepShape
 from hermes_proto.hw.v1 import hardware_model_pb2 as pb
 
 from hermes_hw.client.questions import Dims, OperatorKey
@@ -25,7 +25,12 @@ from hermes_hw.tables.model import AutoModel, MeasuredModel, SiliconModel, Stack
 from hermes_hw.tables.pricer import TablePricer, WholeAttention
 from hermes_hw.tables.silicon import SiliconTables, silicon_folder, silicon_system
 
-MODELS: Final = {"roofline": RooflineModel, "measured": MeasuredModel, "silicon": SiliconModel, "auto": AutoModel}
+MODELS: Final[Mapping[str, Callable[[], HardwareModel]]] = {
+    "roofline": RooflineModel,
+    "measured": MeasuredModel,
+    "silicon": SiliconModel,
+    "auto": AutoModel,
+}
 _VERSION: Final = "1"
 _KINDS: Final = (
     *("gemm", "attention.decode", "attention.prefill", "attention.linear", "moe.experts", "norm", "rotary"),
@@ -87,6 +92,7 @@ class BuiltinService(HardwareService):
             idle_power_w=device.idle_w,
             peak_power_w=device.tdp_w,
             config_schema=_SCHEMA,
+            max_sessions=64,
         )
 
     def open(self, config: Mapping[str, Any], model: pb.ServedModel, seed: int) -> _Bound:  # noqa: ARG002 - pure
