@@ -44,10 +44,12 @@ def rank(phase: Phase, entity: int = 0) -> int:
 class Kernel:
     """A clock and a queue of events."""
 
-    __slots__ = ("_cancelled", "_heap", "_scheduled", "now", "processed")
+    __slots__ = ("_cancelled", "_heap", "_scheduled", "now", "processed", "rank")
 
     def __init__(self) -> None:
         self.now: Nanos = 0
+        self.rank = 0
+        """Of the event that happens, or happened last: events of the same nanosecond with a lower one are over."""
         self.processed = 0
         """Events that have happened."""
         self._heap: list[tuple[Nanos, int, int, Action]] = []
@@ -95,6 +97,7 @@ class Kernel:
                     heappush(heap, (time_ns, rank, handle, action))
                     return False
                 self.now = time_ns
+                self.rank = rank
                 action(time_ns)
             left = 0
             return bool(heap)

@@ -233,6 +233,10 @@ class LlmClient:
     def _steps_ended_by(self, now: Nanos) -> int:
         """Return the number, from 1, of the step of the stretch that ends at or first after `now`."""
         t0, slope = self._t0_fs, self._slope_fs
+        kernel = self._kernel
+        if kernel.rank > self._rank and kernel.now == now:
+            # Who speaks now does so after the steps of this client that end at `now`.
+            now += 1
         # A step ends at `now` or later if its end, rounded, does.
         span = now * FS_PER_NS - HALF_NS_FS - self._begin_fs
         if span <= t0:
