@@ -9,10 +9,11 @@ from hermes_proto.core.v1 import run_record_pb2
 from numpy.typing import NDArray
 
 from hermes_core.api.hardware import CompiledDeployment, Deployment, MemoryPlan, StepShape
+from hermes_core.api.stages import CompiledStage, StageDeployment
 from hermes_core.api.workload import RequestBatch
 from hermes_core.record import MemorySink
 from hermes_core.serving.llm_client import StretchObserver
-from hermes_core.serving.plan import PoolPlan, RecordPlan, SimulationPlan
+from hermes_core.serving.plan import PoolPlan, RecordPlan, ServicePoolPlan, SimulationPlan
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.simulation import RunOutcome, Simulation
 
@@ -64,6 +65,24 @@ class AffineStepModel:
         duration += self.per_prompt_token_fs * shape.prefill_tokens
         duration += self.per_pair2_fs * shape.prefill_windowed_pairs2
         return duration, energy + self.energy_per_token_nj * shape.prefill_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class LinearStageModel:
+    """A batch lasts a base, and something for each job, item, token and pair. All in femtoseconds."""
+
+    base_fs: int = 2_000_000_000_000
+    per_job_fs: int = 100_000_000_000
+    per_item_fs: int = 0
+    per_token_fs: int = 1_000_000_000
+    per_pair_fs: int = 0
+    energy_per_token_nj: int = 1_000
+
+    def price(self, jobs: int, items: int, tokens: int, pairs: int) -> tuple[int, int, int]:
+        """Price one batch; see `hermes_core.api.stages.StageModel`."""
+        duration = self.base_fs + self.per_job_fs * jobs + self.per_item_fs * items
+        duration += self.per_token_fs * tokens + self.per_pair_fs * pairs
+        return duration, 0, self.energy_per_token_nj * tokens
 
 
 @dataclass(slots=True)
@@ -165,12 +184,31 @@ def small_plan(engine: EngineSettings | None = None, *, clients: int = 1, **chan
     return replace(plan, **changes)
 
 
+def service_pool(name: str, *stages: str, clients: int = 1, max_batch: int = 4, **changes: Any) -> ServicePoolPlan:
+    """Return a pool of service clients; `tool` takes the times that its jobs draw."""
+    deployments = {
+        stage: StageDeployment(stage, "test-device", max_batch=max_batch, workers=changes.get("workers", 1))
+        for stage in stages
+        if stage != "tool"
+    }
+    return ServicePoolPlan(name=name, stages=stages, clients=clients, deployments=deployments, **changes)
+
+
+def compiled_stages(plan: ServicePoolPlan, model: Any) -> dict[str, CompiledStage]:
+    """Return the stages of a pool, priced with `model`."""
+    return {
+        stage: CompiledStage(deployment, model, 0.0, 50.0, 1.0, "test", source_share={"analytical": 1.0})
+        for stage, deployment in plan.deployments.items()
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Simulated:
     """A finished run with its record in memory."""
 
     outcome: RunOutcome
     chunks: list[run_record_pb2.RunRecordChunk]
+    simulation: Simulation
 
     def table(self, name: str) -> dict[str, NDArray[np.int64]]:
         """Return the columns of "requests", "stage_jobs", "steps" or "transfers"."""
@@ -193,11 +231,14 @@ def simulate(
     *,
     plugins: Mapping[str, Mapping[str, Any]] | None = None,
     observer: StretchObserver | None = None,
+    stages: Any = None,
     **compiled: Any,
 ) -> Simulated:
-    """Run `plan` on `source` with the step model `steps` (an AffineStepModel by default) in every pool."""
+    """Run `plan` on `source` with the step model `steps` (an AffineStepModel by default) in every pool of engines, and
+    with the stage model `stages` (a LinearStageModel) in every other one."""
     ready = compiled_with(steps if steps is not None else AffineStepModel(), **compiled)
     sink = MemorySink()
-    by_pool = {pool.name: ready for pool in plan.pools}
+    model = stages if stages is not None else LinearStageModel()
+    by_pool = {pool.name: ready if isinstance(pool, PoolPlan) else compiled_stages(pool, model) for pool in plan.pools}
     simulation = Simulation(plan, source=source, compiled=by_pool, plugins=plugins, observer=observer)
-    return Simulated(simulation.run(sink=sink), sink.chunks)
+    return Simulated(simulation.run(sink=sink), sink.chunks, simulation)

@@ -185,8 +185,6 @@ class Fork:
             own.job = flow.job
             own.grown_tokens = flow.grown_tokens
             own.answer_tokens, own.answer_segment = flow.answer_tokens, flow.answer_segment
-            if self._winner:
-                path.output_segment = flow.new_segment()
             own.gathering = gathering
             own.path = number
             own.pinned = self._pin(request, number) if self._pin is not None else flow.pinned
@@ -304,7 +302,7 @@ def _go_on_with(parent: Request, path: Request) -> None:
     """Let the context of one path be that of the request."""
     flow, own = flow_of(parent), flow_of(path)
     parent.prompt_tokens, flow.grown_tokens = path.prompt_tokens, own.grown_tokens
-    parent.segments, parent.output_segment = path.segments, path.output_segment
+    parent.segments = path.segments
     _take_answer(flow, own)
 
 

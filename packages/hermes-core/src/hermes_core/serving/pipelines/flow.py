@@ -88,11 +88,9 @@ class Flow:
 
 
 def identify(request: "Request", flow: Flow) -> None:
-    """Give the prompt of a request an identity, so that its next prompt finds it in the prefix cache."""
+    """Give the context of a request an identity, so that its next prompt finds it in the prefix cache."""
     if request.segments is None:
         request.segments = ((flow.new_segment(), request.prompt_tokens),)
-    if request.output_segment == -1:
-        request.output_segment = flow.new_segment()
 
 
 def extend(request: "Request", flow: Flow, segment: int, tokens: int) -> None:
@@ -110,5 +108,3 @@ def absorb_answer(request: "Request", flow: Flow) -> None:
     if flow.answer_tokens:
         extend(request, flow, flow.answer_segment, flow.answer_tokens)
         flow.answer_tokens = 0
-        # The next answer is another text.
-        request.output_segment = flow.new_segment()
