@@ -34,6 +34,11 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         {"time.perf_counter"},
         "progress and the duration of the run: in the outcome, not the record",
     ),
+    "hermes_hw.client.clock": ({"time.monotonic"}, "deadlines and waits of hardware services: shown, never recorded"),
+    "hermes_hw.client.session": (
+        {"secrets"},
+        "session names that hosts of one service do not share; in no record",
+    ),
     "hermes_hw.profiling.backends": (
         {"time.perf_counter"},
         "times operators on a real device: that is the measurement",
