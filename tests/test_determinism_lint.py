@@ -30,6 +30,10 @@ FORBIDDEN_BUILTINS = {"hash", "id"}
 ALLOWED: dict[str, tuple[set[str], str]] = {
     "hermes_analysis.sweep.progress": ({"time.monotonic"}, "says when a sweep will be done: on the screen only"),
     "hermes_core.config.document": ({"id()"}, "finds cycles of YAML aliases: addresses are compared, never kept"),
+    "hermes_core.live.clock": (
+        {"time.monotonic_ns", "time.time"},
+        "paces a live session, and stamps answers: arrivals are inputs, written to its journal",
+    ),
     "hermes_core.simulation": (
         {"time.perf_counter"},
         "progress and the duration of the run: in the outcome, not the record",

@@ -28,7 +28,8 @@ from hermes_core.live.wire import ChatWire, CompletionWire, Head, chat_choice, c
 _DIMENSIONS: Final = 1024
 """Of an embedding, unless asked otherwise."""
 
-Answering = Callable[[Request], Any]
+NUMBERS: Final = "x-hermes-request"
+"""Header of answers: their numbers in the record, by which what a client saw can be laid beside what was simulated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,8 @@ class Endpoints:
                 "model": head.model,
                 "choices": [chat_choice(head, choice.answer, choice.index) for choice in choices],
                 "usage": usage_of_choices(choices),
-            }
+            },
+            headers=_numbers(choices),
         )
 
     async def _complete(self, request: Request) -> Any:
@@ -115,7 +117,8 @@ class Endpoints:
                 "model": head.model,
                 "choices": [completion_choice(choice.answer, choice.index, choice.echo) for choice in choices],
                 "usage": usage_of_choices(choices),
-            }
+            },
+            headers=_numbers(choices),
         )
 
     def _stream(
@@ -133,7 +136,16 @@ class Endpoints:
             done["drop"] += 1
 
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        return EventStream(head, choices, wires, object_name=name, usage=usage, drop_after=drop_after, on_drop=dropped)
+        return EventStream(
+            head,
+            choices,
+            wires,
+            object_name=name,
+            usage=usage,
+            drop_after=drop_after,
+            on_drop=dropped,
+            headers=[(name.encode(), value.encode()) for name, value in _numbers(choices).items()],
+        )
 
     async def _embed(self, request: Request) -> Response:
         body = await self._reader.parse(request, EmbeddingBody)
@@ -279,6 +291,11 @@ class Endpoints:
             shown = f"there is no replica {wanted[:100]!r}; there are {', '.join(names)}"
             raise Refusal(404, shown, kind="NotFoundError", code="replica_not_found")
         return names.index(wanted)
+
+
+def _numbers(choices: Sequence[Choice]) -> dict[str, str]:
+    """Return the header that says which requests of the record an answer is."""
+    return {NUMBERS: ",".join(str(choice.stream.request.request_id) for choice in choices)}
 
 
 async def _refused(request: Request, error: Exception) -> Response:  # noqa: ARG001

@@ -136,9 +136,7 @@ class WatchedPool(BlockPool):
         if fresh:
             self._known.update(dict.fromkeys(hashed for _, hashed in fresh))
             tokens = self._memory.of_blocks(path, self.block_size, fresh[0][0], len(fresh))
-            self._sink(
-                self._client, BlockStored([hashed for _, hashed in fresh], parent, tokens, self.block_size)
-            )
+            self._sink(self._client, BlockStored([hashed for _, hashed in fresh], parent, tokens, self.block_size))
         return new
 
     def _evict(self, blocks: int) -> None:

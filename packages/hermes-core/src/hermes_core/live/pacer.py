@@ -23,6 +23,8 @@ from hermes_core.serving.request import FAILED, Request
 _log = structlog.get_logger(__name__)
 
 _SOONEST_S = 0.0
+_SLICE = 16
+"""Streams that are woken before the event loop looks at its sockets again."""
 _LATEST_S = 60.0
 """Sleep no longer than this: timers of event loops have limits."""
 
@@ -269,15 +271,31 @@ class Pacer:
             self._send(due_ns, stream, tokens, None)
 
     def _hand_out(self, now: Nanos | None) -> None:
-        """Give readers what has come by `now`; everything when that is None."""
+        """Give readers what has come by `now`; everything when that is None. Who waits for a first token goes first.
+
+        Each token costs a system call, so they go in slices: between two of them the event loop hears newcomers.
+        """
         due = self._due
+        woken: list[Stream] = []
+        begun = 0
         while due and (now is None or due[0][0] <= now):
             _, _, stream, tokens, end = heappop(due)
+            if stream.tokens:
+                woken.append(stream)
+            else:
+                woken.insert(begun, stream)
+                begun += 1
             stream.tokens = max(stream.tokens, tokens)
             if end is not None:
                 stream.end = end
                 self._ending.pop(end.request_id, None)
+        self._wake(woken)
+
+    def _wake(self, streams: list[Stream]) -> None:
+        for stream in streams[:_SLICE]:
             stream.wake()
+        if len(streams) > _SLICE:
+            self._loop.call_soon(self._wake, streams[_SLICE:])
 
     def _sleep(self) -> None:
         """Set the timer to the next thing that somebody can see."""

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import resource
+import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -71,11 +72,13 @@ class _Server(uvicorn.Server):
 
     service: Service
 
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """Take nothing more; what is open goes on to its end. A second signal ends that too."""
-        self.service.draining = True
+    def handle_exit(self, sig: int, frame: Any) -> None:  # noqa: ARG002 - uvicorn's
+        """Take nothing more; what is open goes on to its end. A second Ctrl-C ends that too."""
+        # Not uvicorn's own: that raises the signal again when it has stopped, before the record is written.
+        again = self.should_exit
+        self.service.draining = self.should_exit = True
+        self.force_exit = self.force_exit or (again and sig == signal.SIGINT)
         _log.info("live.draining", open_requests=self.service.pacer.open)
-        super().handle_exit(sig, frame)
 
 
 Ready = Callable[[Service, str], None]
@@ -236,9 +239,7 @@ class LiveServer:
 def _missing(error: ModuleNotFoundError, what: str, extra: str) -> Exception:
     if error.name is None or error.name.startswith("hermes_core"):
         return error
-    return MissingExtraError(
-        f"{what} needs {error.name}, which is not installed: pip install 'hermes-core[{extra}]'"
-    )
+    return MissingExtraError(f"{what} needs {error.name}, which is not installed: pip install 'hermes-core[{extra}]'")
 
 
 def _listen(settings: ServeSettings) -> socket.socket:
