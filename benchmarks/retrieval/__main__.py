@@ -12,7 +12,7 @@ from typing import Any
 
 from hermes_hw.lookup import load_json
 
-from benchmarks.retrieval.fit import FITTED, fitted, priced_s
+from benchmarks.retrieval.fit import FITTED, fitted, priced_s, searcher_of
 from benchmarks.retrieval.measure import measure
 from benchmarks.retrieval.settings import Row
 
@@ -65,7 +65,7 @@ def _table(title: str, rows: Sequence[Row], constants: Mapping[str, Any]) -> str
     ]
     errors: dict[str, list[float]] = {}
     for row in rows:
-        price = priced_s(row, constants)
+        price = priced_s(searcher_of(row), row.batch, constants)
         error = price / row.measured_s - 1.0
         errors.setdefault(str(row.options["kind"]), []).append(error)
         lines.append(

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from hermes_core.api import stream
 
-from benchmarks.retrieval.settings import INDICES, K, Built, Row
+from benchmarks.retrieval.settings import INDICES, Built, K, Row
 
 _INTRINSIC = 24
 """Dimensions in which the vectors really vary."""
 _NOISE = 0.3
 _QUERIES = 4096
-_TRAINING = 39
+_TRAINING = 20
 """Training vectors for each list, at most."""
 _LEAST_QUERIES = 1024
 _PASS_S = 0.15

@@ -179,7 +179,8 @@ def compile_encoder(deployment: StageDeployment) -> CompiledStage:
     Options: `efficiency` (constants laid over those of the kernel family), `part` (`language`, `vision`, `audio`),
     `output_tokens` that a decoder makes to answer (1), `overhead_us` of the host for a batch (0), `max_tokens` of a
     batch for the working memory, `eager` for a runtime that launches kernel by kernel from Python (a batch then lasts
-    at least as long as the launches; compiled runtimes and graphs do not wait for them). `guard` and `route` without a model are host code: see `compile_processing`.
+    at least as long as the launches; compiled runtimes and graphs do not wait for them). `guard` and `route` without a
+    model are host code: see `compile_processing`.
     Raises InputError for names, formats and options that cannot be, DoesNotFitError when the weights and the working
     memory of a batch do not fit the device.
     """

@@ -16,6 +16,10 @@ from hermes_hw.models.quantization import uniform_quantization
 PARTS: Final = ("language", "vision", "audio")
 _TOWERS: Final = ("siglip_vision_model", "clip_vision_model")
 _AUDIO_FIELDS: Final = ("encoder_layers", "d_model", "encoder_attention_heads", "encoder_ffn_dim")
+_AUDIO_NOTE: Final = (
+    "Audio encoder: tokens are positions after its convolutions (1,500 for a clip of 30 s, however much of it is "
+    "speech); the convolutions are not priced."
+)
 
 
 def encoder_names() -> list[str]:
@@ -96,8 +100,5 @@ def _audio_encoder(name: str, config: Mapping[str, Any]) -> Architecture:
         activation=activation,
         quantization=uniform_quantization(activation, activation),
         vocab_head=False,
-        assumptions=(
-            "Audio encoder: tokens are positions after its convolutions, which are not priced: 1,500 for a clip of "
-            "30 s, however much of it is speech.",
-        ),
+        assumptions=(_AUDIO_NOTE,),
     )

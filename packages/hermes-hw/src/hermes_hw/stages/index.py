@@ -75,7 +75,7 @@ class IndexSpec:
         """Bytes of the table of all centroids and codewords, which saves making one for each probe; 0 without it."""
         if self.kind != "ivf_pq":
             return 0
-        size = self.nlist * self.m * 2**self.nbits * 4
+        size = self.nlist * self.m * (1 << self.nbits) * 4
         return size if size <= _TABLE_LIMIT else 0
 
     @property
@@ -95,7 +95,7 @@ class IndexSpec:
             links = 2 * self.hnsw_m + self.hnsw_m / max(self.hnsw_m - 1, 1)
             return math.ceil(n * (self.vector_bytes + links * _LINK_BYTES + 8))
         whole = n * self.vector_bytes if self.rerank else 0
-        codebook = self.dim * 2**self.nbits * 4
+        codebook = self.dim * (1 << self.nbits) * 4
         return n * (self.code_bytes + _ID_BYTES) + centroids + codebook + self.table_bytes + whole
 
 

@@ -74,6 +74,15 @@ class Options:
             raise self.problem(name, "a mapping")
         return value
 
+    def mapping_or_path(self, name: str) -> Mapping[str, Any] | str:
+        """Return a mapping or a text; an empty mapping when the option is absent."""
+        value = self._values.get(name)
+        if isinstance(value, str) and value:
+            return value
+        if value is not None and not isinstance(value, Mapping):
+            raise self.problem(name, "a mapping, or the path of a file")
+        return value or {}
+
     def flag(self, name: str) -> bool | None:
         """Return true or false; None when the option is absent."""
         value = self._values.get(name)

@@ -27,7 +27,7 @@ class Processor:
     scan_flop_per_cycle: float
     """Distances to vectors that lie one after the other."""
     list_flop_per_cycle: float
-    """The same, one vector at a time, as inverted lists and graphs are searched."""
+    """The same, one vector at a time, as inverted lists are searched."""
     vector_cycles: float
     """For each vector beside its dimensions: the loop, the comparison with the worst result."""
     product_flop_per_cycle: float
@@ -46,6 +46,8 @@ class Processor:
     dram_latency_s: float
     misses: float
     """Cache misses of one core that are under way at once."""
+    keep_cycles: float
+    """To take a better result into the queue: its id, the queue's order."""
     link_cycles: float
     """To examine one neighbour in a graph: visited or not, and its place in the queue."""
     probe_s: float
@@ -70,40 +72,46 @@ class Core:
             "probes": 0.0,
             "scan": work.flop / p.scan_flop_per_cycle + work.count * p.vector_cycles,
             "lists": work.flop / p.list_flop_per_cycle + work.count * p.vector_cycles,
-            "jumps": work.flop / p.list_flop_per_cycle + work.count * p.vector_cycles,
+            "jumps": work.flop / p.scan_flop_per_cycle + work.count * p.vector_cycles,
             "product": work.flop / p.product_flop_per_cycle,
             "select": work.count * p.select_cycles,
             "tables": work.count / p.table_entries_per_cycle,
             "lookups": work.flop / p.lookups_per_cycle + work.count * p.vector_cycles,
             "shuffles": work.flop / p.shuffles_per_cycle,
+            "keeps": work.count * p.keep_cycles,
             "links": work.count * p.link_cycles,
         }[work.kind]
         fixed_s = {"queries": p.query_s, "probes": p.probe_s}.get(work.kind, 0.0) * work.count
         compute_s = cycles / p.clock_hz
         if work.kind in {"jumps", "links"}:
             return fixed_s + compute_s + work.count * self.latency_s(work) / p.misses
-        return fixed_s + max(compute_s, self.stream_s(work))
+        if work.kind in {"scan", "product"}:
+            return max(compute_s, self.stream_s(work))
+        # Lists and tables are too short for the prefetcher to run ahead of.
+        return fixed_s + compute_s + self.stream_s(work)
 
-    def shares(self, set_bytes: float) -> tuple[float, float]:
+    def shares(self, work: Work) -> tuple[float, float]:
         """Return the shares of accesses that the third-level cache and the memory answer.
 
-        Of a set that is accessed evenly, a cache holds as much as fits.
+        Of a set that is accessed evenly, a cache holds as much as fits. One that is read from beginning to end again
+        and again has lost its beginning when the end is reached, unless all of it fits.
         """
-        p = self.processor
-        if set_bytes <= p.l2_bytes:
+        p, size = self.processor, work.set_bytes
+        if size <= p.l2_bytes:
             return 0.0, 0.0
-        missed = 1.0 - p.l2_bytes / set_bytes
-        dram = max(1.0 - p.l3_bytes / set_bytes, 0.0)
-        return missed - dram, dram
+        if work.kind in {"scan", "product"}:
+            return (1.0, 0.0) if size <= p.l3_bytes else (0.0, 1.0)
+        dram = max(1.0 - p.l3_bytes / size, 0.0)
+        return 1.0 - p.l2_bytes / size - dram, dram
 
     def stream_s(self, work: Work) -> float:
         """Return how long the bytes of `work` take to arrive."""
-        l3, dram = self.shares(work.set_bytes)
+        l3, dram = self.shares(work)
         return work.bytes * (l3 / self.processor.l3_bytes_per_s + dram / self.dram_bytes_per_s)
 
     def latency_s(self, work: Work) -> float:
         """Return how long an access anywhere in the set of `work` takes, on average."""
-        l3, dram = self.shares(work.set_bytes)
+        l3, dram = self.shares(work)
         each = l3 * self.processor.l3_latency_s + dram * self.processor.dram_latency_s
         if work.kind == "jumps":
             each += self.stream_s(work) / work.count * self.processor.misses if work.count else 0.0
@@ -111,10 +119,10 @@ class Core:
 
     def dram_bytes(self, work: Work) -> float:
         """Return the bytes of `work` that come from memory."""
-        return work.bytes * self.shares(work.set_bytes)[1]
+        return work.bytes * self.shares(work)[1]
 
 
-def processor_of(device: Device, overrides: Mapping[str, Any] | str | None = None) -> tuple[Processor, str]:
+def processor_of(device: Device, overrides: Mapping[str, Any] | str) -> tuple[Processor, str]:
     """Return the constants of `device` with `overrides` laid over, and their source.
 
     `overrides` is a mapping of constants, or the path of a JSON file with such a mapping under "processor", as the
@@ -125,7 +133,7 @@ def processor_of(device: Device, overrides: Mapping[str, Any] | str | None = Non
     family = data["families"][entry["family"]]
     values = {key: value for key, value in {**family, **entry}.items() if key not in {"family", "source"}}
     source = str(entry.get("source", family["source"]))
-    given = _read(overrides) if isinstance(overrides, str) else overrides or {}
+    given = _read(overrides) if isinstance(overrides, str) else overrides
     names = [item.name for item in dataclasses.fields(Processor)]
     for written, value in given.items():
         if written == "source":

@@ -15,7 +15,7 @@ from hermes_hw.stages.accelerator import accelerator_seconds, device_bytes
 from hermes_hw.stages.index import OPTIONS, IndexSpec, index_from
 from hermes_hw.stages.options import Options
 from hermes_hw.stages.processor import Core, Processor, batch_seconds, processor_of
-from hermes_hw.stages.search import work_of
+from hermes_hw.stages.search import Work, work_of
 from hermes_hw.stages.worker import NJ_PER_J, checked_device, femtos, fingerprint, share_of
 
 _RESULT_BYTES: Final = 12
@@ -63,9 +63,14 @@ class Searcher:
             seconds += queries * k * math.log2(total) * 5e-9
         return seconds
 
+    def work(self, queries: int, k: int) -> list[Work]:
+        """Return the work of one device for one part of the index."""
+        alone = self.split or self.processor is None
+        return work_of(self.index, queries, k, queries if alone else -(-queries // min(self.threads, queries)))
+
     def part_seconds(self, queries: int, k: int) -> float:
         """Return how long one device takes for one part of the index."""
-        work = work_of(self.index, queries, k)
+        work = self.work(queries, k)
         if self.processor is None:
             return accelerator_seconds(self.index, work, queries, self.device, self.efficiency)
         bandwidth = self.device.memory_bandwidth_bytes_per_s * self.efficiency.memory
@@ -73,12 +78,13 @@ class Searcher:
 
     def memory_bytes(self, queries: int, k: int) -> float:
         """Return the bytes that all devices move through their memory."""
-        return sum(map(self._moved(queries), work_of(self.index, queries, k))) * self.parts * self.devices
-
-    def _moved(self, queries: int) -> Any:
+        work = self.work(queries, k)
         if self.processor is None:
-            return lambda item: device_bytes(item, self.index, queries)
-        return Core(self.processor, self.processor.dram_bytes_per_s).dram_bytes
+            moved = sum(device_bytes(item, self.index, queries) for item in work)
+        else:
+            core = Core(self.processor, self.processor.dram_bytes_per_s)
+            moved = sum(core.dram_bytes(item) for item in work)
+        return moved * self.parts * self.devices
 
     def joules(self, seconds: float, nbytes: float, queries: int, full: Device) -> float:
         """Return the energy above idle of all devices: busy cores, and what moves.
@@ -166,7 +172,7 @@ def _searcher(deployment: StageDeployment, device: Device, options: Options) -> 
     processor, source = None, "shares of peaks of the kernel family, and kernels as published for GPUs"
     threads = share.compute_units
     if device.family == "cpu":
-        processor, source = processor_of(device, deployment.options.get("processor"))
+        processor, source = processor_of(device, options.mapping_or_path("processor"))
         threads = options.count("threads", share.compute_units)
         if threads > share.compute_units:
             raise options.problem(
