@@ -4,7 +4,7 @@ import gc
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -59,6 +59,8 @@ class RunOutcome:
     """Engine steps of all clients."""
     wall_s: float
     compile_s: float
+    compile_parts_s: Mapping[str, float]
+    """Of it, what hardware models say took long, such as launching a service; by what it was."""
     manifest: run_record_pb2.RunManifest
     trailer: run_record_pb2.RunTrailer
 
@@ -141,6 +143,7 @@ class Simulation:
             steps=sum(client.scheduler.step for client in engines),
             wall_s=time.perf_counter() - began,
             compile_s=self.compile_s,
+            compile_parts_s=_summed(one.wall_s for one in self._compiled.values()),
             manifest=manifest,
             trailer=trailer,
         )
@@ -262,6 +265,14 @@ class Simulation:
             pipelines=assembly.pipeline_totals(),
             branches=assembly.branch_totals(),
         )
+
+
+def _summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    for part in parts:
+        for name, seconds in part.items():
+            totals[name] = totals.get(name, 0.0) + seconds
+    return totals
 
 
 def _open_workload(plan: SimulationPlan) -> RequestSource:

@@ -134,6 +134,9 @@ def _tell_notes(outcome: "RunOutcome") -> None:
 
 
 def _tell_speed(outcome: "RunOutcome", out: Path | None) -> None:
+    if outcome.compile_parts_s:
+        parts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in outcome.compile_parts_s.items())
+        _tell(f"compiled in {outcome.compile_s:.2f} s: {parts}")
     place = f"; record in {out}" if out is not None else ""
     _tell(f"simulated {outcome.requests:,} requests, {outcome.steps:,} engine steps in {outcome.wall_s:.2f} s{place}")
 

@@ -52,7 +52,7 @@ class Asker(Protocol):
 
     @property
     def name(self) -> str:
-        """ "operators" or "steps"."""
+        """Which of the two: "operators" or "steps"."""
         ...
 
     def draw(self, count: int) -> list[Any]:
