@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 
 typer_testing = pytest.importorskip("typer.testing")
 pytest.importorskip("hermes_core.api.errors")
 
 from hermes_core.api.errors import InputError  # noqa: E402
+from hermes_workload import open_workload  # noqa: E402
+from hermes_workload.batch import concatenate  # noqa: E402
 from hermes_workload.cli import app  # noqa: E402
 from hermes_workload.named import names  # noqa: E402
 
@@ -100,3 +103,63 @@ def test_a_section_may_be_toml(tmp_path):
         '[output]\nkind = "fixed"\ntokens = 2\n'
     )
     assert json.loads(run("inspect", path, "--json").stdout)["prompt_tokens"]["max"] == 9
+
+
+S = 10**9
+
+
+def ran(*arguments):
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def rows_of(source):
+    whole = concatenate(list(source.batches()))
+    columns = (whole.arrival_ns, whole.prompt_tokens, whole.output_tokens)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def read(path):
+    return rows_of(open_workload({"kind": "trace", "path": str(path)}))
+
+
+def test_slice_scale_mix_and_anonymise_make_files(tmp_path):
+    one, two, three, four = (tmp_path / f"{name}.csv" for name in ("one", "two", "three", "four"))
+    ran("slice", "azure-conversation", "--start", "10", "--duration", "60", "--out", str(one))
+    whole = read(one)
+    original = open_workload({"kind": "named", "name": "azure-conversation", "requests": 500}, 0)
+    kept = [row for row in rows_of(original) if 10 * S <= row[0] < 70 * S]
+    assert whole == [(arrival - kept[0][0], *sizes) for arrival, *sizes in kept]
+    ran("scale", str(one), "--rate", "2", "--out", str(two))
+    assert [row[0] for row in read(two)] == [round(row[0] / 2) for row in whole]
+    ran("mix", str(one), str(two), "--out", str(three))
+    assert sorted(read(three)) == sorted([*whole, *read(two)])
+    shares = ("--share", "3", "--share", "1", "--rate", "10", "--requests", "40")
+    said = ran("mix", "rag", "chat", *shares, "--out", str(four))
+    assert "40 requests written" in said
+    assert "what prompts have in common is not in it" in said
+    hidden = tmp_path / "hidden.csv"
+    ran("anonymise", str(one), "--out", str(hidden))
+    assert read(hidden) == whole
+
+
+def test_a_slice_keeps_who_waits_for_whom(tmp_path):
+    path, cut = tmp_path / "all.pb", tmp_path / "cut.pb"
+    ran("generate", "chat", "--requests", "400", "--out", str(path))
+    ran("slice", str(path), "--start", "20", "--out", str(cut))
+    before = concatenate(list(open_workload({"kind": "trace", "path": str(path)}).batches()))
+    after = concatenate(list(open_workload({"kind": "trace", "path": str(cut)}).batches()))
+    at = len(before) - len(after)
+    assert after.after_request.tolist() == np.maximum(before.after_request[at:] - at, -1).tolist()
+
+
+def test_one_request_is_told_in_the_singular(tmp_path):
+    assert "1 request written" in ran("generate", "rag", "--requests", "1", "--out", str(tmp_path / "one.pb"))
+
+
+def test_show_tells_sources_and_assumptions():
+    assert "assumed: 1.3 tokens a word" in ran("show", "rag")
+    found = json.loads(run("show", "code-agent", "--json").stdout)
+    assert "2026" in found["source"]
+    assert found["spec"]["tools"]["call"]["mean"] == 520

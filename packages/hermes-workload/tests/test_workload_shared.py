@@ -103,7 +103,7 @@ def test_every_measured_experiment_can_be_sent_again():
 def test_the_conversations_of_the_mooncake_trace():
     source = open_workload({"kind": "trace", "path": str(TRACES / "mooncake_conversation.jsonl")})
     talk = find_conversations(source)
-    assert len(talk.turns) == 7_373
+    assert len(talk.turns) == 7_739
     assert talk.system_tokens == 512
     found = fit_conversations(source, survey(source), "drift").goodness
     assert found.prompt_ks < 0.04

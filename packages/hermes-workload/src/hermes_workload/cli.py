@@ -42,16 +42,40 @@ def list_command(*, as_json: Json = False) -> None:
     found = [load(name) for name in names()]
     if as_json:
         shipped = [
-            {"name": one.name, "summary": one.summary, "source": one.source, "rate_per_s": one.rate_per_s}
+            {
+                "name": one.name,
+                "summary": one.summary,
+                "source": one.source,
+                "assumptions": list(one.assumptions),
+                "rate_per_s": one.rate_per_s,
+            }
             for one in found
         ]
         _print_json({"workloads": shipped, "reads": reader_names(), "writes": list(FORMATS)})
         return
     print_table("Shipped workloads", ("name", "requests/s", "what it is"), [
-        (one.name, f"{one.rate_per_s:g}", one.summary) for one in found
+        (one.name, "at once" if one.rate_per_s is None else f"{one.rate_per_s:g}", one.summary) for one in found
     ])  # fmt: skip
     typer.echo(f"reads:  {', '.join(reader_names())}")
     typer.echo(f"writes: {', '.join(FORMATS)}")
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A shipped workload.")], *, as_json: Json = False) -> None:
+    """Show what a shipped workload is, where its figures come from, what is assumed, and its section."""
+    from hermes_workload.named import load  # noqa: PLC0415
+
+    with told():
+        found = load(name, "NAME")
+    if as_json:
+        from dataclasses import asdict  # noqa: PLC0415
+
+        _print_json(asdict(found))
+        return
+    typer.echo(f"{found.name}: {found.summary}\n\nsource: {found.source}")
+    for one in found.assumptions:
+        typer.echo(f"assumed: {one}")
+    typer.echo(f"\n{json.dumps(found.spec, indent=2)}")
 
 
 @app.command()
@@ -168,8 +192,7 @@ def generate(
     import secrets  # noqa: PLC0415
 
     from hermes_workload.anonymise import anonymised  # noqa: PLC0415
-    from hermes_workload.rows import said  # noqa: PLC0415
-    from hermes_workload.writers import write  # noqa: PLC0415
+    from hermes_workload.cli_shape import write_out  # noqa: PLC0415
 
     with told():
         source = open_what(
@@ -179,14 +202,12 @@ def generate(
             skip_bad=skip_bad or None,
             requests=requests,
             rate_per_s=rate,
-            start_ns=_ns(start),
-            duration_ns=_ns(duration),
+            start_ns=nanoseconds(start),
+            duration_ns=nanoseconds(duration),
             rate_scale=rate_scale,
             time_scale=time_scale,
         )
-        written = write(anonymised(source, secrets.token_bytes(32)) if anonymise else source, out, to, force=force)
-    typer.echo(f"{said(written, 'request')} written to {out}", err=True)
-    print_notes(source)
+        write_out(anonymised(source, secrets.token_bytes(32)) if anonymise else source, out, to, force=force)
 
 
 @app.command()
@@ -209,7 +230,8 @@ def open_what(what: str, seed: int, **options: Any) -> "RequestSource":
     return open_named(what, options, seed)
 
 
-def _ns(seconds: float | None) -> int | None:
+def nanoseconds(seconds: float | None) -> int | None:
+    """Return seconds as whole nanoseconds; None stays None."""
     return None if seconds is None else round(seconds * 1_000_000_000)
 
 
@@ -262,11 +284,12 @@ def print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]])
     Console().print(table)
 
 
-def _add_live_commands() -> None:
-    from hermes_workload import cli_live  # noqa: PLC0415 - it needs the options above
+def _add_more_commands() -> None:
+    from hermes_workload import cli_live, cli_shape  # noqa: PLC0415 - they need the options above
 
-    app.command()(cli_live.send)
-    app.command()(cli_live.serve)
+    app.command("slice")(cli_shape.slice_command)
+    for command in (cli_shape.scale, cli_shape.mix, cli_shape.anonymise, cli_live.send, cli_live.serve):
+        app.command()(command)
 
 
-_add_live_commands()
+_add_more_commands()

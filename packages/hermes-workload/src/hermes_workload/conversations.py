@@ -17,6 +17,8 @@ from hermes_workload.survey import Survey, survey, survey_batches
 LATER_KNOTS: Final = 32
 COMMON: Final = 0.5
 """Share of prompts that must begin with a segment for it to be a system prompt."""
+SHORTER_TOKENS: Final = 512
+"""A prompt that is shorter than what was said before by more than a block of the trace does not go on with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ def find_conversations(source: RequestSource) -> Conversations:
 
     A request goes on with the latest one before it that has the last of its leading known segments, unless that is no
     more than the system prompt. What a turn adds is its prompt less the parent's prompt and answer, at least one token.
+    A prompt too short to hold both is a branch from further back, and counts as a conversation of its own.
 
     Raises:
         WorkloadError: The prompts have no identity.
@@ -74,8 +77,8 @@ def find_conversations(source: RequestSource) -> Conversations:
     sessions = 0
     for at, (_, prompt, _, ids, _) in enumerate(rows):
         known = next((place for place, one in enumerate(ids) if one not in latest), len(ids))
-        if known > int(system):
-            before = latest[ids[known - 1]]
+        before = latest[ids[known - 1]] if known > int(system) else -1
+        if before >= 0 and prompt > rows[before][1] + rows[before][2] - SHORTER_TOKENS:
             parent[at], session[at] = before, session[before]
             own[at] = max(prompt - rows[before][1] - rows[before][2], 1)
         else:

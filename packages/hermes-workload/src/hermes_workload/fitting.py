@@ -27,6 +27,8 @@ COARSE_CLOCK: Final = 0.5
 """Share of gaps of zero from which on a trace's clock is taken to be coarse."""
 TICKS: Final = 5
 REQUESTS_PER_LAG: Final = 5
+LEAST_SIGMA: Final = 0.01
+"""A rate that wanders by less than a hundredth is taken to be constant."""
 MOST_CELLS: Final = 8_192
 """Counts that changes of the rate are looked for in."""
 FEWEST_REQUESTS: Final = 100
@@ -177,6 +179,8 @@ def fit_arrivals(found: Survey, shape: str) -> dict[str, Any]:
         durations = pieces.durations_ns.tolist()
         return {"kind": "curve", "rates_per_s": rates, "durations_ns": durations, **bursts, **tick}
     sigma, memory_ns = _wander(found)
+    if sigma < LEAST_SIGMA:
+        return {"kind": "renewal", "rate_per_s": rate, **bursts, **tick}
     wander = {"sigma": sigma, "memory_ns": memory_ns, "step_ns": max(memory_ns // 10, RESOLUTION_NS)}
     return {"kind": "drift", "rate_per_s": rate, **wander, **bursts, **tick}
 
@@ -237,7 +241,8 @@ def _wander(found: Survey) -> tuple[float, int]:
     last = max(int(below[0]) if len(below) else len(lags), 2)
     slope, level = np.polyfit(lags[:last], np.log(logs[:last]), 1)
     step_ns = width * RESOLUTION_NS
-    memory = -step_ns / slope if slope < 0 else float(step_ns * lags[-1])
+    # A trace cannot tell of a memory that is longer than itself.
+    memory = min(-step_ns / slope if slope < 0 else math.inf, float(found.last_ns - found.first_ns))
     return float(f"{math.exp(level / 2):.3g}"), int(float(f"{max(memory, RESOLUTION_NS):.3g}"))
 
 

@@ -20,15 +20,17 @@ RATE_KEYS: Final = ("rate_per_s", "rates_per_s")
 class NamedWorkload:
     """A shipped workload: what it is, where its figures come from, and the section that makes it.
 
-    `rate_per_s` is the mean rate of requests of `spec` as it stands; `requests` how many are made unless asked.
+    `rate_per_s` is the mean rate of requests of `spec` as it stands, None where all come at once; `requests` how many
+    are made unless asked; `assumptions` what no source says.
     """
 
     name: str
     summary: str
     source: str
-    rate_per_s: float
+    rate_per_s: float | None
     requests: int
     spec: Mapping[str, Any]
+    assumptions: tuple[str, ...] = ()
 
 
 def names() -> list[str]:
@@ -56,6 +58,7 @@ def load(name: str, path: str = "workload.name") -> NamedWorkload:
         content["rate_per_s"],
         content["requests"],
         content["spec"],
+        tuple(content.get("assumptions", ())),
     )
 
 
@@ -74,13 +77,16 @@ def named(spec: Mapping[str, Any], seed: int) -> RequestSource:
     section.text("kind", "named")
     found = load(section.text("name"), f"{section.path}.name")
     requests, duration_ns = read_extent(section)
-    rate = section.number("rate_per_s", above=0) if section.has("rate_per_s") else found.rate_per_s
+    rate = section.number("rate_per_s", above=0) if section.has("rate_per_s") else None
+    if rate is not None and found.rate_per_s is None:
+        raise section.wrong("rate_per_s", f"no rate: the requests of {found.name} all come at once")
     Labels.read(section)
     section.finish()
     if requests is None and duration_ns is None:
         requests = found.requests
     labels = {key: spec[key] for key in LABEL_KEYS if spec.get(key) is not None}
-    whole = with_labels(with_rates(found.spec, rate / found.rate_per_s), labels)
+    factor = 1.0 if rate is None or found.rate_per_s is None else rate / found.rate_per_s
+    whole = with_labels(with_rates(found.spec, factor), labels)
     return open_workload({**whole, "requests": requests, "duration_ns": duration_ns}, seed)
 
 

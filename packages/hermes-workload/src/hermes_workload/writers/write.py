@@ -26,7 +26,13 @@ FORMATS: Final[dict[str, tuple[Writer, tuple[str, ...]]]] = {
 """Formats by name: the writer, and the suffixes that choose it."""
 
 
-def write(source: RequestSource, path: Path, form: str = "auto", *, force: bool = False) -> int:
+WITHOUT_IDENTITY: Final = ("csv", "table", "azure")
+"""Formats that cannot say what prompts have in common."""
+
+
+def write(
+    source: RequestSource, path: Path, form: str = "auto", *, force: bool = False, notes: list[str] | None = None
+) -> int:
     """Write the requests of `source` to `path`, compressed where its name ends in .gz; return how many.
 
     The file appears when it is complete: until then it has another name beside it.
@@ -36,6 +42,7 @@ def write(source: RequestSource, path: Path, form: str = "auto", *, force: bool 
         path: Where to.
         form: One of `FORMATS`, or `auto` to go by the suffix.
         force: Whether to replace a file that is there.
+        notes: Takes what the user should know of the file.
 
     Raises:
         WorkloadError: The format is unknown, the file is there or cannot be written, or the format cannot say what the
@@ -59,6 +66,8 @@ def write(source: RequestSource, path: Path, form: str = "auto", *, force: bool 
         raise WorkloadError(f"cannot be written: {fault.strerror}", file=str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
+    if notes is not None and written.segmented and writer in [FORMATS[name][0] for name in WITHOUT_IDENTITY]:
+        notes.append(f"{path}: what prompts have in common is not in it; write hermes, parquet or mooncake to keep it")
     return written.requests
 
 
@@ -68,10 +77,12 @@ class _Counted:
     def __init__(self, batches: Iterator[RequestBatch]) -> None:
         self._batches = batches
         self.requests = 0
+        self.segmented = False
 
     def __iter__(self) -> Iterator[RequestBatch]:
         for batch in self._batches:
             self.requests += len(batch)
+            self.segmented |= batch.has_segments
             yield batch
 
 
