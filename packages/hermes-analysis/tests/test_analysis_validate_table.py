@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from hermes_analysis.testing import make_chunks
-from hermes_analysis.validate import closed_loop, running, static_batch
+from hermes_analysis.validate import closed_loop, inferencex, running, static_batch
 from hermes_analysis.validate.engines import preset_of
 from hermes_analysis.validate.experiments import NotRepresentedError, ValidationError
 from hermes_analysis.validate.markdown import table_report
@@ -105,15 +105,37 @@ def test_closed_loop_rows_are_compared_and_summed_up_by_category(tmp_path, monke
     assert asked[0]["workload"]["requests"] == 40
 
 
-def test_disaggregated_rows_become_two_pools_or_say_what_is_missing():
+def test_disaggregated_rows_become_two_pools():
     case = closed_loop.case_of(LOOP | APART | {"mode": "disagg", "decode_num_workers": "3"})
     pools = case.scenario["pools"]
     assert (pools["prefill"]["stages"], pools["decode"]["clients"]) == (["prefill"], 3)
     assert pools["decode"]["kv_transfer"]["bandwidth"] == "400 Gbit/s"
-    with pytest.raises(NotRepresentedError, match="number of workers"):
-        closed_loop.case_of(LOOP | APART | {"mode": "disagg", "decode_num_workers": ""})
+    assert case.category == "with engine version, disaggregated"
+
+
+def test_rows_that_lack_something_are_scored_apart_and_say_what_was_taken_for_it():
+    alone = closed_loop.case_of(LOOP | APART | {"mode": "disagg", "prefill_num_workers": "", "decode_num_workers": ""})
+    assert [pool["clients"] for pool in alone.scenario["pools"].values()] == [1, 1]
+    assert alone.category == "with engine version, disaggregated, without workers"
+    assert any("one worker for prefill" in sentence for sentence in alone.assumptions)
+    uncounted = closed_loop.case_of(LOOP | {"silicon_data_source": "unknown", "batch_size": "6"})
+    assert uncounted.scenario["workload"]["arrivals"] == {"closed_loop": {"concurrency": 6}}
+    assert uncounted.category == "with engine version, without users"
     with pytest.raises(NotRepresentedError, match="number of users"):
-        closed_loop.case_of(LOOP | {"silicon_data_source": "unknown"})
+        closed_loop.case_of(LOOP | {"silicon_data_source": "unknown", "batch_size": ""})
+
+
+def test_rows_of_a_benchmark_whose_scripts_are_public_are_run_as_these_do():
+    source = "db-dump/2026-04-27; config_id=1; silicon_concurrency=16"
+    row = LOOP | {"silicon_data_source": source, "backend": "sglang", "backend_version": "0.5.9"}
+    case = closed_loop.case_of(row)
+    prompt = int(LOOP["isl"])
+    assert case.scenario["workload"]["prompt"] == {"uniform": [round(0.8 * prompt), prompt]}
+    assert case.scenario["engine"]["max_num_batched_tokens"] == 16_384
+    assert inferencex.steps_waited(case.assumptions) == 30
+    assert inferencex.steps_waited(closed_loop.case_of(LOOP).assumptions) == 0
+    narrow = row | {"system": "b200_sxm", "gemm_quant_mode": "fp8"}
+    assert closed_loop.case_of(narrow).scenario["model"]["kv_dtype"] == "fp8"
 
 
 def test_degrees_that_were_multiplied_are_told_apart_by_the_rows_name():

@@ -1,5 +1,6 @@
 import pytest
 from hermes_core.api import InputError, UnsupportedError
+from hermes_hw.memory import kv_groups
 from hermes_hw.models import architecture_from_config, find_model, model_names
 
 LLAMA = {
@@ -163,3 +164,21 @@ def test_yarn_extends_the_context():
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
     config = {**LLAMA, "max_position_embeddings": 32768, "rope_scaling": scaling}
     assert architecture_from_config("m", config).max_model_len == 131072
+
+
+def test_sparse_attention_sees_what_its_indexer_picks_and_keeps_all():
+    model = architecture_from_config("glm-5", find_model("GLM-5").config)
+    assert model.attention.sparse
+    assert (model.attention.windowed_layers, model.attention.window) == (78, 2048)
+    assert [group.window for group in kv_groups(model, model.activation)] == [0]
+    assert any("indexer" in sentence for sentence in model.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("name", "experts", "format_of_experts"),
+    [("MiniMax-M2.5", 256, "fp8"), ("Kimi-K2.5", 384, "int4"), ("Qwen3.5-397B-A17B", 512, "bf16")],
+)
+def test_recent_mixtures_of_experts_are_read(name, experts, format_of_experts):
+    model = architecture_from_config(name, find_model(name).config)
+    assert (model.moe.experts, model.quantization.experts.name) == (experts, format_of_experts)
+    assert model.quantization.attention.name != "int4"

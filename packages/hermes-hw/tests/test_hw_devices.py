@@ -84,3 +84,11 @@ def test_weights_are_widened_where_their_format_cannot_be_multiplied():
 def test_efficiencies_are_bounded_by_the_peak(overrides):
     with pytest.raises(InputError, match=r"memory|gemm_s"):
         efficiency_of("hopper", overrides)
+
+
+def test_an_engine_changes_what_is_its_own_and_no_more():
+    family, other = efficiency_of("hopper"), efficiency_of("hopper", engine="tensorrt-llm")
+    assert other.step_s < family.step_s
+    assert (other.memory, other.compute) == (family.memory, family.compute)
+    assert efficiency_of("hopper", engine="vllm-0.15") == family
+    assert efficiency_of("hopper", {"step_s": 1e-3}, "tensorrt-llm").step_s == 1e-3

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from hermes_core.api.errors import InputError
 
@@ -22,7 +22,11 @@ class Efficiency:
     memory: float
     """Share of memory bandwidth that streaming weights and activations reaches."""
     compute: float
-    """Share of peak FLOP/s that a large matrix product reaches."""
+    """Share of peak FLOP/s that a large matrix product of 16-bit numbers reaches."""
+    narrow_compute: float
+    """The same of products in 8 or 4 bits."""
+    experts_compute: float
+    """The same of grouped products: those of experts with many tokens."""
     decode_attention: float
     """Share of memory bandwidth at which decode attention reads the KV cache."""
     prefill_attention: float
@@ -39,6 +43,8 @@ class Efficiency:
     """Fixed time of an attention call, with the merge of its splits."""
     experts_s: float
     """Fixed time of a mixture-of-experts layer: routing, sorting tokens, grouped products, weighted sum."""
+    expert_s: float
+    """Time of such a layer for each expert of the model: routing and sorting go through all of them."""
     step_s: float
     """Fixed time of a step: inputs, sampling, the gap between graphs."""
     seq_s: float
@@ -52,13 +58,23 @@ class Efficiency:
         return tuple(item.name for item in dataclasses.fields(self) if not item.name.endswith("_s"))
 
 
-def efficiency_of(family: str, overrides: Mapping[str, Any] | None = None) -> Efficiency:
-    """Return the constants of a kernel family ("generic" for one that is not known), with `overrides` laid over.
+_ENGINES: Final = {"sglang": "sglang", "tensorrt": "tensorrt-llm", "trtllm": "tensorrt-llm"}
+"""How names of engines and of their presets begin; all others have the constants of the family, which are vLLM's."""
 
-    Raises InputError for an unknown constant, a share outside (0, 1] or a negative or infinite time.
+
+def efficiency_of(family: str, overrides: Mapping[str, Any] | None = None, engine: str = "") -> Efficiency:
+    """Return the constants of a kernel family ("generic" for one that is not known) under `engine`.
+
+    What an engine (by its preset or name) does around and between the kernels is laid over those of the family, then
+    `overrides`. Raises InputError for an unknown constant, a share outside (0, 1] or a negative or infinite time.
     """
-    families = load_json("efficiency.json")["families"]
-    values = {key: value for key, value in families.get(family, families["generic"]).items() if key != "source"}
+    data = load_json("efficiency.json")
+    families = data["families"]
+    values = dict(families.get(family, families["generic"]))
+    for begin, name in _ENGINES.items():
+        if engine.lower().startswith(begin):
+            values |= data["engines"][name]
+    values.pop("source")
     names = [item.name for item in dataclasses.fields(Efficiency)]
     for written, value in (overrides or {}).items():
         key = find_name(str(written), {normalised(name): name for name in names}, "efficiency constant", names)

@@ -52,6 +52,7 @@ def kv_groups(model: Architecture, kv: DType, tensor_parallel: int = 1, pipeline
     """Return the groups of layers that keep the same tokens: all of them, or a window of the newest.
 
     Of the device that holds most layers when there are pipeline stages. Chunked attention keeps at most a chunk.
+    Sparse attention keeps all.
     """
     a = model.attention
     each = _kv_bytes_per_layer(model, kv, tensor_parallel)
@@ -59,7 +60,7 @@ def kv_groups(model: Architecture, kv: DType, tensor_parallel: int = 1, pipeline
         return ()
     groups = [KvGroup(-(-a.full_layers // pipeline) * each, 0)] if a.full_layers else []
     if a.windowed_layers:
-        groups.append(KvGroup(-(-a.windowed_layers // pipeline) * each, a.window))
+        groups.append(KvGroup(-(-a.windowed_layers // pipeline) * each, 0 if a.sparse else a.window))
     return tuple(groups)
 
 

@@ -62,7 +62,8 @@ def resolve(deployment: Deployment, options: Sequence[str] = ()) -> Resolved:
     if not isinstance(overrides, Mapping):
         raise InputError(f"options.efficiency must be a mapping of constants, found {overrides!r}")
     graph = StepGraph(model, plan, _kv_dtype(deployment, model))
-    return Resolved(graph, device, efficiency_of(device.family, overrides), tuple(_notes(graph, device)))
+    efficiency = efficiency_of(device.family, overrides, deployment.engine)
+    return Resolved(graph, device, efficiency, tuple(_notes(graph, device)))
 
 
 def _kv_dtype(deployment: Deployment, model: Architecture) -> DType:

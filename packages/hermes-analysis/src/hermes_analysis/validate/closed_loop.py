@@ -10,8 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from hermes_analysis.distribution import Floats
 from hermes_analysis.load import RunRecord
+from hermes_analysis.validate import inferencex
 from hermes_analysis.validate.engines import preset_of
 from hermes_analysis.validate.experiments import NotRepresentedError
 from hermes_analysis.validate.rows import RowCase, positive, whole
@@ -23,15 +26,18 @@ METRICS: Final = ("ttft", "tpot")
 
 ROUNDS: Final = 10
 """Requests for each user: what the scripts of SemiAnalysis InferenceMAX (2025), the source of most rows, send."""
-MOST_REQUESTS: Final = 20_000
-"""Of one row; never less than three for each user."""
+MOST_REQUESTS: Final = 4_000
+"""That are simulated of one row, but three for each user. The first of each, which all come at once, weigh in the mean
+as they would among all."""
 KV_LINK: Final = {"bandwidth": "400 Gbit/s", "latency": "20 us"}
 """Between prefill and decode workers: a network card for each device, the usual build of such systems."""
+PREFILL_TOKENS: Final = 8192
+"""That a prefill worker takes at once, where the row gives no batch size."""
 
-SPREAD: Final = {"vllm": 0.01}
-"""By how much answers of a row differ in length, by engine. Benchmarks ask for equal ones, and users who begin together
-would stay together for ever; a real server of vLLM takes requests in one by one, which sets them apart. Without it TTFT
-of its rows is twice as long as measured."""
+SPREAD: Final = {"vllm": 0.02, "trtllm": 0.02}
+"""By how much answers of other rows differ in length, by engine. Their benchmarks ask for equal ones, and users who
+begin together would stay together for ever; a real server takes requests in one by one, which sets them apart. SGLang
+takes in all that wait before it decodes on, which keeps them together."""
 
 _USERS: Final = re.compile(r"silicon_concurrency=(\d+)")
 _SAME_DEVICES: Final = re.compile(r"_tp(\d+)(?:_0)?_ep(\d+)(?:_0)?_")
@@ -61,38 +67,40 @@ def case_of(row: Mapping[str, str]) -> RowCase:
     told: list[str] = []
     version = row.get("backend_version", "")
     users = _USERS.search(row.get("silicon_data_source", ""))
+    if users is None and not row.get("batch_size"):
+        raise NotRepresentedError("neither the number of users (silicon_concurrency=) nor a batch size is given")
+    concurrency = whole(users[1] if users else row["batch_size"], "silicon_concurrency")
     if users is None:
-        raise NotRepresentedError("the number of users (silicon_concurrency=) is not given")
-    concurrency = whole(users[1], "silicon_concurrency")
+        told.append("as many users as batch_size, where their number is not given")
     preset, assumed = preset_of(row["backend"], version)
     if assumed:
         told.append(assumed)
     apart = row["mode"] == "disagg"
     scenario: dict[str, Any] = {
         "name": row["id"],
-        "model": _model(row, told),
+        "model": {**_model(row, told), **inferencex.cache(row, told)},
         "workload": {
             "arrivals": {"closed_loop": {"concurrency": concurrency}},
-            "prompt": whole(row["isl"], "isl"),
-            "output": _output(whole(row["osl"], "osl"), SPREAD.get(row["backend"], 0.0), told),
+            **_lengths(row, told),
             "requests": max(3 * concurrency, min(ROUNDS * concurrency, MOST_REQUESTS)),
         },
     }
     if apart:
-        scenario |= _two_pools(row, preset, told)
+        scenario |= _two_pools(row, preset, concurrency, told)
     else:
         hardware = data_parallel(_degrees(row, "", told), moe=_moe(row), told=told)
-        scenario |= {**hardware, "engine": {"preset": preset}}
+        scenario |= {**hardware, "engine": {"preset": preset, **inferencex.engine(row, concurrency, told)}}
     category = "with engine version" if version else "without engine version"
+    if users is None:
+        category += ", without users"
     if apart:
-        category += ", disaggregated"
+        category += ", disaggregated" if row.get("prefill_num_workers") else ", disaggregated, without workers"
     measured = {"ttft": positive(row, "silicon_ttft_ms"), "tpot": positive(row, "silicon_tpot_ms")}
     return RowCase(row["id"], category, scenario, measured, tuple(told))
 
 
 def predicted(run: RunRecord, case: RowCase) -> dict[str, float | None]:
     """Return the mean TTFT and time per output token in ms."""
-    del case
     requests = run.requests
     done = requests["first_token_ns"] >= 0
     if not done.any():
@@ -101,14 +109,29 @@ def predicted(run: RunRecord, case: RowCase) -> dict[str, float | None]:
     several = done & (requests["output_tokens"] > 1) & (requests["end_ns"] >= 0)
     spans = (requests["end_ns"] - requests["first_token_ns"])[several] / 1e6
     gaps = spans / (requests["output_tokens"][several] - 1)
-    return {"ttft": float(ttft.mean()), "tpot": float(np.mean(gaps)) if len(gaps) else None}
+    tpot = float(np.mean(gaps)) if len(gaps) else None
+    waited = inferencex.steps_waited(case.assumptions) * (tpot or 0.0)
+    return {"ttft": _mean_of_rounds(ttft, requests["arrival_ns"][done] == 0) + waited, "tpot": tpot}
 
 
-def _output(tokens: int, spread: float, told: list[str]) -> int | dict[str, list[int]]:
+def _mean_of_rounds(values: Floats, first: NDArray[np.bool_]) -> float:
+    """Return the mean over `ROUNDS` requests for each user, of which the first came at the beginning."""
+    if first.all() or not first.any():
+        return float(values.mean())
+    return float((values[first].mean() + (ROUNDS - 1) * values[~first].mean()) / ROUNDS)
+
+
+def _lengths(row: Mapping[str, str], told: list[str]) -> dict[str, Any]:
+    """Return what a row's clients asked for."""
+    prompt, output = whole(row["isl"], "isl"), whole(row["osl"], "osl")
+    if inferencex.made(row):
+        told.append(inferencex.LENGTHS)
+        return {"prompt": inferencex.drawn(prompt), "output": inferencex.drawn(output)}
+    spread = SPREAD.get(row["backend"], 0.0)
     if not spread:
-        return tokens
+        return {"prompt": prompt, "output": output}
     told.append(f"answers {100 * spread:g}% longer or shorter, so that users do not move in step")
-    return {"uniform": [round(tokens * (1 - spread)), round(tokens * (1 + spread))]}
+    return {"prompt": prompt, "output": {"uniform": [round(output * (1 - spread)), round(output * (1 + spread))]}}
 
 
 def _model(row: Mapping[str, str], told: list[str]) -> dict[str, str]:
@@ -140,6 +163,10 @@ def _degrees(row: Mapping[str, str], role: str, told: list[str]) -> dict[str, An
         return max(1, whole(text, f"{role}{name}"))
 
     tensor, data, expert = degree("tp_size"), degree("attention_dp_size"), degree("moe_ep_size")
+    if tensor & (tensor - 1):
+        # No model of these rows splits so: the importer wrote all devices of a worker as its tensor-parallel degree.
+        told.append(f"{tensor} devices with data-parallel attention: heads do not divide so")
+        return {"device": row["system"], "tp": 1, "pp": 1, "dp": tensor, "ep": tensor}
     devices = None if role else _same_devices(row["id"], tensor * data, degree("moe_tp_size"), expert)
     if devices:
         told.append(f"{tensor * data} devices as {devices}: degrees of tensors and experts are of the same devices")
@@ -160,20 +187,22 @@ def _same_devices(name: str, stated: int, tensor: int, expert: int) -> int | Non
     return tensor if tensor == expert and stated == tensor * expert > NODE else None
 
 
-def _two_pools(row: Mapping[str, str], preset: str, told: list[str]) -> dict[str, Any]:
-    """Return pools of prefill and decode workers."""
+def _two_pools(row: Mapping[str, str], preset: str, users: int, told: list[str]) -> dict[str, Any]:
+    """Return pools of prefill and decode workers; one of each where the row does not say how many."""
     pools = {}
+    prompt = whole(row["isl"], "isl")
+    stated = all(row.get(f"{role}_{what}") for role in ("prefill", "decode") for what in ("num_workers", "batch_size"))
+    if not stated:
+        told.append("one worker for prefill and one for decode, where their number is not given")
     for role, stage in (("prefill_", "prefill"), ("decode_", "decode")):
-        workers, batch = row.get(f"{role}num_workers"), row.get(f"{role}batch_size")
-        if not workers or not batch:
-            raise NotRepresentedError("disaggregated, and the number of workers or their batch size is not given")
         part = data_parallel(_degrees(row, role, told), moe=_moe(row), told=told)
-        clients = whole(workers, f"{role}num_workers") * int(part.get("replicas", 1))
-        batch_size = whole(batch, f"{role}batch_size")
+        workers = whole(row[f"{role}num_workers"], f"{role}num_workers") if stated else 1
+        ranks = int(part.get("replicas", 1))
+        batch_size = whole(row[f"{role}batch_size"], f"{role}batch_size") if stated else max(1, -(-users // ranks))
         engine: dict[str, Any] = {"preset": preset, "max_num_seqs": batch_size}
         if role == "prefill_":
-            engine["max_num_batched_tokens"] = batch_size * whole(row["isl"], "isl")
-        pools[stage] = {"stages": [stage], "hardware": part["hardware"], "clients": clients, "engine": engine}
+            engine["max_num_batched_tokens"] = batch_size * prompt if stated else max(prompt, PREFILL_TOKENS)
+        pools[stage] = {"stages": [stage], "hardware": part["hardware"], "clients": workers * ranks, "engine": engine}
     told.append("KV handed over at 400 Gbit/s for each device")
     pools["decode"]["kv_transfer"] = dict(KV_LINK)
     return {"pools": pools}

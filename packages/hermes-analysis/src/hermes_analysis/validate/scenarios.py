@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from hermes_analysis.validate.engines import preset_of
 from hermes_analysis.validate.experiments import Experiment, NotRepresentedError, number, section
+from hermes_analysis.validate.profiles import profile_of, with_profile
 
 CLIENT_TIMEOUT: Final = "300 s"
 """After which the load generator inference-perf gave requests up in the published runs (failures took 300 to 301 s)."""
@@ -50,6 +51,9 @@ def case_of(experiment: Experiment) -> Case:
     if not isinstance(model, str):
         raise NotRepresentedError("experiment.json names no model")
     hardware = _hardware(inputs)
+    profile = profile_of(experiment)
+    if profile is not None:
+        hardware = with_profile(hardware, profile, assumptions)
     scenario: dict[str, Any] = {
         "name": experiment.name,
         "model": _model(model, inputs),

@@ -25,6 +25,8 @@ class Attention:
     """Tokens that a windowed layer sees (sliding window, or the chunk of chunked attention); 0 for none."""
     full_layers: int = 0
     windowed_layers: int = 0
+    sparse: bool = False
+    """Whether windowed layers keep all tokens and choose which `window` of them to see (DeepSeek-V3.2, GLM-5)."""
     qk_norm: bool = False
     """Whether queries and keys are normed head by head."""
     output_gate: bool = False

@@ -28,7 +28,7 @@ _KNOWN_TYPES: Final = frozenset(
     deepseek_v2 deepseek_v3 kimi_k2 gpt_oss phi phi3 phimoe gpt_neox falcon stablelm olmo olmo2 granite granitemoe
     cohere cohere2 glm4 glm4_moe starcoder2 internlm2 internlm3 yi baichuan ernie4_5 ernie4_5_moe exaone seed_oss
     smollm3 qwen3_next qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text nemotron minimax gpt_bigcode opt bloom
-    gpt2""".split()  # noqa: SIM905 - a list of fifty words
+    gpt2 minimax_m2 glm_moe_dsa deepseek_v32 kimi_k25""".split()  # noqa: SIM905 - a list of fifty words
 )
 """Model types whose fields mean what this module takes them to mean."""
 
@@ -223,6 +223,12 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
     heads = fields.count("num_attention_heads", "n_head")
     latent = fields.count("kv_lora_rank", default=0, least=0)
     if latent:
+        chosen = fields.count("index_topk", default=0, least=0)
+        if chosen:
+            fields.assume(
+                f"Sparse attention: a token sees the {chosen} earlier ones that an indexer picks; the indexer is not "
+                "priced."
+            )
         return Attention(
             heads=heads,
             kv_heads=1,
@@ -231,7 +237,10 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
             q_lora_rank=fields.count("q_lora_rank", default=0, least=0),
             kv_lora_rank=latent,
             rope_dim=fields.count("qk_rope_head_dim"),
-            full_layers=layers,
+            window=chosen,
+            full_layers=0 if chosen else layers,
+            windowed_layers=layers if chosen else 0,
+            sparse=bool(chosen),
         )
     multi_query = 1 if fields.config.get("multi_query") else heads
     kv_heads = fields.count("num_key_value_heads", "num_kv_heads", default=multi_query)
@@ -250,7 +259,7 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
         full_layers=layers - windowed,
         windowed_layers=windowed,
         output_gate=bool(fields.config.get("attn_output_gate", model_type == "qwen3_next")),
-        qk_norm=model_type.startswith(("qwen3", "gemma3", "olmo2", "glm4_moe")),
+        qk_norm=bool(fields.config.get("use_qk_norm", model_type.startswith(("qwen3", "gemma3", "olmo2", "glm4_moe")))),
     )
 
 
@@ -327,7 +336,7 @@ def _feed_forward(fields: _Fields, model_type: str, layers: int, hidden: int) ->
             width = 4 * hidden
             fields.assume(f"No intermediate_size: taken as 4 x hidden_size = {width}.")
         return FeedForward(layers, width, gated=gated), MixtureOfExperts(0, 0, 0, 0)
-    expert_width = fields.count("moe_intermediate_size", default=fields.count("intermediate_size"))
+    expert_width = fields.count("moe_intermediate_size", "intermediate_size")
     moe_layers = _moe_layers(fields, layers)
     moe = MixtureOfExperts(
         layers=moe_layers,

@@ -157,5 +157,6 @@ def _experts_at(c: Mapping[str, Sizes]) -> tuple[dict[str, Any], dict[str, Any]]
         "hidden": c["hidden"],
         "intermediate": -(-c["intermediate"] // c["experts_tensor"]),
         "inputs": 2 * np.ones(len(c["tokens"]), np.int64),
+        "experts": c["experts"],
     }
     return sizes, attributes

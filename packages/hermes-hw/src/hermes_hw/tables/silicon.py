@@ -59,6 +59,11 @@ _VERSION: Final = re.compile(r"(\d+(?:\.\d+)*)(?:\.?(dev|rc|post)(\d+))?")
 _STAGES: Final = {"dev": -2, "rc": -1, "": 0, "post": 1}
 
 
+def framework_of(engine: str) -> str:
+    """Return the framework whose kernels stand for an engine's, by its name or preset; vLLM's where there are none."""
+    return next((name for begin, name in _FRAMEWORKS.items() if engine.lower().startswith(begin)), "vllm")
+
+
 def silicon_folder() -> Path | None:
     """Return the folder of the installed package's tables; None when it is not installed. Imports nothing."""
     spec = importlib.util.find_spec(_PACKAGE)

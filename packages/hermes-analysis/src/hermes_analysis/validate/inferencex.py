@@ -1,0 +1,64 @@
+"""How SemiAnalysis InferenceMAX (now InferenceX) starts engines and clients: what its rows do not say.
+
+From its public launch scripts of 2025 and 2026 (`benchmarks/single_node/*.sh`). They differ between models and change
+with time; what most of them have in common stands for all.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+_MADE: Final = re.compile(r"db-dump/|source_file=\d{4}-\d\d-\d\d")
+"""What the source of its rows begins with."""
+RANGE_RATIO: Final = 0.8
+"""Clients draw lengths evenly from this share of what a row says, to that (`--random-range-ratio 0.8`)."""
+LENGTHS: Final = f"prompts and answers of {RANGE_RATIO} to 1 times the length stated, as InferenceMAX draws them"
+_BLACKWELL: Final = ("b200", "b300", "gb200", "gb300")
+_CACHE: Final = "KV cache in fp8, as InferenceMAX starts engines on Blackwell"
+_MANY_USERS: Final = 16
+_LONG_PROMPT: Final = 4096
+POLLED: Final = "SGLang takes requests in every {} steps, as InferenceMAX starts it (--scheduler-recv-interval)"
+STREAMED: Final = "TensorRT-LLM sends tokens every {} steps, as InferenceMAX starts it (stream_interval)"
+_INTERVALS: Final = (10, 30)
+
+
+def made(row: Mapping[str, str]) -> bool:
+    """Whether a row is one of theirs."""
+    return _MADE.match(row.get("silicon_data_source", "")) is not None
+
+
+def drawn(tokens: int) -> dict[str, list[int]]:
+    """Return how lengths are drawn where a row says `tokens`."""
+    return {"uniform": [round(RANGE_RATIO * tokens), tokens]}
+
+
+def cache(row: Mapping[str, str], told: list[str]) -> dict[str, str]:
+    """Return the format of the KV cache, as keys of a model section, where it is known to be set."""
+    weights = row.get("gemm_quant_mode") or row.get("precision") or ""
+    if not made(row) or not row["system"].startswith(_BLACKWELL) or not weights.startswith(("fp8", "fp4", "nvfp4")):
+        return {}
+    told.append(_CACHE)
+    return {"kv_dtype": "fp8"}
+
+
+def engine(row: Mapping[str, str], users: int, told: list[str]) -> dict[str, Any]:
+    """Return what the launch scripts set of the engine; of what shifts the first token, the sentence goes to `told`."""
+    if not made(row):
+        return {}
+    prompt, output = int(float(row["isl"])), int(float(row["osl"]))
+    if row["backend"] == "sglang":
+        told.append(POLLED.format(30 if users >= _MANY_USERS else 10))
+        return {"max_num_batched_tokens": 16_384}
+    if row["backend"] == "trtllm":
+        told.append(STREAMED.format(10))
+        return {"max_num_batched_tokens": 20_000 if "gpt-oss" in row["model_path"] else prompt + output + 200}
+    return {"max_num_batched_tokens": 16_384 if prompt > _LONG_PROMPT else 2_048}
+
+
+def steps_waited(told: Sequence[str]) -> int:
+    """Return after how many steps more a first token is seen, by what was told of a row."""
+    for sentence in (POLLED, STREAMED):
+        for steps in _INTERVALS:
+            if sentence.format(steps) in told:
+                return steps
+    return 0
