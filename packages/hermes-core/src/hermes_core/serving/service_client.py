@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hermes_core.serving.service_pool import ServiceJob
 
 _inverse_normal: Final = NormalDist().inv_cdf
+_MOST_PRICES: Final = 1 << 14
 _JITTER: Final = 1 << 34
 """Key of the variation of service times, above all places in a program."""
 
@@ -27,7 +28,6 @@ class Work:
 
     __slots__ = (
         "after",
-        "client",
         "drawn_ns",
         "enqueue_ns",
         "items",
@@ -35,23 +35,38 @@ class Work:
         "number",
         "pairs",
         "request",
+        "slot",
         "start_ns",
         "tokens",
     )
 
-    def __init__(self, job: "ServiceJob", request: "Request", items: int, tokens: int, pairs: int, now: Nanos) -> None:
+    def __init__(
+        self,
+        job: "ServiceJob",
+        request: "Request",
+        slot: int,
+        items: int,
+        tokens: int,
+        pairs: int,
+        enqueue_ns: Nanos,
+        number: int,
+        after: int,
+    ) -> None:
         self.job = job
         self.request = request
+        self.slot = slot
+        """Number, within the job's pool, of the client that has it."""
         self.items = items
         self.tokens = tokens
         self.pairs = pairs
-        self.enqueue_ns = now
+        self.enqueue_ns = enqueue_ns
         self.start_ns: Nanos = -1
         self.drawn_ns: Nanos = -1
         """How long it takes by a draw; -1 where the stage model says it."""
-        self.client: ServiceClient
-        self.number: int
-        self.after: int
+        self.number = number
+        """Of the job, within its request."""
+        self.after = after
+        """Number of the job whose end let it begin."""
 
 
 class MemoryPath(Protocol):
@@ -59,14 +74,6 @@ class MemoryPath(Protocol):
 
     def move(self, size_bytes: int, on_end: Callable[[Nanos], None], now: Nanos) -> None:
         """Begin to move bytes."""
-        ...
-
-
-class ServiceOwner(Protocol):
-    """Whom a service client tells what became of its works."""
-
-    def served(self, work: Work, now: Nanos) -> None:
-        """A work is done."""
         ...
 
 
@@ -87,8 +94,9 @@ class ServiceClient:
         "_launch_rank",
         "_max_batch",
         "_models",
-        "_owner",
+        "_on_launch",
         "_pack_step",
+        "_prices",
         "_queues",
         "_sigma",
         "_single",
@@ -101,6 +109,7 @@ class ServiceClient:
         "peak_waiting",
         "running",
         "tokens",
+        "waiting",
         "workers",
     )
 
@@ -110,7 +119,6 @@ class ServiceClient:
         number: int,
         kernel: Kernel,
         recorder: Recorder | None,
-        owner: ServiceOwner,
         models: Sequence[StageModel | None],
         max_batch: Sequence[int],
         workers: int,
@@ -131,46 +139,45 @@ class ServiceClient:
         """Works in batches under way."""
         self.peak_running = 0
         self.peak_waiting = 0
+        self.waiting = 0
+        """Works that no worker has taken."""
         self.memory: MemoryPath | None = None
         """Memory that others use too; None for memory of its own."""
         self._kernel = kernel
-        self._owner = owner
         self._add_step = recorder.add_step if recorder is not None else None
         self._pack_step = recorder.pack_step if recorder is not None else None
         self._models = models
+        self._prices: dict[tuple[int, int, int, int, int], tuple[Femtos, int, int]] = {}
+        """Of batches that have been met, by stage and size: many workloads repeat them."""
         self._max_batch = max_batch
         self._sigma = sqrt(log1p(variation * variation))
         self._queues: list[deque[Work]] = [deque() for _ in models]
         self._single = len(models) == 1
         self._free = workers
         self._launch_event = False
+        self._on_launch = self._launch
+        """Bound once: it is scheduled for each batch."""
         # Its batches end before any engine's step does: what they release is seen by the steps of that nanosecond.
         self._end_rank = rank(Phase.ARRIVAL, number + 1)
         self._launch_rank = rank(Phase.STEP, number)
 
-    @property
-    def waiting(self) -> int:
-        """Works that no worker has taken."""
-        return sum(len(queue) for queue in self._queues)
-
     def submit(self, work: Work, now: Nanos) -> None:
         """Let a work wait for a worker."""
-        work.client = self
         self._queues[work.job.stage].append(work)
-        if self._free:
-            if not self._launch_event:
-                self._launch_event = True
-                self._kernel.schedule(now, self._launch_rank, self._launch)
-        else:
-            waiting = self.waiting
+        self.waiting = waiting = self.waiting + 1
+        if not self._free:
             if waiting > self.peak_waiting:
                 self.peak_waiting = waiting
+        elif not self._launch_event:
+            self._launch_event = True
+            self._kernel.schedule(now, self._launch_rank, self._on_launch)
 
     def withdraw(self, work: Work) -> bool:
         """Take out a work that waits. False if a worker has it, who goes on in vain."""
         queue = self._queues[work.job.stage]
         if work in queue:
             queue.remove(work)
+            self.waiting -= 1
             return True
         return False
 
@@ -194,32 +201,34 @@ class ServiceClient:
     def _begin(self, queue: deque[Work], now: Nanos) -> None:
         """Let a worker begin a batch."""
         stage = queue[0].job.stage
-        most = self._max_batch[stage]
-        batch = [queue.popleft() for _ in range(min(most, len(queue)))]
-        model = self._models[stage]
+        size = len(queue)
+        if size > self._max_batch[stage]:
+            size = self._max_batch[stage]
+            batch = [queue.popleft() for _ in range(size)]
+        else:
+            batch = list(queue)
+            queue.clear()
         items = tokens = pairs = 0
         for work in batch:
             work.start_ns = now
             items += work.items
             tokens += work.tokens
             pairs += work.pairs
-        if model is None:
-            compute_fs, memory_bytes, energy_nj = max(work.drawn_ns for work in batch) * FS_PER_NS, 0, 0
+        if self._models[stage] is None:
+            span_fs, memory_bytes, energy_nj = max(work.drawn_ns for work in batch) * FS_PER_NS, 0, 0
         else:
-            compute_fs, memory_bytes, energy_nj = model.price(len(batch), items, tokens, pairs)
+            span_fs, memory_bytes, energy_nj = self._price(stage, size, items, tokens, pairs)
         if self._sigma:
-            first = batch[0]
-            luck = unit(first.request.luck + first.request.request_id, _JITTER + self.number)
-            sigma = self._sigma
-            compute_fs = round(compute_fs * exp(sigma * _inverse_normal(luck or 0.5) - sigma * sigma / 2))
+            span_fs = self._varied(span_fs, batch[0])
+        self.waiting -= size
         self._free -= 1
         self.energy_nj += energy_nj
         self.tokens += tokens
-        self.running += len(batch)
+        self.running += size
         if self.running > self.peak_running:
             self.peak_running = self.running
-        end_ns = now + (round_fs_to_ns(compute_fs) or 1)
-        ending = partial(self._end, _Batch(batch, now, items, tokens, energy_nj))
+        end_ns = now + (round_fs_to_ns(span_fs) or 1)
+        ending = partial(self._end, batch, now, tokens, energy_nj)
         if self.memory is None or not memory_bytes:
             self._kernel.schedule(end_ns, self._end_rank, ending)
         else:
@@ -228,43 +237,44 @@ class ServiceClient:
             self._kernel.schedule(end_ns, self._end_rank, both.one)
             self.memory.move(memory_bytes, both.one, now)
 
-    def _end(self, batch: "_Batch", now: Nanos) -> None:
+    def _price(self, stage: int, jobs: int, items: int, tokens: int, pairs: int) -> tuple[Femtos, int, int]:
+        key = (stage, jobs, items, tokens, pairs)
+        price = self._prices.get(key)
+        if price is None:
+            model = self._models[stage]
+            if model is None:
+                raise AssertionError("only stages with a model are priced")
+            if len(self._prices) >= _MOST_PRICES:
+                self._prices.clear()
+            self._prices[key] = price = model.price(jobs, items, tokens, pairs)
+        return price
+
+    def _varied(self, span_fs: Femtos, first: Work) -> Femtos:
+        """Return a span around its price, by the luck of the batch's first request."""
+        luck = unit(first.request.luck + first.request.request_id, _JITTER + self.number)
+        sigma = self._sigma
+        return round(span_fs * exp(sigma * _inverse_normal(luck or 0.5) - sigma * sigma / 2))
+
+    def _end(self, batch: list[Work], begin_ns: Nanos, tokens: int, energy_nj: int, now: Nanos) -> None:
         """A worker has done a batch."""
-        span_fs = (now - batch.begin_ns) * FS_PER_NS
+        span_fs = (now - begin_ns) * FS_PER_NS
         self.busy_fs += span_fs
-        works = batch.works
-        if self._add_step is not None and self._pack_step is not None:
-            self._add_step(
+        add = self._add_step
+        if add is not None and self._pack_step is not None:
+            add(
                 self._pack_step(
-                    self.number, self.batches, 1, batch.begin_ns, 0, span_fs, 0, 0, 0, len(works), batch.tokens,
-                    self.waiting, 0, batch.energy_nj,
+                    self.number, self.batches, 1, begin_ns, 0, span_fs, 0, 0, 0, len(batch), tokens, self.waiting, 0,
+                    energy_nj,
                 )
             )  # fmt: skip
         self.batches += 1
-        self.running -= len(works)
+        self.running -= len(batch)
         self._free += 1
-        served = self._owner.served
-        for work in works:
-            served(work, now)
-        if not self._launch_event:
-            for queue in self._queues:
-                if queue:
-                    self._launch_event = True
-                    self._kernel.schedule(now, self._launch_rank, self._launch)
-                    break
-
-
-class _Batch:
-    """Works that a worker does together."""
-
-    __slots__ = ("begin_ns", "energy_nj", "items", "tokens", "works")
-
-    def __init__(self, works: list[Work], begin_ns: Nanos, items: int, tokens: int, energy_nj: int) -> None:
-        self.works = works
-        self.begin_ns = begin_ns
-        self.items = items
-        self.tokens = tokens
-        self.energy_nj = energy_nj
+        for work in batch:
+            work.job.done(work, now)
+        if self.waiting and not self._launch_event:
+            self._launch_event = True
+            self._kernel.schedule(now, self._launch_rank, self._on_launch)
 
 
 class _Both:

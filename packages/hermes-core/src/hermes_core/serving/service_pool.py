@@ -16,8 +16,8 @@ from hermes_core.serving.service_client import ServiceClient, Work
 if TYPE_CHECKING:
     from hermes_core.serving.coordinator import Coordinator
 
-Counts: TypeAlias = Callable[[Request, Flow, float], tuple[int, int, int]]
-"""Says (items, tokens, pairs) of a job; see `hermes_core.api.stages.StageModel`. The float is its luck."""
+Counts: TypeAlias = Callable[[Request, Flow, int], tuple[int, int, int]]
+"""Says (items, tokens, pairs) of a job; see `hermes_core.api.stages.StageModel`. The number is its place."""
 
 _ARRIVAL = rank(Phase.ARRIVAL)
 _OUTSIDE = 65535
@@ -58,13 +58,6 @@ class ServicePool:
         """Return the outstanding jobs for each client."""
         return sum(self.load.jobs) / len(self.clients)
 
-    def served(self, work: Work, now: Nanos) -> None:
-        """A work is done."""
-        number = work.client.number - self.first_client
-        self.load.jobs[number] -= 1
-        self.load.tokens[number] -= work.tokens
-        work.job.done(work, now)
-
 
 class ServiceJob:
     """One stage that a service client does for a request."""
@@ -100,40 +93,51 @@ class ServiceJob:
         flow = request.flow
         if flow is None:
             raise AssertionError("a pipeline with service stages is a graph")
-        luck = unit(flow.luck, self._place)
-        work = Work(self, request, *self._counts(request, flow, luck), now)
-        if self._time is not None:
-            work.drawn_ns = self._time(luck)
-        work.number = flow.begin_job()
-        work.after = flow.after
+        items, tokens, pairs = self._counts(request, flow, self._place)
         number = flow.pinned
+        load = pool.load
         if number < 0:
-            number = 0 if pool.alone else pool.router.pick(request, pool.load)
-        pool.load.jobs[number] += 1
-        pool.load.tokens[number] += work.tokens
+            number = 0 if pool.alone else pool.router.pick(request, load)
+        load.jobs[number] += 1
+        load.tokens[number] += tokens
+        work = Work(self, request, number, items, tokens, pairs, now, flow.begin_job(), flow.after)
+        if self._time is not None:
+            work.drawn_ns = self._time(unit(flow.luck, self._place))
         request.task = work
         pool.clients[number].submit(work, now)
 
     def done(self, work: Work, now: Nanos) -> None:
         """A client has done it."""
+        pool = self._pool
+        number = work.slot
+        load = pool.load
+        load.jobs[number] -= 1
+        load.tokens[number] -= work.tokens
         request = work.request
-        flow = request.flow
-        if flow is None:
-            raise AssertionError("a pipeline with service stages is a graph")
-        self._write(work, now, FINISHED)
+        coordinator = pool.coordinator
+        add, pack = coordinator.add_stage_job, coordinator.pack_stage_job
+        add(
+            pack(
+                request.request_id, work.number, self.stage_set, pool.first_client + number, work.enqueue_ns,
+                work.start_ns, -1, now, work.tokens, 0, 0, -1, -1, 0, FINISHED, work.after,
+            )
+        )  # fmt: skip
         if request.task is work:
             request.task = None
             if self._grow is not None:
+                flow = request.flow
+                if flow is None:
+                    raise AssertionError("a pipeline with service stages is a graph")
                 luck = mix(flow.luck, self._key) if self._key else flow.luck
                 self._grow(request, flow, unit(luck, self._place))
-            self._pool.coordinator.proceed(request, now)
+            coordinator.proceed(request, now)
 
     def _write(self, work: Work, end_ns: Nanos, status: int) -> None:
         coordinator = self._pool.coordinator
         coordinator.add_stage_job(
             coordinator.pack_stage_job(
-                work.request.request_id, work.number, self.stage_set, work.client.number, work.enqueue_ns,
-                work.start_ns, -1, end_ns, work.tokens, 0, 0, -1, -1, 0, status, work.after,
+                work.request.request_id, work.number, self.stage_set, self._pool.first_client + work.slot,
+                work.enqueue_ns, work.start_ns, -1, end_ns, work.tokens, 0, 0, -1, -1, 0, status, work.after,
             )
         )  # fmt: skip
 
@@ -141,10 +145,9 @@ class ServiceJob:
         """Stop a work that waits; one that a worker has ends in vain."""
         work.request.task = None
         pool = self._pool
-        if work.client.withdraw(work):
-            number = work.client.number - pool.first_client
-            pool.load.jobs[number] -= 1
-            pool.load.tokens[number] -= work.tokens
+        if pool.clients[work.slot].withdraw(work):
+            pool.load.jobs[work.slot] -= 1
+            pool.load.tokens[work.slot] -= work.tokens
             self._write(work, now, status)
         return 0
 

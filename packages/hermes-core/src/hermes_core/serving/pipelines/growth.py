@@ -31,11 +31,13 @@ def texts(count: Draw, tokens: Draw, which: Draw | None = None) -> Growth:
 
     def grow(request: Request, flow: Flow, luck: float) -> None:
         seed = int(luck * _BITS)
+        if which is None:
+            # Nobody else has them: they need not be told apart.
+            total = sum([tokens(unit(seed, number)) for number in range(count(luck))])
+            extend(request, flow, flow.new_segment(), total)
+            return
         for number in range(count(luck)):
-            if which is None:
-                extend(request, flow, flow.new_segment(), tokens(unit(seed, number)))
-            else:
-                document = which(unit(seed, number))
-                extend(request, flow, _DOCUMENTS - document, tokens(unit(mix(0, document), 0)))
+            document = which(unit(seed, number))
+            extend(request, flow, _DOCUMENTS - document, tokens(unit(mix(0, document), 0)))
 
     return grow

@@ -7,7 +7,7 @@ from hermes_core.serving.pipelines.build import Builder
 from hermes_core.serving.pipelines.control import Extend, Growth
 from hermes_core.serving.pipelines.flow import Flow
 from hermes_core.serving.pipelines.growth import result, texts
-from hermes_core.serving.pipelines.luck import Draw, draw_of
+from hermes_core.serving.pipelines.luck import Draw, draw_of, unit
 from hermes_core.serving.pipelines.nodes import Stage
 from hermes_core.serving.request import Request
 from hermes_core.serving.service_pool import Counts, ServiceJob, Wait
@@ -19,9 +19,9 @@ def text(stage: Stage, builder: Builder) -> None:
     answer = builder.answered if stage.options.get("of") is None else stage.options["of"] == "answer"
     whole = stage.kind != "embed"
 
-    def counts(request: Request, flow: Flow, luck: float) -> tuple[int, int, int]:
+    def counts(request: Request, flow: Flow, place: int) -> tuple[int, int, int]:
         if tokens is not None:
-            size = tokens(luck)
+            size = tokens(unit(flow.luck, place))
         elif answer:
             size = flow.given_tokens or flow.answer_tokens
         else:
@@ -39,7 +39,7 @@ def retrieve(stage: Stage, builder: Builder) -> None:
     if "tokens_per_document" in stage.options:
         grow = texts(lambda u: k, draw_of(stage.options["tokens_per_document"]), _corpus(stage.options))  # noqa: ARG005
 
-    def counts(request: Request, flow: Flow, luck: float) -> tuple[int, int, int]:  # noqa: ARG001
+    def counts(request: Request, flow: Flow, place: int) -> tuple[int, int, int]:  # noqa: ARG001
         return 1, k, 0
 
     pool = builder.service_pool(stage)
@@ -59,8 +59,8 @@ def rerank(stage: Stage, builder: Builder) -> None:
     length = draw_of(stage.options["tokens_per_document"])
     grow = texts(lambda u: keep, length, _corpus(stage.options))  # noqa: ARG005
 
-    def counts(request: Request, flow: Flow, luck: float) -> tuple[int, int, int]:
-        each = request.prompt_tokens - flow.grown_tokens + length(luck)
+    def counts(request: Request, flow: Flow, place: int) -> tuple[int, int, int]:
+        each = request.prompt_tokens - flow.grown_tokens + length(unit(flow.luck, place))
         return documents, documents * each, documents * each * each
 
     _serve(stage, builder, counts, grow)
@@ -71,7 +71,8 @@ def encode(stage: Stage, builder: Builder) -> None:
     items = _draw(stage.options, "items") or (lambda u: 1)  # noqa: ARG005
     each = draw_of(stage.options["tokens_per_item"])
 
-    def counts(request: Request, flow: Flow, luck: float) -> tuple[int, int, int]:  # noqa: ARG001
+    def counts(request: Request, flow: Flow, place: int) -> tuple[int, int, int]:  # noqa: ARG001
+        luck = unit(flow.luck, place)
         number, size = items(luck), each(luck)
         return number, number * size, number * size * size
 
@@ -91,7 +92,7 @@ def tool(stage: Stage, builder: Builder) -> None:
         builder.emit(Wait(builder.coordinator, stage_set, builder.place, latency, grow))
         return
 
-    def counts(request: Request, flow: Flow, luck: float) -> tuple[int, int, int]:  # noqa: ARG001
+    def counts(request: Request, flow: Flow, place: int) -> tuple[int, int, int]:  # noqa: ARG001
         return 1, 0, 0
 
     _serve(stage, builder, counts, grow, time=latency)
