@@ -48,6 +48,7 @@ def serve(
     grpc: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Serve hermes.core.v1 there: unix:PATH or HOST:PORT.")
     ] = None,
+    grpc_insecure: Annotated[bool, typer.Option("--grpc-insecure", help="Allow gRPC over TCP without TLS.")] = False,
     max_connections: Annotated[int | None, typer.Option(min=1, metavar="N", help="Refuse more at once.")] = None,
     drain_timeout: Annotated[
         float | None, typer.Option(min=0, metavar="S", help="After SIGTERM cut streams that last longer.")
@@ -82,7 +83,16 @@ def serve(
         drain_timeout_s=drain_timeout,
         max_connections=max_connections,
     )
-    _serve(plan, settings, record=record, force=force, kv_events=kv_events, otlp=otlp, grpc=grpc)
+    _serve(
+        plan,
+        settings,
+        record=record,
+        force=force,
+        kv_events=kv_events,
+        otlp=otlp,
+        grpc=grpc,
+        grpc_insecure=grpc_insecure,
+    )
 
 
 def _serve(
@@ -94,25 +104,31 @@ def _serve(
     kv_events: str | None,
     otlp: str | None,
     grpc: str | None,
+    grpc_insecure: bool,
 ) -> None:
     from hermes_core.cli import run_folder  # noqa: PLC0415
     from hermes_core.live.server import LiveServer  # noqa: PLC0415
     from hermes_core.record import FileSink, NullSink  # noqa: PLC0415
 
     if record is None:
-        _run(LiveServer(plan, settings, NullSink()), kv_events, otlp, grpc)
+        _run(LiveServer(plan, settings, NullSink()), kv_events, otlp, grpc, grpc_insecure=grpc_insecure)
         return
     run_folder.prepare(record, force=force)
     run_folder.begin(record, plan)
     with FileSink(record / run_folder.RECORD) as sink:
-        _run(LiveServer(plan, settings, sink, journal=record / "journal.jsonl"), kv_events, otlp, grpc)
+        server = LiveServer(plan, settings, sink, journal=record / "journal.jsonl")
+        _run(server, kv_events, otlp, grpc, grpc_insecure=grpc_insecure)
 
 
-def _run(server: "LiveServer", kv_events: str | None, otlp: str | None, grpc: str | None) -> None:
+def _run(
+    server: "LiveServer", kv_events: str | None, otlp: str | None, grpc: str | None, *, grpc_insecure: bool
+) -> None:
     if kv_events is not None:
         server.publish_kv_events(kv_events)
     if otlp is not None:
         server.trace(otlp)
+    if grpc is not None:
+        typer.echo(f"gRPC at {server.serve_rpc(grpc, insecure=grpc_insecure)}")
     server.run(lambda service, address: typer.echo(f"listening at {address}: {', '.join(service.catalogue.served)}"))
 
 

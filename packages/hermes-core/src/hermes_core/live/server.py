@@ -132,6 +132,26 @@ class LiveServer:
         self._closers.append(self._publisher.close)
         return self._publisher.endpoints
 
+    def serve_rpc(self, address: str, *, insecure: bool = False) -> str:
+        """Serve `hermes.core.v1` beside HTTP, with its TLS files and its first key. Returns the address.
+
+        Raises InputError for an address that cannot be used so, MissingExtraError without the extra `grpc`.
+        """
+        try:
+            from hermes_core.live.rpc_services import rpc_server  # noqa: PLC0415
+            from hermes_core.rpc import ServerSecurity, TlsFiles  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise _missing(error, "gRPC", "grpc") from None
+        settings = self._settings
+        tls = None
+        if settings.certificate is not None and not address.startswith("unix:"):
+            tls = TlsFiles(settings.client_ca, settings.certificate, settings.certificate_key)
+        token = settings.app.keys[0] if settings.app.keys else None
+        server = rpc_server(self.session, address, ServerSecurity(tls, token, insecure))
+        server.start()
+        self._closers.append(server.stop)
+        return str(server.address)
+
     def trace(self, endpoint: str) -> None:
         """Send traces to an OTLP/HTTP endpoint. Raises MissingExtraError without the extra `otel`."""
         try:

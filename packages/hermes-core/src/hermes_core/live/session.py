@@ -19,6 +19,7 @@ from hermes_core.api.time import Nanos
 from hermes_core.api.workload import RequestBatch
 from hermes_core.engine import Phase, rank
 from hermes_core.live.asks import Arrival, Ask, Intervention, request_of
+from hermes_core.live.predict import EngineLoad
 from hermes_core.record import Recorder, RecordSink
 from hermes_core.record.tables import REQUESTS, STAGE_JOBS
 from hermes_core.serving.assembly import Client, Compiled
@@ -445,6 +446,33 @@ class LiveSession:
             cached_tokens=scheduler.cached_tokens,
             decode_tokens=client.decode_tokens,
             steps=scheduler.step,
+        )
+
+    def load_of(self, number: int) -> EngineLoad:
+        """Return what an engine is doing, as a prediction needs it. May be asked from another thread."""
+        client = self.clients[number]
+        if not isinstance(client, LlmClient):
+            raise TypeError("only engines have a load of tokens")
+        waiting = tokens = remaining = decoding = 0
+        for request in list(self._coordinator.live.values()):
+            for path in _paths(request):
+                seq = path.task
+                if not isinstance(seq, Sequence) or _client_of(seq) != number:
+                    continue
+                if seq.leave_step < 0:
+                    waiting += 1
+                    tokens += max(0, seq.target - seq.computed)
+                else:
+                    decoding += 1
+                    remaining += seq.leave_step - client.scheduler.batch.step + 1
+        pool = client.scheduler.pool
+        return EngineLoad(
+            client.scheduler.batch.count,
+            client.scheduler.batch.sums()[0],
+            waiting,
+            tokens,
+            pool.available * pool.block_size,
+            max(1, remaining // decoding) if decoding else 0,
         )
 
     # --- the record -------------------------------------------------------------------------------------------------
