@@ -210,6 +210,7 @@ class Simulation:
             tenants=self._source.tenants,
             classes=self._source.classes,
             stage_sets=assembly.stage_sets,
+            links=[link.name for link in assembly.wiring.links],
             service_levels=[
                 run_record_pb2.ServiceLevel(
                     name=level.name,
@@ -230,6 +231,7 @@ class Simulation:
     def trailer(self, assembly: Assembly, end_ns: Nanos) -> run_record_pb2.RunTrailer:
         """Return the tail of the record."""
         coordinator, recorder = assembly.coordinator, assembly.recorder
+        assembly.wiring.close(end_ns)
         # What a workload finds only while it is read, such as rows out of order.
         diagnostics = [note for note in self._source.notes if note not in self._notes]
         if coordinator.too_long:
@@ -264,6 +266,9 @@ class Simulation:
             arrived=coordinator.arrived,
             pipelines=assembly.pipeline_totals(),
             branches=assembly.branch_totals(),
+            links=assembly.wiring.link_totals(),
+            memories=assembly.wiring.memory_totals(),
+            store_missed_tokens=assembly.wiring.store.missed_tokens if assembly.wiring.store is not None else 0,
         )
 
 

@@ -1,7 +1,7 @@
 """The KV store: what the engines can find beyond their own memory, and what it takes to get it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Final, Protocol, TypeAlias
@@ -103,6 +103,30 @@ class KvStore:
             return self._find_drawn(wanted, tokens, count=count)
         return self._find_expected(wanted, tokens, count=count)
 
+    def reach(self, wanted: Wanted, clients: Sequence[int], now: Nanos) -> list[int]:
+        """Return how many first tokens of a prompt each of these clients could have from the store."""
+        levels = self.tiers.levels
+        if self.plan.hits != "tracked":
+            tokens = min(self.plan.context_tokens, wanted.limit)
+            if self.plan.hits == "expected":
+                return [tokens - round(self._parts[-1] * tokens)] * len(clients)
+            level = drawn_level(self._parts, wanted.luck)
+            if level == len(self.plan.tiers):
+                return [0] * len(clients)
+            home = self._home(level, wanted.luck)
+            return [tokens if levels[client][level] is home else 0 for client in clients]
+        known: dict[tuple[Memory, ...], int] = {}
+        for client in clients:
+            reached = tuple(levels[client])
+            if reached not in known:
+                found = self._find_tracked(replace(wanted, client=client), now, count=False)
+                known[reached] = found.end if found is not None else 0
+        return [known[tuple(levels[client])] for client in clients]
+
+    def _home(self, level: int, luck: int) -> Memory:
+        among = self.tiers.memories[level]
+        return among[drawn_home(len(among), self.plan.hot_spots, luck)]
+
     def _find_tracked(self, wanted: Wanted, now: Nanos, *, count: bool) -> Found | None:
         if wanted.segments is None:
             return None
@@ -130,10 +154,8 @@ class KvStore:
         levels = self.tiers.levels[wanted.client]
         memory = None
         if level < len(levels):
-            among = self.tiers.memories[level]
-            home = among[drawn_home(len(among), self.plan.hot_spots, wanted.luck)]
             # Who does not reach the memory that has it computes it again.
-            memory = levels[level] if levels[level] is home else None
+            memory = levels[level] if levels[level] is self._home(level, wanted.luck) else None
         new = tokens - wanted.have
         if count:
             self._count(levels, {} if memory is None else {memory: new}, wanted, new)
@@ -230,6 +252,8 @@ class KvStore:
         if self.plan.hits != "tracked" or wanted.segments is None:
             return
         chunks = self.prefixes.named(wanted.model, wanted.segments, wanted.limit)
+        if wanted.have:
+            chunks = [chunk for chunk in chunks if self.prefixes.start_of(chunk[0]) + chunk[1] > wanted.have]
         levels = self.tiers.levels[wanted.client]
         through = self.plan.write == "through"
         for memory in levels if through else levels[:1]:

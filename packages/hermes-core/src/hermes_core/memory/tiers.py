@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from hermes_core.api.errors import InputError
 from hermes_core.api.time import Nanos
 from hermes_core.memory.cache import Cache, Entry
 from hermes_core.memory.evictions import KV_EVICTIONS
@@ -74,6 +75,7 @@ class Tiers:
                     found[key] = _memory(tier, level, key, place, plugin, on_evict)
                 self.levels[number].append(found[key])
             self.memories.append(list(found.values()))
+        self.check()
 
     def _home(self, tier: TierPlan, number: int, client: str) -> tuple[str, str | None]:
         """Return the name and the place of the memory of a tier that a client reaches."""
@@ -114,6 +116,24 @@ class Tiers:
         if self._topology is not None and source.place is not None and target.place is not None:
             between = self._topology.graph.route(source.place, target.place)
         return path_of([*first, *between, *last])
+
+    def check(self) -> None:
+        """Raise InputError where a client has no way to a memory that it is to reach."""
+        if self._topology is None:
+            return
+        graph = self._topology.graph
+        for client, levels in zip(self.clients, self.levels, strict=True):
+            for memory in levels:
+                if memory.place is not None and memory.place not in graph:
+                    raise InputError(
+                        f"the topology has no place {memory.place!r} for the tier {memory.plan.name!r}",
+                        remedy=f"Its places: {', '.join(graph.vertices[:8])}.",
+                    )
+                if memory.place is not None and not graph.reaches(client, memory.place):
+                    raise InputError(
+                        f"the topology has no path from {client} to the tier {memory.plan.name!r} at {memory.place}",
+                        remedy="Add the link that is missing.",
+                    )
 
     def below(self, memory: Memory, client: int) -> Memory | None:
         """Return the memory of the next tier that a client reaches."""

@@ -60,6 +60,11 @@ class Network:
 
     # --- what others ask --------------------------------------------------------------------------------------------
 
+    @property
+    def now(self) -> Nanos:
+        """The time."""
+        return self._kernel.now
+
     def start(
         self, path: Path, size_bytes: int, on_end: OnEnd, weight: int = 1, cap_bytes_per_s: int | None = None
     ) -> Flow:
@@ -102,6 +107,11 @@ class Network:
             resource.moved_bytes += moved
         self._await_next()
         return moved
+
+    def passed(self, path: Path, size_bytes: int) -> None:
+        """Count bytes that have gone over a path before, unseen."""
+        for resource in path.resources:
+            resource.moved_bytes += size_bytes
 
     def alone_ns(self, path: Path, size_bytes: int) -> Nanos:
         """Return for how long a flow would be under way that shares with nobody."""

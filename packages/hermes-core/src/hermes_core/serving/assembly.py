@@ -34,6 +34,7 @@ from hermes_core.serving.service_client import ServiceClient
 from hermes_core.serving.service_pool import ServicePool
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.serving.transfer import KvTransfer
+from hermes_core.serving.wiring import Wiring
 
 Compiled: TypeAlias = CompiledDeployment | Mapping[str, CompiledStage]
 """What the hardware of a pool costs: an LLM engine's steps, or the batches of each stage."""
@@ -70,6 +71,8 @@ class Assembly:
     infos: list[run_record_pb2.ClientInfo] = field(default_factory=list)
     pools: dict[str, LlmPool | ServicePool] = field(default_factory=dict)
     stage_sets: list[str] = field(default_factory=list)
+    wiring: Wiring = field(init=False)
+    """The network between clients, and their KV store."""
     programs: list[Program] = field(default_factory=list)
     """In the order of `pipelines`."""
 
@@ -84,6 +87,7 @@ class Assembly:
                 raise InputError(f"the workload asks for a pipeline {name!r}", remedy=f"Known pipelines: {known}.")
             builder = Builder(name, self.pools, accepts, self.coordinator, self.stage_sets, self.classes, self.plugin)
             self.programs.append(builder.build(self.plan.pipelines[name]))
+        self.wiring = Wiring(self.plan, self.kernel, self.recorder, self.pools, self.compiled, self.plugin)
 
     def start(self) -> None:
         """Let requests come."""

@@ -7,6 +7,7 @@ cached KV wait in one queue, in the order in which they were freed and tail firs
 """
 
 from collections import deque
+from collections.abc import Callable
 
 from hermes_core.api.errors import InputError
 from hermes_core.serving.sequence import Segments, Sequence
@@ -62,7 +63,7 @@ class BlockPool:
     `available` counts the blocks that can be had at once: empty ones, and cached ones that no sequence holds.
     """
 
-    __slots__ = ("_dead_runs", "_queue", "available", "block_size", "caching", "empty", "low", "root", "total")
+    __slots__ = ("_dead_runs", "_queue", "available", "block_size", "caching", "empty", "low", "on_evict", "root", "total")
 
     def __init__(self, total: int, block_size: int, *, caching: bool) -> None:
         self.total = total
@@ -74,6 +75,8 @@ class BlockPool:
         self.low = total
         """Fewest blocks that were ever available."""
         self.root = PrefixNode(None, 0, 0, 0, 0)
+        self.on_evict: Callable[[PrefixNode], None] | None = None
+        """Told of a node some of whose blocks are about to go."""
         self._queue: deque[Run] = deque()
         self._dead_runs = 0
 
@@ -239,6 +242,8 @@ class BlockPool:
             run.count = count - taken
             node = run.node
             if node is not None:
+                if self.on_evict is not None:
+                    self.on_evict(node)
                 node.cached -= taken
             if not run.count:
                 queue.popleft()

@@ -56,7 +56,7 @@ class KvMemory:
     def uncached(self, seq: Sequence) -> int:
         """Return how many tokens of a waiting sequence's prompt the prefix cache does not hold."""
         if seq.kv == FETCHED:
-            return 1
+            return 1 if seq.fetched_tokens < 0 else seq.target - seq.fetched_tokens
         return seq.target - self.hit(seq, self.segments_of(seq))[0] * self._block_size
 
     def has_room(

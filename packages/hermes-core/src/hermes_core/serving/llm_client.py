@@ -171,6 +171,10 @@ class LlmClient:
         self._waiting = 0
         self._blocks = 0
 
+    def plan_each_step(self) -> None:
+        """Plan every step by itself, for those who must know when blocks are evicted."""
+        self._single = True
+
     # --- arrivals ---------------------------------------------------------------------------------------------------
 
     def submit(self, seq: Sequence, now: Nanos) -> None:

@@ -20,6 +20,7 @@ from hermes_core.serving.transfer import KvTransfer
 
 if TYPE_CHECKING:
     from hermes_core.serving.coordinator import Coordinator
+    from hermes_core.serving.pool_store import PoolStore
 
 _ARRIVAL: Final = rank(Phase.ARRIVAL)
 _THINKING: Final = 1 << 33
@@ -41,6 +42,8 @@ class LlmPool:
     """None lets everyone in."""
     patience: Patience | None = None
     """None waits for ever."""
+    store: "PoolStore | None" = None
+    """KV memory beyond that of its engines."""
     load: PoolLoad = field(init=False)
     alone: bool = field(init=False)
     """Whether it has one client."""
@@ -74,6 +77,8 @@ class LlmPool:
         request = seq.request
         if seq.job.answers and request.task is seq:
             request.first_token_ns = now + self.stream_ns * streams
+        if self.store is not None:
+            self.store.computed(seq, seq.prompt_tokens, now)
 
     def job_ended(self, seq: Sequence, now: Nanos, last_step: int, streams: int, status: int) -> None:
         """Take back a request whose job on a client has ended."""
@@ -100,6 +105,8 @@ class LlmPool:
                 last_step, seq.preemptions, status, after,
             )
         )  # fmt: skip
+        if self.store is not None and status == FINISHED:
+            self.store.computed(seq, seq.prompt_tokens + seq.generated - 1, now)
         if request.task is not seq:
             return
         if status != FINISHED:
@@ -120,8 +127,15 @@ class LlmPool:
                     flow.quality = job.quality
             coordinator.proceed(request, now)
 
+    def stored_kv(self, seq: Sequence, have_tokens: int, now: Nanos) -> int:
+        """Return how many first tokens a sequence would have with what the KV store has; 0 if it loads nothing."""
+        return self.store.stored(seq, have_tokens, now) if self.store is not None else 0
+
     def fetch_kv(self, seq: Sequence, tokens: int, now: Nanos) -> None:
         """Send `tokens` of KV from the client that has computed them to the one that has allocated blocks for them."""
+        if seq.stored and self.store is not None:
+            self.store.load(seq, tokens, self.clients[seq.client], now)
+            return
         request = seq.request
         handover = request.handover
         if handover is None:
@@ -191,6 +205,11 @@ class LlmJob:
         """Whether the request ends with it."""
         self._graph = False
 
+    @property
+    def hands_on(self) -> bool:
+        """Whether the KV of the prompt is for another client."""
+        return not self.decodes and not self.last
+
     def settle(self, *, graph: bool) -> None:
         """Be told whether requests come here with a flow."""
         self._graph = graph or self._thinking is not False
@@ -237,8 +256,10 @@ class LlmJob:
                 seq.segments = None
         if not self.prefills:
             seq.kv = REMOTE
-        elif not self.decodes and not self.last:
+        elif self.hands_on:
             seq.kv = HANDED_ON
+        if pool.store is not None and self.prefills:
+            pool.store.queued(seq, now)
         request.task = seq
         delay = pool.entry_ns + pool.entry_token_ns * prompt_tokens
         if delay:

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeAlias
 from hermes_core.api.hardware import Deployment
 from hermes_core.api.stages import StageDeployment
 from hermes_core.api.time import Nanos
+from hermes_core.memory.plan import KvStorePlan
+from hermes_core.network.presets import TopologyPlan
 from hermes_core.serving.pipelines.nodes import Node
 from hermes_core.serving.settings import EngineSettings
 
@@ -64,6 +66,17 @@ class ServicePoolPlan:
     router_options: Mapping[str, Any] = field(default_factory=dict)
 
 
+
+@dataclass(frozen=True, slots=True)
+class PlacePlan:
+    """Where the clients of a pool are."""
+
+    nodes: tuple[int, ...] = ()
+    """Numbers of the nodes that they fill in order; empty for all."""
+    host: bool = False
+    """Whether they run on the processors of the nodes, and so use the memory of these hosts."""
+
+
 AnyPoolPlan: TypeAlias = PoolPlan | ServicePoolPlan
 
 
@@ -113,6 +126,12 @@ class SimulationPlan:
     service_levels: tuple[ServiceLevel, ...] = ()
     cost: CostPlan = CostPlan()
     record: RecordPlan = RecordPlan()
+    topology: TopologyPlan | None = None
+    """What joins clients; None lets each transfer go at the pace that its pool says, whatever else is under way."""
+    kv_store: KvStorePlan | None = None
+    """KV memory beyond that of the engines."""
+    places: Mapping[str, PlacePlan] = field(default_factory=dict)
+    """By pool; pools that are missing fill nodes in order."""
     exact: bool = False
     """Walk step by step: the slow twin, for tests."""
     canonical_json: str = "{}"

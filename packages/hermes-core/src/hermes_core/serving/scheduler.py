@@ -18,7 +18,7 @@ from hermes_core.serving.kv_memory import KvMemory
 from hermes_core.serving.prompt_steps import add_chunk, remove_chunk
 from hermes_core.serving.queues import WaitingQueue
 from hermes_core.serving.request import FINISHED
-from hermes_core.serving.sequence import FETCHED, HANDED_ON, LOCAL, REMOTE, Sequence
+from hermes_core.serving.sequence import FETCHED, HANDED_ON, REMOTE, Sequence
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.serving.traits import traits_of
 from hermes_core.serving.victims import fewest_output, victim_of
@@ -380,11 +380,11 @@ class Scheduler:
         if self.traits is not None:
             self._pass_over()
         if self.fetched:
-            return self._admit_fetched()
+            return self._admit_fetched(max_tokens)
         if not queue:
             return 0
         seq = queue.head()
-        while seq.kv == REMOTE:
+        while seq.kv == REMOTE or (seq.stored and self.exchange.finds(seq, self.now_ns)):
             if not self._begin_fetch(seq) or not queue:
                 return 0
             seq = queue.head()
@@ -433,17 +433,18 @@ class Scheduler:
         self.cached_tokens += seq.cached_tokens
         return True
 
-    def _admit_fetched(self) -> int:
-        """Admit a sequence whose KV has come: its last prompt token is computed again, to get its logits."""
+    def _admit_fetched(self, max_tokens: int) -> int:
+        """Admit a sequence whose KV has come. Its last prompt token is always computed, to get its logits."""
         if self.traits is not None and not self.traits.may_enter(self.fetched[0]):
             return 0
         seq = self.fetched.popleft()
-        self.exchange.fetching -= 1
-        seq.kv = LOCAL
+        start, tokens = self.exchange.opened(seq, max_tokens)
         self._enter(seq)
         seq.start_ns = self.now_ns
-        self._schedule(seq, seq.target - 1, 1)
-        return 1
+        self._schedule(seq, start, tokens)
+        if seq.computed < seq.target:
+            self.prefilling.append(seq)
+        return tokens
 
     def hold_step(self) -> None:
         """Take the blocks of a step that is under way when the run ends."""

@@ -15,6 +15,9 @@ LOCAL, REMOTE, FETCHED, HANDED_ON = range(4)
 """States of a sequence's KV: computed here; computed elsewhere and to be fetched; fetched, with blocks held; computed
 here for another client, which has to take it before the blocks are free."""
 
+UNSTORED, MAY_BE_STORED, STORED = range(3)
+"""What is known of a sequence and the KV store: not to be asked, to be asked, to be loaded from."""
+
 
 class Sequence:
     """A prompt of `prompt_tokens` of which `output_tokens` are to be generated.
@@ -31,6 +34,7 @@ class Sequence:
         "computed",
         "decode_base",
         "enqueue_ns",
+        "fetched_tokens",
         "first_step",
         "first_token_ns",
         "generated",
@@ -50,6 +54,7 @@ class Sequence:
         "shared",
         "spare_blocks",
         "start_ns",
+        "stored",
         "target",
         "ticket",
         "visible_step",
@@ -87,6 +92,10 @@ class Sequence:
         """Number of the data-parallel rank that has it."""
         self.kv = LOCAL
         """Where the KV of its prompt is: to be computed here, at another client, or fetched from there."""
+        self.stored = UNSTORED
+        """Whether a KV store is asked for what the engine has not got."""
+        self.fetched_tokens = -1
+        """First tokens that it has once its KV has come from a store; -1 for all, from another client."""
         self.chunk_start = 0
         """Tokens that were computed before the chunk it has in the step under way."""
         self.cached_tokens = 0

@@ -7,12 +7,12 @@ from hermes_core.serving.plan import KvTransferPlan
 class KvTransfer:
     """The path into the clients of a pool: a bandwidth and a latency, which transfers do not share."""
 
-    __slots__ = ("_layer_wise", "_layers", "_plan", "paired")
+    __slots__ = ("_plan", "layer_wise", "layers", "paired")
 
     def __init__(self, plan: KvTransferPlan, layers: int) -> None:
         self._plan = plan
-        self._layers = layers
-        self._layer_wise = plan.layer_wise
+        self.layers = layers
+        self.layer_wise = plan.layer_wise
         self.paired = plan.pairing == "local"
 
     def duration_ns(self, size_bytes: int, prefill_ns: Nanos) -> Nanos:
@@ -22,6 +22,6 @@ class KvTransfer:
         the last layer, or more if the path is slower than the prefill.
         """
         span_ns = round(size_bytes / self._plan.bandwidth_bytes_per_s * NS_PER_S)
-        if self._layer_wise:
-            span_ns = max(span_ns // self._layers, span_ns - prefill_ns)
+        if self.layer_wise:
+            span_ns = max(span_ns // self.layers, span_ns - prefill_ns)
         return self._plan.latency_ns + span_ns

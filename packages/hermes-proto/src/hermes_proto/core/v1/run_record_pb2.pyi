@@ -692,6 +692,85 @@ class BranchTotals(google.protobuf.message.Message):
 global___BranchTotals = BranchTotals
 
 @typing.final
+class LinkTotals(google.protobuf.message.Message):
+    """Totals of one link, or of one direction of it, or of the channels of a memory."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BANDWIDTH_BYTES_PER_S_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    BUSY_NS_FIELD_NUMBER: builtins.int
+    WAITING_NS_FIELD_NUMBER: builtins.int
+    TRANSFERS_FIELD_NUMBER: builtins.int
+    PEAK_TRANSFERS_FIELD_NUMBER: builtins.int
+    bandwidth_bytes_per_s: builtins.int
+    bytes: builtins.int
+    """What has crossed it."""
+    busy_ns: builtins.int
+    """Time during which something did."""
+    waiting_ns: builtins.int
+    """Time that transfers lost because they shared it, summed over them."""
+    transfers: builtins.int
+    peak_transfers: builtins.int
+    """Most at once."""
+    def __init__(
+        self,
+        *,
+        bandwidth_bytes_per_s: builtins.int = ...,
+        bytes: builtins.int = ...,
+        busy_ns: builtins.int = ...,
+        waiting_ns: builtins.int = ...,
+        transfers: builtins.int = ...,
+        peak_transfers: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "busy_ns", b"busy_ns", "bytes", b"bytes", "peak_transfers", b"peak_transfers", "transfers", b"transfers", "waiting_ns", b"waiting_ns"]) -> None: ...
+
+global___LinkTotals = LinkTotals
+
+@typing.final
+class MemoryTotals(google.protobuf.message.Message):
+    """Totals of one memory of a KV store."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    TIER_FIELD_NUMBER: builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: builtins.int
+    PEAK_BYTES_FIELD_NUMBER: builtins.int
+    ASKED_TOKENS_FIELD_NUMBER: builtins.int
+    HIT_TOKENS_FIELD_NUMBER: builtins.int
+    READ_BYTES_FIELD_NUMBER: builtins.int
+    WRITTEN_BYTES_FIELD_NUMBER: builtins.int
+    EVICTIONS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    """"tier" or "tier/place"."""
+    tier: builtins.str
+    capacity_bytes: builtins.int
+    peak_bytes: builtins.int
+    asked_tokens: builtins.int
+    """Prompt tokens that were looked for here, and found."""
+    hit_tokens: builtins.int
+    read_bytes: builtins.int
+    written_bytes: builtins.int
+    evictions: builtins.int
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        tier: builtins.str = ...,
+        capacity_bytes: builtins.int = ...,
+        peak_bytes: builtins.int = ...,
+        asked_tokens: builtins.int = ...,
+        hit_tokens: builtins.int = ...,
+        read_bytes: builtins.int = ...,
+        written_bytes: builtins.int = ...,
+        evictions: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["asked_tokens", b"asked_tokens", "capacity_bytes", b"capacity_bytes", "evictions", b"evictions", "hit_tokens", b"hit_tokens", "name", b"name", "peak_bytes", b"peak_bytes", "read_bytes", b"read_bytes", "tier", b"tier", "written_bytes", b"written_bytes"]) -> None: ...
+
+global___MemoryTotals = MemoryTotals
+
+@typing.final
 class RunTrailer(google.protobuf.message.Message):
     """What stands at the end of a complete record. A record without one was cut short."""
 
@@ -709,6 +788,9 @@ class RunTrailer(google.protobuf.message.Message):
     ARRIVED_FIELD_NUMBER: builtins.int
     PIPELINES_FIELD_NUMBER: builtins.int
     BRANCHES_FIELD_NUMBER: builtins.int
+    LINKS_FIELD_NUMBER: builtins.int
+    MEMORIES_FIELD_NUMBER: builtins.int
+    STORE_MISSED_TOKENS_FIELD_NUMBER: builtins.int
     end_ns: builtins.int
     """Simulated time at the end."""
     requests: builtins.int
@@ -720,6 +802,8 @@ class RunTrailer(google.protobuf.message.Message):
     partial_reason: builtins.str
     arrived: builtins.int
     """Requests that arrived (finished + dropped + shed + ... + unfinished)."""
+    store_missed_tokens: builtins.int
+    """Prompt tokens that were looked for in the KV store and that no tier had."""
     @property
     def clients(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ClientTotals]:
         """Totals in the order of manifest.clients."""
@@ -732,6 +816,14 @@ class RunTrailer(google.protobuf.message.Message):
 
     @property
     def branches(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___BranchTotals]: ...
+    @property
+    def links(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LinkTotals]:
+        """In the order of manifest.links."""
+
+    @property
+    def memories(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MemoryTotals]:
+        """Memories of the KV store, from the nearest tier to the furthest."""
+
     def __init__(
         self,
         *,
@@ -747,8 +839,11 @@ class RunTrailer(google.protobuf.message.Message):
         arrived: builtins.int = ...,
         pipelines: collections.abc.Iterable[global___PipelineTotals] | None = ...,
         branches: collections.abc.Iterable[global___BranchTotals] | None = ...,
+        links: collections.abc.Iterable[global___LinkTotals] | None = ...,
+        memories: collections.abc.Iterable[global___MemoryTotals] | None = ...,
+        store_missed_tokens: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arrived", b"arrived", "branches", b"branches", "clients", b"clients", "diagnostics", b"diagnostics", "end_ns", b"end_ns", "partial", b"partial", "partial_reason", b"partial_reason", "pipelines", b"pipelines", "requests", b"requests", "stage_jobs", b"stage_jobs", "steps", b"steps", "transfers", b"transfers"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["arrived", b"arrived", "branches", b"branches", "clients", b"clients", "diagnostics", b"diagnostics", "end_ns", b"end_ns", "links", b"links", "memories", b"memories", "partial", b"partial", "partial_reason", b"partial_reason", "pipelines", b"pipelines", "requests", b"requests", "stage_jobs", b"stage_jobs", "steps", b"steps", "store_missed_tokens", b"store_missed_tokens", "transfers", b"transfers"]) -> None: ...
 
 global___RunTrailer = RunTrailer
 
