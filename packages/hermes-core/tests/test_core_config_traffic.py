@@ -221,3 +221,11 @@ def test_what_contradicts_itself_is_told(workload, said):
     with pytest.raises(InputError) as caught:
         canonical({"requests": 5, **workload} if "servegen" not in workload else workload)
     assert said in str(caught.value)
+
+
+def test_another_kind_of_workload_replaces_the_whole_of_it(tmp_path):
+    (tmp_path / "fit.json").write_text("{}")
+    (tmp_path / "base.yaml").write_text("model: m\nhardware: h100-sxm\nworkload: {rate: 8/s, prompt: 5, requests: 9}\n")
+    (tmp_path / "top.yaml").write_text("extends: base.yaml\nworkload: {file: fit.json, requests: 3}\n")
+    spec = load_scenario(tmp_path / "top.yaml").workload
+    assert (spec["kind"], spec["requests"]) == ("file", 3)

@@ -13,7 +13,8 @@ from hermes_core.api.errors import InputError, Place
 from hermes_core.config.document import Document, Mark, Route, dotted, read_file, read_text
 
 _CHOICES: Final = frozenset({"arrivals", "prompt", "output", "turns", "reasoning", "admission"})
-_WORKLOAD_KINDS: Final = ("trace", "name", "mix", "arrivals", "rate")
+_FILES: Final = ("trace", "file", "servegen", "experiment", "inference_perf")
+_WORKLOAD_KINDS: Final = (*_FILES, "name", "mix", "arrivals", "rate")
 _SHORT_FORMS: Final[Mapping[str, str]] = {"hardware": "device", "engine": "preset", "model": "ref", "routing": "kind"}
 _OTHER_WORD: Final[Mapping[str, str]] = {"rate": "arrivals", "arrivals": "rate"}
 """Two ways to say one thing: who says it one way takes back the other."""
@@ -212,7 +213,7 @@ def _workload_kind(section: Mapping[str, Any]) -> str | None:
     found: Sequence[str] = [key for key in _WORKLOAD_KINDS if key in section]
     for key, kind in (
         ("mix", "mix"),
-        ("trace", "trace"),
+        *zip(_FILES, _FILES, strict=True),
         ("name", "named"),
         ("arrivals", "synthetic"),
         ("rate", "synthetic"),
