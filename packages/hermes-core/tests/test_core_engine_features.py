@@ -151,6 +151,15 @@ def test_a_request_whose_adapter_finds_no_slot_is_passed_over():
     assert jobs_of(run, "start_ns") == {0: 0, 1: 3 * MS, 2: 0}
 
 
+def test_a_newcomer_may_pass_one_who_waits_for_a_slot():
+    """b waits for a's slot; c comes in step 3 and is taken into step 4, in the fast engine too."""
+    settings = engine(lora=LoraSettings(max_loras=1))
+    source = ScriptedSource([(0, 4, 9), (0, 4, 2), (MS * 7 // 2, 4, 2)], {"adapter": [1, 2, 0]})
+    for exact in (True, False):
+        run = simulate(small_plan(settings, exact=exact), source, ONE_MS)
+        assert jobs_of(run, "start_ns") == {0: 0, 1: 9 * MS, 2: 4 * MS}
+
+
 def test_a_request_without_adapter_needs_no_slot():
     settings = engine(lora=LoraSettings(max_loras=1))
     _, run = steps_of(settings, [(0, 4, 3), (0, 4, 2), (0, 4, 2)], columns={"adapter": [1, 2, 0]})
@@ -260,15 +269,18 @@ def test_a_newcomer_goes_to_the_rank_that_has_least():
 
 
 def test_the_fuller_rank_is_overtaken_by_the_one_that_grows_faster():
-    """Rank 0 has one sequence with 60 tokens, rank 1 four with 10: 40, growing by four a step instead of one."""
-    by_context = replace(ONE_MS, per_context_fs=1_000_000)
-    rows = [(0, 60, 30), (0, 10, 30), (1, 40, 1), (2, 10, 30), (3, 10, 30), (4, 10, 30)]
-    source = ScriptedSource(rows)
+    """Rank 0 has a and c with 10 tokens each, rank 1 has b with 60: rank 0 grows by two a step, and is ahead after 40.
+
+    A token of context takes 1 us.
+    """
+    by_context = replace(ONE_MS, per_context_fs=1_000_000_000)
     settings = engine(max_num_batched_tokens=1000)
+    source = ScriptedSource([(0, 10, 100), (0, 60, 100), (0, 10, 100)])
     fast = simulate(small_plan(settings), source, by_context, data_parallel=2)
     exact = simulate(small_plan(settings, exact=True), source, by_context, data_parallel=2)
-    assert len(fast.table("steps")["steps"]) < len(exact.table("steps")["steps"])
     assert jobs_of(fast, "end_ns") == jobs_of(exact, "end_ns")
+    assert fast.table("steps")["slope_fs"].tolist() == [0, 1_000_000_000, 2_000_000_000]
+    assert fast.table("steps")["steps"].tolist() == [1, 41, 58]
 
 
 # --- one-sided policies -----------------------------------------------------------------------------------------------

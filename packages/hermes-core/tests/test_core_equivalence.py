@@ -236,3 +236,34 @@ def test_exact_mode_gives_the_same_record_when_disaggregated(
     assert_alike(fast, exact, engine)
     assert_array_equal = np.testing.assert_array_equal
     assert_array_equal(fast.table("transfers")["end_ns"], exact.table("transfers")["end_ns"])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    lora=st.none() | loras(1),
+    speculation=st.none() | speculations(),
+    structured=st.none() | grammars(),
+    ranks=st.sampled_from([1, 2, 4]),
+    per_context_fs=st.sampled_from([0, 1_000_000_001]),
+    seed=st.integers(0, 1 << 30),
+)
+def test_exact_mode_gives_the_same_record_with_long_stretches(
+    lora, speculation, structured, ranks, per_context_fs, seed
+):
+    """Where nothing runs short, so that stretches are long, and arrivals fall into the middle of them."""
+    rng = np.random.default_rng(seed)
+    rows = [(int(at), int(rng.integers(1, 60)), int(rng.integers(1, 90))) for at in np.cumsum(rng.exponential(4e7, 25))]
+    columns = {"adapter": rng.integers(0, 4, 25).tolist(), "luck": rng.integers(0, 1 << 60, 25).tolist()}
+    engine = EngineSettings(
+        kv_blocks=1000,
+        max_num_seqs=64,
+        lora=lora,
+        speculation=speculation,
+        structured_output=structured,
+        asynchronous_scheduling=bool(seed % 2),
+    )
+    plan = small_plan(engine)
+    model = AffineStepModel(per_context_fs=per_context_fs)
+    fast = simulate(plan, ScriptedSource(rows, columns), model, data_parallel=ranks)
+    exact = simulate(replace(plan, exact=True), ScriptedSource(rows, columns), model, data_parallel=ranks)
+    assert_alike(fast, exact, engine)
