@@ -59,8 +59,7 @@ def test_a_draft_travels_between_processes_and_folders(tmp_path, monkeypatch):
     other = Session()
     assert other.identity(again) == before
     assert record(other.run(again)) == record(session.run(draft))
-    assert again.value("hardware") == "h100-sxm"
-    assert again.value("pools.chat") is None
+    assert session.values(again)["hardware"] == "h100-sxm"
 
 
 def test_notes_of_a_trace_stand_where_a_single_run_has_them(tmp_path):

@@ -36,6 +36,10 @@ class Session(Protocol):
         """Return a scenario (a file, YAML text, Python values) in a form that can be pickled."""
         ...
 
+    def values(self, scenario: Any) -> Mapping[str, Any]:
+        """Return what the scenario says, as it was written."""
+        ...
+
     def identity(self, scenario: Any) -> str:
         """Return a digest of what decides the scenario's runs: words, files, versions."""
         ...
@@ -94,6 +98,9 @@ class _PlainSession:
 
     def read(self, scenario: Any, sets: Sequence[str] = ()) -> Any:
         return (scenario, tuple(sets))
+
+    def values(self, scenario: Any) -> Mapping[str, Any]:
+        return scenario[0] if isinstance(scenario[0], Mapping) else {}
 
     def identity(self, scenario: Any) -> str:
         # Only the simulator could read it: the words as they stand must do.

@@ -21,14 +21,16 @@ DEFAULT_COLUMNS: Final = (
     "usd_per_h",
     "usd_per_million_tokens",
 )
-_SHARES: Final = frozenset({"unserved", "slo_attainment", "slo_met", "utilisation", "kv_peak", "extrapolated_share"})
+SHARES: Final = frozenset(
+    {"unserved", "slo_attainment", "slo_met", "utilisation", "waiting_share", "kv_peak", "extrapolated_share"}
+)
 
 
 def shown(metric: str, value: float) -> str:
     """Return a metric as a person reads it."""
     if math.isinf(value):
         return "never" if UNITS[metric] == "s" else "inf"
-    if metric in _SHARES:
+    if metric in SHARES:
         return percent(value)
     return duration(value) if UNITS[metric] == "s" else number(value)
 

@@ -36,15 +36,6 @@ class Draft:
     document: Document
     name: str
 
-    def value(self, path: str) -> Any:
-        """Return what the scenario itself says at `path` ("pools.chat.clients"); None where it says nothing."""
-        node: Any = self.document.data
-        for part in path.split("."):
-            if not isinstance(node, dict) or part not in node:
-                return None
-            node = node[part]
-        return node
-
 
 class Session:
     """Runs scenarios one after the other. Not for use by several threads at once."""
@@ -75,6 +66,10 @@ class Session:
         for assignment in sets:
             document = apply_set(document, assignment)
         return Draft(_absolute(document), draft.name)
+
+    def values(self, scenario: Draft) -> dict[str, Any]:
+        """Return what the scenario says, as it was written."""
+        return scenario.document.data
 
     def identity(self, scenario: Draft) -> str:
         """Return a digest of what decides the scenario's runs: what it says, the files it names, the versions."""

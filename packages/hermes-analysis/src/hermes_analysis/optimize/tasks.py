@@ -1,0 +1,146 @@
+"""What `hermes optimize` does, without the command line."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hermes_analysis.errors import AnalysisError, OutputError
+from hermes_analysis.executors import make_executor
+from hermes_analysis.optimize.answer import Answer
+from hermes_analysis.optimize.goals import parse_constraint, parse_objective
+from hermes_analysis.optimize.search import SearchOptions, optimise
+from hermes_analysis.optimize.space import Fleet, SearchSpace
+from hermes_analysis.optimize.terminal import answer_text
+from hermes_analysis.output import check_free, json_text, write_text
+from hermes_analysis.sweep.axes import parse_axis
+from hermes_analysis.sweep.space import chosen_seeds
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """What was asked on the command line."""
+
+    scenario: Path
+    objectives: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
+    devices: str | None = None
+    count: str | None = None
+    degrees: Mapping[str, str] = field(default_factory=dict)
+    layout: str = "colocated"
+    mixed: bool = True
+    sets: tuple[str, ...] = ()
+    trials: int = 200
+    seeds: str = "3"
+    search_seed: int = 1
+    screen: bool = True
+    cut: bool = True
+    executor: str | None = None
+    ray_address: str | None = None
+    workers: int | None = None
+    emit: tuple[str, ...] = ()
+    out: Path | None = None
+    force: bool = False
+    as_json: bool = False
+
+
+def optimize(request: SearchRequest) -> str:
+    """Search, write what was asked for, and return the text for standard output. Raises AnalysisError."""
+    if request.emit and request.out is None:
+        raise AnalysisError("--emit writes files; give --out DIR for them")
+    objectives = [parse_objective(text) for text in request.objectives]
+    constraints = [parse_constraint(text) for text in request.limits]
+    space = SearchSpace.of(request.over, fleet_of(request))
+    options = SearchOptions(
+        trials=request.trials,
+        seeds=chosen_seeds(request.seeds, 1),
+        search_seed=request.search_seed,
+        screen=request.screen,
+        cut=request.cut,
+    )
+    if request.out is not None:
+        _check_out(request)
+    with make_executor(request.executor, workers=request.workers, address=request.ray_address) as executor:
+        answer = optimise(
+            request.scenario,
+            space,
+            objectives,
+            constraints,
+            executor=executor,
+            options=options,
+            sets=request.sets,
+            tell=_tell,
+        )
+    if sys.stderr.isatty():
+        sys.stderr.write("\n")
+    if request.out is not None:
+        _write(request, answer)
+    return json_text(answer.to_dict()) if request.as_json else answer_text(answer)
+
+
+def fleet_of(request: SearchRequest) -> Fleet:
+    """Return the fleets that are chosen from. Raises AnalysisError."""
+    if request.devices is None:
+        if request.count is not None:
+            raise AnalysisError("--count counts accelerators; say which with --devices")
+        return Fleet()
+    degrees = {name: _numbers(name, text) for name, text in request.degrees.items()}
+    return Fleet(
+        devices=_names("devices", request.devices),
+        counts=_numbers("count", request.count) if request.count is not None else (),
+        layouts=_names("layout", request.layout),
+        mixed=request.mixed,
+        tp=degrees.get("tp", (1,)),
+        pp=degrees.get("pp", (1,)),
+        dp=degrees.get("dp", (1,)),
+        ep=degrees.get("ep", (1,)),
+    )
+
+
+def _names(option: str, text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise AnalysisError(f"--{option} {text}: a name is empty")
+    return tuple(dict.fromkeys(names))
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    values = parse_axis(f"{option}={text}").values
+    if not values or not all(value.isdecimal() and int(value) > 0 for value in values):
+        raise AnalysisError(f"--{option} {text}: write whole numbers above 0, as 8 or 1,2,4 or 1..8")
+    return tuple(int(value) for value in values)
+
+
+def _tell(what: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{what}: {done:,} of {total:,}".ljust(48))
+        sys.stderr.flush()
+
+
+def _check_out(request: SearchRequest) -> None:
+    out = request.out
+    if out is None:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be made: {error.strerror}") from error
+    check_free(out / "answer.json", force=request.force)
+
+
+def _write(request: SearchRequest, answer: Answer) -> None:
+    """Write the answer, the scenario that it is, and what is to be deployed."""
+    from hermes_analysis.emit import emit_all  # noqa: PLC0415 - only where asked for
+    from hermes_analysis.emit.scenario import chosen_scenario  # noqa: PLC0415
+
+    out = request.out
+    if out is None:
+        return
+    write_text(out / "answer.json", json_text(answer.to_dict()), force=True)
+    sets = (*request.sets, *answer.best.candidate.sets)
+    write_text(out / "best.yaml", chosen_scenario(request.scenario, sets), force=True)
+    written = [out / "answer.json", out / "best.yaml"]
+    if request.emit:
+        written += emit_all(request.scenario, request.emit, out, sets=sets, force=request.force)
+    sys.stderr.write(f"wrote {', '.join(str(path) for path in written)}\n")

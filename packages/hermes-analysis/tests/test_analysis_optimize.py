@@ -1,0 +1,288 @@
+"""The search: it finds what trying everything finds, by the same answer on any executor, and explains it."""
+
+import json
+import math
+
+import pytest
+from hermes_analysis.errors import AnalysisError
+from hermes_analysis.executors import SerialExecutor, make_executor
+from hermes_analysis.optimize import (
+    Fleet,
+    GoalError,
+    SearchOptions,
+    SearchSpace,
+    optimise,
+    parse_constraint,
+    parse_objective,
+)
+from hermes_analysis.optimize.answer import NothingFitsError
+from hermes_analysis.optimize.judging import dominates, fronts
+from hermes_analysis.optimize.terminal import answer_text
+from hermes_analysis.points import point_metrics
+from hermes_analysis.simulator import SimulationError, session
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+for needed in ("hermes_core", "hermes_hw", "hermes_workload"):
+    pytest.importorskip(needed, reason="runs scenarios")
+
+SCENARIO = {
+    "model": "meta-llama/Llama-3.1-8B",
+    "hardware": "h100-sxm",
+    "workload": {"rate": "24/s", "prompt": {"uniform": {"low": 200, "high": 2500}}, "output": 40, "requests": 60},
+    "slo": {"ttft": "400 ms", "tpot": "30 ms"},
+}
+FLEET = Fleet(("h100-sxm", "l40s"), (1, 2, 3), tp=(1, 2), layouts=("colocated", "disaggregated"))
+SPACE = SearchSpace.of(["engine.max_num_batched_tokens=2048,8192"], FLEET)
+
+
+def search(space=SPACE, objectives=("usd_per_h",), limits=(), executor=None, **options):
+    return optimise(
+        SCENARIO,
+        space,
+        [parse_objective(text) for text in objectives],
+        [parse_constraint(text) for text in limits],
+        executor=executor or SerialExecutor(),
+        options=SearchOptions(**{"seeds": (1, 2), "trials": 1000, **options}),
+    )
+
+
+def tried_all(space, objective, limits, seeds=(1, 2)):
+    """The least cost that keeps the limits, by plain runs of everything; infinite when nothing does."""
+    runner = session()
+    draft = runner.read(SCENARIO)
+    objective, limits = parse_objective(objective), [parse_constraint(text) for text in limits]
+    best = math.inf
+    for candidate in space.all():
+        runs = []
+        for seed in seeds:
+            try:
+                runs.append(point_metrics(runner.run(draft, candidate.sets, seed)))
+            except Exception as error:  # what the simulator refuses is no candidate
+                if not hasattr(error, "exit_code"):
+                    raise
+                break
+        if len(runs) < len(seeds):
+            continue
+        mean = {name: sum(run[name] for run in runs) / len(runs) for name in runs[0]}
+        if all(limit.kept(mean[limit.metric]) for limit in limits):
+            best = min(best, objective.cost(mean[objective.metric]))
+    return best
+
+
+@pytest.fixture(scope="module")
+def spaces():
+    return {}
+
+
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    objective=st.sampled_from(
+        ["usd_per_h", "usd_per_million_tokens", "ttft.p99", "tpot.mean", "tokens_per_usd", "goodput_per_s"]
+    ),
+    limits=st.lists(
+        st.sampled_from(
+            [
+                "ttft.p99 <= 150 ms",
+                "ttft.p99 <= 400 ms",
+                "tpot.p99 <= 15 ms",
+                "tpot.mean <= 9 ms",
+                "e2e.p90 <= 700 ms",
+                "slo_attainment >= 95 %",
+                "usd_per_h <= 5",
+                "output_tokens_per_s >= 500",
+                "devices <= 2",
+            ]
+        ),
+        max_size=3,
+        unique=True,
+    ),
+    devices=st.lists(
+        st.sampled_from(["h100-sxm", "l40s", "a100-sxm-80gb", "b200"]), min_size=1, max_size=2, unique=True
+    ),
+    count=st.integers(1, 3),
+)
+def test_the_optimum_is_that_of_trying_everything(objective, limits, devices, count):
+    """Bounds cut what cannot be the answer, and nothing else."""
+    counts = tuple(range(1, count + 1))
+    space = SearchSpace.of([], Fleet(tuple(devices), counts, tp=(1, 2), layouts=("colocated", "disaggregated")))
+    expected = tried_all(space, objective, limits)
+    try:
+        answer = search(space, (objective,), limits)
+    except NothingFitsError:
+        assert expected == math.inf
+        return
+    assert answer.judge.objectives[0].cost(answer.best.value(objective)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_bounds_spare_runs_and_change_nothing():
+    limits = ("ttft.p99 <= 200 ms", "tpot.p99 <= 15 ms")
+    with_cut, without = search(limits=limits), search(limits=limits, cut=False)
+    assert with_cut.best == without.best
+    assert with_cut.counts.bound > 5
+    assert with_cut.counts.beaten >= 1
+    assert with_cut.counts.runs < without.counts.runs / 2
+
+
+def test_the_front_is_that_of_trying_everything():
+    objectives = ("usd_per_h", "ttft.p99")
+    with_cut, without = search(objectives=objectives), search(objectives=objectives, cut=False)
+    costs = [[with_cut.judge.costs(one.value) for one in answer.front] for answer in (with_cut, without)]
+    assert costs[0] == costs[1]
+    assert len(costs[0]) >= 2
+    assert not any(dominates(a, b) for a in costs[0] for b in costs[0])
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_answer_anywhere():
+    """With 1, 2 and 4 workers and on Ray, by TPE (one objective) and by NSGA-II (two)."""
+    for needed in ("optuna", "joblib", "ray"):
+        pytest.importorskip(needed)
+    goals = (("usd_per_million_tokens",), ("usd_per_h", "ttft.p99"))
+    limits = ("tpot.p99 <= 25 ms",)
+    alone = [search(objectives=each, limits=limits, trials=20) for each in goals]
+    for kind, workers in (("joblib", 2), ("joblib", 4), ("ray", 2)):
+        with make_executor(kind, workers=workers) as executor:
+            others = [search(objectives=each, limits=limits, trials=20, executor=executor) for each in goals]
+        assert [json.dumps(other.to_dict()) for other in others] == [json.dumps(one.to_dict()) for one in alone]
+    assert all(one.counts.looked_at <= 20 < one.counts.combinations for one in alone)
+
+
+def test_a_sampled_search_comes_to_the_optimum_of_a_small_space():
+    pytest.importorskip("optuna", reason="extra search")
+    limits = ("ttft.p99 <= 400 ms",)
+    whole = search(limits=limits)
+    part = search(limits=limits, trials=40, search_seed=3)
+    assert part.counts.looked_at < whole.counts.looked_at
+    assert part.best.value("usd_per_h") == whole.best.value("usd_per_h")
+
+
+def test_short_runs_come_first_and_only_long_ones_count():
+    pytest.importorskip("optuna", reason="extra search")
+    space = SearchSpace.of([], Fleet(("h100-sxm", "l40s"), tuple(range(1, 13)), tp=(1, 2)))
+    options = {"trials": 30, "finalists": 4, "search_seed": 2}
+    scenario_requests = {**SCENARIO["workload"], "requests": 240}
+    SCENARIO["workload"], before = scenario_requests, SCENARIO["workload"]
+    try:
+        answer = search(space, ("ttft.p99",), **options)
+    finally:
+        SCENARIO["workload"] = before
+    assert all(one.value("requests") == 240 for one in answer.measured)
+    assert answer.counts.measured < answer.counts.looked_at
+
+
+def test_the_answer_explains_itself():
+    answer = search(limits=("ttft.p99 <= 400 ms", "tpot.p99 <= 30 ms"))
+    text = answer_text(answer)
+    assert answer.limits[0].slack <= answer.limits[1].slack
+    assert answer.runner_up is not None
+    assert answer.runner_up.value("usd_per_h") >= answer.best.value("usd_per_h")
+    near = {(n.dimension, n.choice): n for n in answer.neighbours}
+    assert ("device", "l40s") in near or ("device", "h100-sxm") in near
+    worse = [n for n in answer.neighbours if n.feasible and n.measured]
+    assert all(n.measured.value("usd_per_h") >= answer.best.value("usd_per_h") for n in worse)
+    for word in ("limit ", "binds ", "next ", "if ", "searched ", "seeds keep it", "% of it is left"):
+        assert word in text
+    counts = answer.counts
+    assert counts.looked_at == counts.measured + counts.memory + counts.refused + counts.bound + counts.beaten
+    assert json.loads(json.dumps(answer.to_dict()))["best"]["choices"] == dict(answer.best.candidate.choices)
+
+
+def test_every_figure_of_the_answer_is_a_run():
+    answer = search(limits=("ttft.p99 <= 400 ms",))
+    runner = session()
+    draft = runner.read(SCENARIO)
+    runs = [point_metrics(runner.run(draft, answer.best.candidate.sets, seed)) for seed in (1, 2)]
+    for name, estimate in answer.best.metrics.items():
+        assert estimate.values == pytest.approx([run[name] for run in runs], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            ("ttft.p99 <= 1 ms",),
+            r"misses ttft\.p99 by .* ms \(at best .*\), because the prompts take that long even on",
+        ),
+        (("ttft.p99 <= 40 ms",), r"nothing fits: the nearest \(.*\) misses ttft\.p99 by .* ms"),
+        (("usd_per_h <= 0.1",), r"misses usd_per_h by .* because that is what its devices come to"),
+        (("tpot.mean <= 1 ms",), r"misses tpot\.mean by .* weights are read for each"),
+    ],
+)
+def test_where_nothing_fits_the_nearest_is_named_with_the_reason(limits, message):
+    with pytest.raises(NothingFitsError, match=message) as told:
+        search(limits=limits)
+    assert told.value.exit_code == 1
+
+
+def test_a_model_too_large_for_every_candidate_is_told():
+    space = SearchSpace.of([], Fleet(("l40s",), (1, 2)))
+    scenario = {**SCENARIO, "model": "meta-llama/Llama-3.1-70B"}
+    with pytest.raises(NothingFitsError, match=r"none of 2 candidates can be run; the first: .*does not fit"):
+        optimise(scenario, space, [parse_objective("usd_per_h")], [], executor=SerialExecutor())
+
+
+def test_goals_are_checked():
+    with pytest.raises(GoalError, match=r"keeps both ttft\.p99 >= 2 s and ttft\.p99 <= 1 s"):
+        search(limits=("ttft.p99 <= 1 s", "ttft.p99 >= 2 s"))
+    with pytest.raises(GoalError, match="no objective"):
+        search(objectives=())
+    with pytest.raises(GoalError, match="stands twice"):
+        search(objectives=("usd_per_h", "min usd_per_h"))
+    for text, message in (
+        ("ttft.p99 = 3 ms", "write a limit like"),
+        ("ttft.p99 <= 3 USD", "is no limit of ttft.p99; units: s, ms, us, min"),
+        ("ttft <= 3 ms", "no metric 'ttft'"),
+    ):
+        with pytest.raises(AnalysisError, match=message):
+            parse_constraint(text)
+    assert parse_constraint("slo_attainment>=99%").limit == pytest.approx(0.99)
+    assert parse_objective("max: devices").maximise
+    assert parse_objective("goodput_per_s").maximise
+    assert not parse_objective("minimise goodput_per_s").maximise
+
+
+def test_the_space_is_checked():
+    with pytest.raises(AnalysisError, match="nothing to choose from"):
+        SearchSpace.of([], Fleet())
+    with pytest.raises(AnalysisError, match="how many accelerators"):
+        Fleet(("b200",))
+    with pytest.raises(AnalysisError, match="no layout 'apart'"):
+        Fleet(("b200",), (1,), layouts=("apart",))
+    with pytest.raises(AnalysisError, match="needs values"):
+        SearchSpace.of(["workload.rate=1/s..9/s"], Fleet())
+    with pytest.raises(SimulationError, match="no file"):
+        optimise("nowhere.yaml", SPACE, [parse_objective("usd_per_h")], [], executor=SerialExecutor())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 8), min_size=1, max_size=3, unique=True),
+    tp=st.lists(st.sampled_from([1, 2, 4]), min_size=1, unique=True),
+    makes=st.integers(1, 3),
+    mixed=st.booleans(),
+)
+def test_every_candidate_uses_as_many_devices_as_it_says(counts, tp, makes, mixed):
+    fleet = Fleet(
+        ("a", "b", "c")[:makes], tuple(counts), tp=tuple(tp), layouts=("colocated", "disaggregated"), mixed=mixed
+    )
+    space = SearchSpace.of([], fleet)
+    found = list(space.all())
+    assert len({candidate.sets for candidate in found}) == len(found)
+    for candidate in found:
+        chosen = dict(candidate.choices)
+        if chosen["layout"] == "colocated":
+            assert "decode_device" not in chosen
+            degree = int(chosen.get("tp", tp[0]))
+            clients = int(candidate.sets[1].removeprefix("replicas="))
+            assert clients * degree == int(chosen["count"])
+        else:
+            assert 1 <= int(chosen.get("prefill_devices", 1)) < int(chosen["count"])
+            assert mixed or "decode_device" not in chosen
+        assert all(other.sets != candidate.sets for _, _, other in space.neighbours(candidate))
+
+
+def test_fronts_are_numbered_from_the_best():
+    assert fronts([(1, 1), (2, 2), (0, 3), (3, 3), (1, 1)]) == [0, 1, 0, 2, 0]
+    assert fronts([]) == []
