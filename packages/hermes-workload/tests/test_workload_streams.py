@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hermes_workload import WorkloadError, open_workload
 from hermes_workload.batch import ROW_COLUMNS, SEGMENT_COLUMNS, concatenate
 from hermes_workload.identity import ANSWER, BARE_ANSWER, CYCLED_PREFIX, OWN_TEXT, SYSTEM_PROMPT, TAGS
 from hermes_workload.named import names
+from hermes_workload.writers import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -364,3 +366,21 @@ def test_random_conversations_are_sound(requests, turns, thinking, concurrency, 
     assert_segments_are_sound(mixed)
     starts = mixed.after_request < 0
     assert starts[0]
+
+
+@pytest.mark.parametrize("form", ["csv", "mooncake"])
+def test_memory_does_not_grow_with_the_requests(tmp_path, monkeypatch, form):
+    """Made, written and read in parts: four times the requests take no more memory."""
+    monkeypatch.setattr("hermes_workload.files.BLOCK_BYTES", 1 << 16)
+    few = {"csv": 25_000, "mooncake": 9_000}[form]
+    peaks = []
+    for requests in (few, 4 * few):
+        path = tmp_path / f"{requests}.{form}"
+        section = {**PLAIN, "prompt": {"kind": "fixed", "tokens": 100}, "requests": requests}
+        tracemalloc.start()
+        write(open_workload(section, 1), path, form)
+        trace = {"kind": "trace", "path": str(path), "format": form, "sort_window": 1000}
+        assert sum(len(batch) for batch in open_workload(trace, 1).batches()) == requests
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
