@@ -4,6 +4,7 @@ One client, one server, both in Python on this machine, over a Unix socket; sing
 """
 
 import json
+import logging
 import multiprocessing
 import sys
 import time
@@ -12,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import structlog
 from hermes_core.live.rpc_services import rpc_server
 from hermes_core.live.session import LiveSession
 from hermes_core.record import NullSink
@@ -26,6 +28,7 @@ SCENARIO = "model: meta-llama/Llama-3.1-8B\nhardware: h100-sxm\nworkload: {rate:
 
 def serve(address: str, scenario: str, pipe: Any) -> None:
     """Serve until told to stop."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     plan = plan_of(Path(scenario) if "\n" not in scenario else scenario)
     with rpc_server(LiveSession(plan, NullSink()), address, ServerSecurity()):
         pipe.send("ready")

@@ -113,7 +113,7 @@ def test_more_load_never_predicts_less():
     assert full.ttft_ns > 1.5 * tell.predict(EngineLoad(20, 20_000), shape).ttft_ns
 
 
-# --- over gRPC ----------------------------------------------------------------------------------------------------------
+# --- over gRPC ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_without_a_live_session_a_state_is_needed(tmp_path):
     session = LiveSession(small_plan(ENGINE), MemorySink(), compiled={"default": COMPILED})
     service = PredictionServicer(predictors_of(session)).registration()
     address = parse_address(f"unix:{tmp_path}/s")
-    with RpcServer(address, [service]), open_channel(address) as opened:
+    with RpcServer(address, [service]), open_channel(address) as opened:  # noqa: SIM117
         with pytest.raises(grpc.RpcError, match="send `state`"):
             prediction_grpc.PredictionServiceStub(opened).Predict(
                 prediction.PredictRequest(request=prediction.RequestShape(prompt_tokens=5)), timeout=10
