@@ -17,6 +17,15 @@ FITTED = (
     *("lookups_per_cycle", "shuffles_per_cycle", "table_entries_per_cycle", "l3_bytes_per_s", "dram_bytes_per_s"),
     *("misses", "l3_bytes", "keep_cycles", "link_cycles", "probe_s", "query_s", "call_s"),
 )
+_MOST: Final = {
+    "scan_flop_per_cycle": 32.0,
+    "list_flop_per_cycle": 32.0,
+    "product_flop_per_cycle": 32.0,
+    "shuffles_per_cycle": 64.0,
+    "l3_bytes_per_s": 1.18e11,
+}
+"""Bounds that the hardware sets: 32 float32 operations and 64 shuffled bytes a cycle and core of Zen 4, 32 bytes a
+cycle from the third-level cache at 3.7 GHz (AMD, "Software Optimization Guide for the AMD Zen4 Microarchitecture", 2023)."""
 _STEPS = (1.5, 1.25, 1.1, 1.04, 1.015)
 _ROUNDS = 12
 
@@ -56,7 +65,7 @@ def fitted(rows: Sequence[Row], start: Mapping[str, float]) -> dict[str, float]:
 
     One constant after the other is tried somewhat larger and smaller, in ever smaller steps.
     """
-    constants = dict(start)
+    constants = {name: min(value, _MOST.get(name, math.inf)) for name, value in start.items()}
     asked = [(searcher_of(row), row) for row in rows]
     least = _loss(asked, constants)
     for step in _STEPS:
@@ -64,7 +73,7 @@ def fitted(rows: Sequence[Row], start: Mapping[str, float]) -> dict[str, float]:
             before = least
             for name in FITTED:
                 for factor in (step, 1.0 / step):
-                    tried = {**constants, name: constants[name] * factor}
+                    tried = {**constants, name: min(constants[name] * factor, _MOST.get(name, math.inf))}
                     loss = _loss(asked, tried)
                     if loss < least:
                         constants, least = tried, loss

@@ -74,6 +74,8 @@ INDICES = (
     Built("flat", 1_000, 256, held=_FIT, batches=(1, 16, 512)),
     Built("flat", 8_000, 256, held=_FIT, batches=(1, 16)),
     Built("flat", 100_000, 256, held=_FIT, batches=(1, 4)),
+    Built("flat", 500, 256, held=_FIT, batches=(1, 16)),
+    Built("flat", 250_000, 160, held=_FIT, batches=(1, 4)),
     Built("ivf_flat", 250_000, 128, _HELD, {"nlist": 768}, {"nprobe": (4, 16, 48)}, (1, 8, 64)),
     Built("ivf_flat", 200_000, 64, _FIT, {"nlist": 512}, {"nprobe": (1, 8, 64)}),
     Built("ivf_pq", 250_000, 128, _HELD, {"nlist": 768, "m": 16}, {"nprobe": (4, 16, 48)}, (1, 8, 64)),

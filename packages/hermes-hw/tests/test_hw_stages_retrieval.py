@@ -149,9 +149,10 @@ def test_little_compute_makes_a_memory_engine_slow_at_batches():
 
 
 def test_shards_share_the_vectors_and_the_slowest_decides():
-    whole, even = seconds(FLAT), seconds({**FLAT, "variation": 0}, devices=4)
+    large = {**FLAT, "vectors": 20_000_000}
+    whole, even = seconds(large), seconds({**large, "variation": 0}, devices=4)
     assert whole / 4 < even < whole / 3.5
-    tail = seconds({**FLAT, "variation": 0.2}, devices=4)
+    tail = seconds({**large, "variation": 0.2}, devices=4)
     assert tail / even == pytest.approx(1 + 0.2 * math.sqrt(2 * math.log(4)), rel=0.01)
     assert compiled(FLAT, devices=4).memory_bytes == 128e6
     # Parts on one device are searched one after the other.

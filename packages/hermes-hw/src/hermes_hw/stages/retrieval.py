@@ -66,7 +66,11 @@ class Searcher:
     def work(self, queries: int, k: int) -> list[Work]:
         """Return the work of one device for one part of the index."""
         alone = self.split or self.processor is None
-        return work_of(self.index, queries, k, queries if alone else -(-queries // min(self.threads, queries)))
+        work = work_of(self.index, queries, k, queries if alone else -(-queries // min(self.threads, queries)))
+        if self.processor is None or self.parts == 1:
+            return work
+        # Parts searched in turn push one another out of the caches.
+        return [dataclasses.replace(item, set_bytes=item.set_bytes * self.parts) for item in work]
 
     def part_seconds(self, queries: int, k: int) -> float:
         """Return how long one device takes for one part of the index."""

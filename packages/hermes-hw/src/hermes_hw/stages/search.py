@@ -56,7 +56,9 @@ def work_of(spec: IndexSpec, queries: int, k: int, together: int = 0) -> list[Wo
         return work + _graph_work(spec, queries, k)
     probes = float(queries * spec.nprobe)
     work += flat_work(spec.nlist, spec.dim, 4 * spec.dim, queries)
-    work.append(Work("probes", probes))
+    if spec.kind != "scann":
+        # Packed codes are worked on without a scanner of their own for each list.
+        work.append(Work("probes", probes))
     codes = probes * spec.list_vectors
     ranked = min(k * max(spec.rerank, 1), spec.vectors)
     work.append(_kept(queries, ranked, codes / queries))
