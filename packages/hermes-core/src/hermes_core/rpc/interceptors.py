@@ -3,6 +3,7 @@
 import hmac
 import itertools
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
@@ -77,7 +78,8 @@ class _Call:
             except Exception as fault:
                 if context.code() is not None:
                     raise  # the handler has said itself how the call ends
-                _log.exception("rpc.failed", method=self.method)
+                # As a text: what renders a traceback may show all local values, messages of megabytes among them.
+                _log.error("rpc.failed", method=self.method, traceback=traceback.format_exc())
                 context.abort(grpc.StatusCode.INTERNAL, f"{type(fault).__name__}: {fault} (request id {self.name})")
                 raise  # abort does not return
 

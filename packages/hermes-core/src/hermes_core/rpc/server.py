@@ -73,12 +73,14 @@ class RpcServer:
                 ("grpc.max_send_message_length", largest_message),
             ),
         )
+        self._started = False
         self._asked = threading.Event()
         self._ended = threading.Event()
         self._inode: int | None = None
 
     def start(self) -> None:
         """Listen, and say so to whoever asks for the health of the services."""
+        self._started = True
         for service in self._services:
             service.add(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -115,8 +117,9 @@ class RpcServer:
         self._asked.set()
 
     def __enter__(self) -> Self:
-        """Start."""
-        self.start()
+        """Start, unless that is done."""
+        if not self._started:
+            self.start()
         return self
 
     def __exit__(
