@@ -25,7 +25,8 @@ _MOST: Final = {
     "l3_bytes_per_s": 1.18e11,
 }
 """Bounds that the hardware sets: 32 float32 operations and 64 shuffled bytes a cycle and core of Zen 4, 32 bytes a
-cycle from the third-level cache at 3.7 GHz (AMD, "Software Optimization Guide for the AMD Zen4 Microarchitecture", 2023)."""
+cycle from the third-level cache at 3.7 GHz (AMD, "Software Optimization Guide for the AMD Zen4 Microarchitecture",
+2023)."""
 _STEPS = (1.5, 1.25, 1.1, 1.04, 1.015)
 _ROUNDS = 12
 

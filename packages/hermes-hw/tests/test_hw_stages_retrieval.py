@@ -300,3 +300,23 @@ def test_faiss_computes_about_as_many_distances_in_a_graph(faiss, ef, m):
     index.search(found[8_000:], 10)
     options = {**GRAPH, "vectors": 8_000, "dim": 48, "hnsw_m": m, "ef_search": ef}
     assert counted("jumps", options, 500)[0] == pytest.approx(faiss.cvar.hnsw_stats.ndis, rel=0.2)
+
+
+# ---- the command ---------------------------------------------------------------------------------------------
+
+
+def test_the_command_shows_the_work_of_a_search():
+    pytest.importorskip("typer", reason="the extra cli is not installed")
+    from hermes_hw.cli import app  # noqa: PLC0415
+    from typer.testing import CliRunner  # noqa: PLC0415
+
+    options = [text for name, value in CODES.items() for text in ("--option", f"{name}={value}")]
+    ask = ["price", "--stage", "retrieve", "--device", "cpu-emr-64c", "--items", "4", *options]
+    shown = CliRunner().invoke(app, ask)
+    assert shown.exit_code == 0
+    assert all(word in shown.stdout for word in ("lookups", "tables", "probes", "items/s"))
+    result = json.loads(CliRunner().invoke(app, [*ask, "--json"]).stdout)
+    assert result["duration_s"] == pytest.approx(seconds(CODES, 4), rel=1e-9)
+    wrong = CliRunner().invoke(app, [*ask, "--option", "nprobe"])
+    assert isinstance(wrong.exception, InputError)
+    assert "name=value" in str(wrong.exception)
