@@ -1,0 +1,190 @@
+"""What `hermes capacity` does, without the command line."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hermes_analysis.capacity.fleet import FleetAnswer, smallest_fleet
+from hermes_analysis.capacity.rate import Capacity, CapacityOptions, capacity_of
+from hermes_analysis.capacity.verdicts import Probe
+from hermes_analysis.errors import AnalysisError
+from hermes_analysis.executors import Executor, WorkerLost, make_executor
+from hermes_analysis.optimize.goals import Constraint, parse_constraint
+from hermes_analysis.output import json_text
+from hermes_analysis.summary import plain
+from hermes_analysis.sweep.axes import parse_axis
+from hermes_analysis.sweep.space import Space, chosen_seeds
+from hermes_analysis.sweep.terminal import estimate_text
+
+COLUMNS = ("slo_attainment", "ttft.p99", "tpot.p99", "output_tokens_per_s", "usd_per_h", "usd_per_million_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityRequest:
+    """What was asked on the command line."""
+
+    scenario: Path
+    over: tuple[str, ...] = ()
+    limits: tuple[str, ...] = ()
+    fleet: str | None = None
+    path: str = "workload.rate"
+    seeds: str = "3"
+    tolerance: float = 0.02
+    window_s: float = 60.0
+    sets: tuple[str, ...] = ()
+    executor: str | None = None
+    ray_address: str | None = None
+    workers: int | None = None
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentWork:
+    """Searches the capacity of one deployment on a worker: for several deployments at a time."""
+
+    scenario: Any
+    space: Space
+    constraints: tuple[Constraint, ...]
+    options: CapacityOptions
+    sets: tuple[str, ...]
+
+    def __call__(self, number: int) -> Capacity | str:
+        """Return the capacity of a combination, or why it has none."""
+        point = self.space.point(number * len(self.space.seeds))
+        try:
+            return capacity_of(self.scenario, (*self.sets, *point.sets), self.constraints, options=self.options)
+        except AnalysisError as error:
+            return " ".join(str(error).split())
+
+
+def capacity(request: CapacityRequest) -> str:
+    """Return the answer for standard output. Raises AnalysisError."""
+    constraints = tuple(parse_constraint(text) for text in request.limits)
+    seeds = chosen_seeds(request.seeds, 1)
+    options = CapacityOptions(request.path, seeds, request.tolerance, request.window_s)
+    if not 0 < request.tolerance < 1:
+        raise AnalysisError(f"--tolerance {request.tolerance:g}: is a share of the rate, above 0 and below 1")
+    # One search has few runs at a time: starting processes for them takes longer than they do.
+    workers = request.workers or (None if request.over or request.executor or request.ray_address else 1)
+    with make_executor(request.executor, workers=workers, address=request.ray_address) as executor:
+        if request.fleet is not None:
+            answer = smallest_fleet(
+                request.scenario, parse_axis(request.fleet), request.sets, constraints, seeds=seeds, executor=executor
+            )
+            return json_text(fleet_values(answer)) if request.as_json else "\n".join(fleet_lines(answer)) + "\n"
+        if not request.over:
+            found = capacity_of(request.scenario, request.sets, constraints, executor=executor, options=options)
+            return json_text(values_of(found)) if request.as_json else "\n".join(lines_of(found)) + "\n"
+        return _several(request, constraints, options, executor)
+
+
+def _several(
+    request: CapacityRequest, constraints: tuple[Constraint, ...], options: CapacityOptions, executor: Executor
+) -> str:
+    space = Space(tuple(parse_axis(text) for text in request.over), (1, 2))
+    work = DeploymentWork(request.scenario, space, constraints, options, request.sets)
+    found: dict[int, Capacity | str] = {}
+    for number, result in executor.run(work, range(space.combinations)):
+        found[number] = result.reason if isinstance(result, WorkerLost) else result
+    results = [(space.values(number), found[number]) for number in range(space.combinations)]
+    if all(isinstance(result, str) for _, result in results):
+        raise AnalysisError(str(results[0][1]))
+    paths = [axis.path for axis in space.axes]
+    if request.as_json:
+        return json_text(
+            [
+                {"values": dict(zip(paths, values, strict=True)), **(_error(r) if isinstance(r, str) else values_of(r))}
+                for values, r in results
+            ]
+        )
+    return "\n".join(_table(paths, results)) + "\n"
+
+
+def _error(text: str) -> dict[str, Any]:
+    return {"error": text}
+
+
+def _table(paths: list[str], results: list[tuple[tuple[str, ...], Capacity | str]]) -> Iterator[str]:
+    rows = [[*paths, "highest rate", "surely kept", "surely broken", "USD per million tokens", "binds"]]
+    for values, result in results:
+        if isinstance(result, str):
+            rows.append([*values, "failed", "", "", "", result[:100]])
+            continue
+        price = (
+            estimate_text("usd_per_million_tokens", result.at.metrics["usd_per_million_tokens"]) if result.at else ""
+        )
+        rates = (result.rate_per_s, result.surely_kept_per_s, result.surely_broken_per_s)
+        rows.append([*values, *(f"{rate:.4g}/s" for rate in rates), price, result.binds])
+    wide = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip()
+
+
+def lines_of(found: Capacity) -> Iterator[str]:
+    """Yield a capacity for the screen."""
+    if found.at is None:
+        yield f"no rate keeps the limits: {found.binds} is broken at {found.probes[-1].level:g}/s still"
+        return
+    seeds = len(found.at.metrics["ttft.p50"].values)
+    yield f"{found.rate_per_s:.4g} requests/s keep the limits, by the mean of {seeds} seeds"
+    sure = f"{found.surely_kept_per_s:.4g}/s" if found.surely_kept_per_s else "no rate that was tried"
+    yield f"with 95 % confidence: kept up to {sure}, broken from {found.surely_broken_per_s:.4g}/s on"
+    yield f"above it breaks: {found.binds}"
+    yield from _metrics(found.at)
+    yield f"{len(found.probes)} rates were tried: {', '.join(f'{p.level:.4g}' for p in found.probes)}"
+
+
+def fleet_lines(answer: FleetAnswer) -> Iterator[str]:
+    """Yield the smallest fleet for the screen."""
+    if answer.smallest is None or answer.at is None:
+        probe = answer.probes[-1]
+        verdict = probe.verdict.value
+        yield f"even {answer.path}={probe.level:g} does not keep the limits: {probe.worst} is broken ({verdict})"
+        yield from _metrics(probe)
+        return
+    yield f"{answer.path}={answer.smallest} is the least that keeps the limits ({answer.at.verdict.value})"
+    yield from _metrics(answer.at)
+    if answer.below is not None:
+        below = answer.below
+        yield f"{answer.path}={below.level:g} does not: {below.worst} is broken ({below.verdict.value})"
+    yield f"{len(answer.probes)} were tried: {', '.join(f'{p.level:g}' for p in answer.probes)}"
+
+
+def _metrics(probe: Probe) -> Iterator[str]:
+    for name in COLUMNS:
+        if not math.isnan(probe.metrics[name].mean):
+            yield f"  {name:<24} {estimate_text(name, probe.metrics[name])}"
+
+
+def values_of(found: Capacity) -> dict[str, Any]:
+    """Return a capacity as JSON values."""
+    return {
+        "rate_per_s": found.rate_per_s,
+        "surely_kept_per_s": found.surely_kept_per_s,
+        "surely_broken_per_s": plain(found.surely_broken_per_s),
+        "binds": found.binds,
+        "metrics": _means(found.at),
+        "probes": [_probe(probe) for probe in found.probes],
+    }
+
+
+def fleet_values(answer: FleetAnswer) -> dict[str, Any]:
+    """Return the smallest fleet as JSON values."""
+    return {
+        "path": answer.path,
+        "smallest": answer.smallest,
+        "metrics": _means(answer.at),
+        "probes": [_probe(probe) for probe in answer.probes],
+    }
+
+
+def _probe(probe: Probe) -> dict[str, Any]:
+    return {"level": probe.level, "verdict": probe.verdict.value, "worst": probe.worst}
+
+
+def _means(probe: Probe | None) -> dict[str, float | str | None]:
+    if probe is None:
+        return {}
+    return {name: "inf" if math.isinf(e.mean) else plain(e.mean) for name, e in probe.metrics.items()}

@@ -1,0 +1,157 @@
+"""The highest rate, and the smallest fleet: what trying rates one by one would find."""
+
+import json
+import math
+
+import pytest
+from hermes_analysis.capacity import CapacityOptions, Verdict, capacity_of, smallest_fleet
+from hermes_analysis.capacity.tasks import CapacityRequest, capacity
+from hermes_analysis.capacity.verdicts import judged, one_judged
+from hermes_analysis.emit.yaml_text import yaml_text
+from hermes_analysis.errors import AnalysisError
+from hermes_analysis.executors import make_executor
+from hermes_analysis.optimize import parse_constraint
+from hermes_analysis.points import point_metrics
+from hermes_analysis.replicate import Estimate
+from hermes_analysis.simulator import SimulationError, session
+from hermes_analysis.sweep import parse_axis
+
+for needed in ("hermes_core", "hermes_hw", "hermes_workload"):
+    pytest.importorskip(needed, reason="runs scenarios")
+
+SCENARIO = {
+    "model": "meta-llama/Llama-3.1-8B",
+    "hardware": "h100-sxm",
+    "workload": {"rate": "8/s", "prompt": 1024, "output": 64, "requests": 100},
+    "slo": {"ttft": "300 ms", "tpot": "40 ms"},
+}
+FAST = CapacityOptions(seeds=(1, 2), window_s=10.0, tolerance=0.05)
+
+
+def attainment(rate, sets=()):
+    runner = session()
+    draft = runner.read(SCENARIO, sets)
+    requests = max(math.ceil(rate * 10), 200)
+    over = [f"workload.rate={rate}/s", f"workload.requests={requests}"]
+    return sum(point_metrics(runner.run(draft, over, seed))["slo_attainment"] for seed in (1, 2)) / 2
+
+
+def test_the_rate_is_kept_and_a_little_more_is_not():
+    found = capacity_of(SCENARIO, options=FAST)
+    assert attainment(found.rate_per_s) >= 0.99
+    broken = min(probe.level for probe in found.probes if not probe.verdict.kept and probe.level > found.rate_per_s)
+    assert broken <= found.rate_per_s * 1.06
+    assert attainment(broken) < 0.99
+    assert found.binds == "slo_attainment >= 0.99"
+    assert found.surely_kept_per_s <= found.rate_per_s < found.surely_broken_per_s
+    assert len(found.probes) < 14
+
+
+def test_it_is_found_from_above_and_from_below():
+    starts = [capacity_of(SCENARIO, [f"workload.rate={rate}"], options=FAST).rate_per_s for rate in ("0.3/s", "500/s")]
+    assert starts[0] == pytest.approx(starts[1], rel=0.12)
+
+
+def test_more_devices_take_more_and_so_do_looser_limits():
+    one = capacity_of(SCENARIO, options=FAST).rate_per_s
+    two = capacity_of(SCENARIO, ["replicas=2"], options=FAST).rate_per_s
+    strict = capacity_of(SCENARIO, (), [parse_constraint("ttft.p99 <= 60 ms")], options=FAST).rate_per_s
+    assert 1.7 * one < two < 2.4 * one
+    assert strict < one
+
+
+def test_what_no_rate_can_keep_is_told():
+    limit = parse_constraint("ttft.mean <= 1 ms")
+    options = CapacityOptions(seeds=(1,), window_s=1.0)
+    found = capacity_of(SCENARIO, (), [limit], options=options)
+    assert found.rate_per_s == 0
+    assert found.at is None
+    assert found.binds == limit.text
+
+
+def test_what_every_rate_keeps_is_told():
+    options = CapacityOptions(seeds=(1,), window_s=0.001)
+    with pytest.raises(AnalysisError, match="nothing breaks them"):
+        capacity_of(SCENARIO, (), [parse_constraint("usd_per_h <= 100")], options=options)
+
+
+def test_the_smallest_fleet_is_that_of_counting_up():
+    axis = parse_axis("replicas=1..12")
+    sets = ["workload.rate=110/s", "workload.requests=800"]
+    found = smallest_fleet(SCENARIO, axis, sets, seeds=(1, 2))
+    kept = []
+    for replicas in range(1, 13):
+        runner = session()
+        draft = runner.read(SCENARIO, [*sets, f"replicas={replicas}"])
+        mean = sum(point_metrics(runner.run(draft, [], seed))["slo_attainment"] for seed in (1, 2)) / 2
+        kept.append(mean >= 0.99)
+    assert found.smallest == str(kept.index(True) + 1)
+    assert found.below is not None
+    assert not found.below.verdict.kept
+    assert len(found.probes) < 8
+
+
+def test_a_fleet_too_small_even_at_its_largest():
+    found = smallest_fleet(
+        SCENARIO, parse_axis("replicas=1..2"), ["workload.rate=900/s", "workload.requests=500"], seeds=(1,)
+    )
+    assert found.smallest is None
+    assert found.probes[-1].level == 2
+
+
+def test_a_fleet_counts_up():
+    for text in ("replicas=4,2", "hardware.device=h100-sxm,b200"):
+        with pytest.raises(AnalysisError, match="write numbers that rise"):
+            smallest_fleet(SCENARIO, parse_axis(text))
+
+
+def test_without_a_service_level_there_is_nothing_to_keep():
+    with pytest.raises(AnalysisError, match="no service level to keep"):
+        capacity_of({key: value for key, value in SCENARIO.items() if key != "slo"}, options=FAST)
+    with pytest.raises(SimulationError, match="replcas"):
+        capacity_of(SCENARIO, ["replcas=2"], options=FAST)
+
+
+def test_verdicts_say_how_sure_they_are():
+    limit = parse_constraint("ttft.p99 <= 1 s")
+    assert one_judged(limit, Estimate(0.8, 0.1, (0.8,))) is Verdict.SURELY_KEPT
+    assert one_judged(limit, Estimate(0.95, 0.1, (0.95,))) is Verdict.KEPT
+    assert one_judged(limit, Estimate(1.05, 0.1, (1.05,))) is Verdict.BROKEN
+    assert one_judged(limit, Estimate(1.2, 0.1, (1.2,))) is Verdict.SURELY_BROKEN
+    assert one_judged(limit, Estimate(math.inf, math.nan, (math.inf,))) is Verdict.SURELY_BROKEN
+    assert one_judged(limit, Estimate(0.1, math.nan, (0.1,))) is Verdict.KEPT
+    both = (limit, parse_constraint("tpot.p99 <= 1 s"))
+    metrics = {"ttft.p99": Estimate(0.1, 0.01, (0.1,)), "tpot.p99": Estimate(1.05, 0.1, (1.05,))}
+    assert judged(both, metrics) is Verdict.BROKEN
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    path = tmp_path / "chat.yaml"
+    path.write_text(yaml_text(SCENARIO))
+    return path
+
+
+def test_the_command_says_it_and_prints_json(scenario):
+    request = CapacityRequest(scenario, seeds="2", tolerance=0.2, window_s=5.0)
+    assert "requests/s keep the limits" in capacity(request)
+    answer = json.loads(capacity(CapacityRequest(scenario, seeds="2", tolerance=0.2, window_s=5.0, as_json=True)))
+    assert answer["rate_per_s"] > 10
+    fleet = CapacityRequest(scenario, fleet="replicas=1..4", seeds="1", sets=("workload.rate=60/s",))
+    assert capacity(fleet).startswith("replicas=")
+    with pytest.raises(AnalysisError, match="--tolerance 2"):
+        capacity(CapacityRequest(scenario, tolerance=2))
+
+
+def test_several_deployments_at_a_time_give_what_each_gives(scenario):
+    pytest.importorskip("joblib", reason="extra sweep")
+    base = {"seeds": "2", "tolerance": 0.2, "window_s": 5.0, "as_json": True}
+    over = ("hardware.tp=1,2", "hardware.device=h100-sxm,l40s,nothing")
+    together = json.loads(capacity(CapacityRequest(scenario, over=over, workers=2, **base)))
+    alone = json.loads(capacity(CapacityRequest(scenario, over=over, workers=1, **base)))
+    assert together == alone
+    assert len(together) == 6
+    assert "no device" in together[2]["error"] or "nothing" in together[2]["error"]
+    single = json.loads(capacity(CapacityRequest(scenario, sets=("hardware={device: l40s, tp: 2}",), **base)))
+    assert together[4]["rate_per_s"] == single["rate_per_s"]
+    assert make_executor(workers=1).workers == 1
