@@ -14,7 +14,7 @@ _INTRINSIC = 24
 """Dimensions in which the vectors really vary."""
 _NOISE = 0.3
 _QUERIES = 4096
-_TRAINING = 20
+_TRAINING = 39
 """Training vectors for each list, at most."""
 _LEAST_QUERIES = 1024
 _PASS_S = 0.15

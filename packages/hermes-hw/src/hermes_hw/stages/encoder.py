@@ -62,6 +62,7 @@ class EncoderModel:
         "_output",
         "_overhead_s",
         "_tokens",
+        "_waiting_w",
         "_workers",
     )
 
@@ -74,6 +75,7 @@ class EncoderModel:
         self._eager_s = direct.eager_s() if resolved.eager else 0.0
         self._tokens: dict[int, tuple[float, float, float]] = {}
         self._heads: dict[int, tuple[float, float, float]] = {}
+        self._waiting_w = direct.waiting_joules(1.0)
         self._fixed = _sum(direct.launch())
         self._lines = self._attention_lines()
 
@@ -97,7 +99,7 @@ class EncoderModel:
         eager_s = self._eager_s * self._output
         step_s, seq_s = self._direct.inputs_s()
         waiting_s = max(eager_s - seconds, 0.0) + self._overhead_s + (step_s + seq_s * items) * self._output
-        joules += self._direct.waiting_joules(waiting_s)
+        joules += self._waiting_w * waiting_s
         nbytes *= self._direct.graph.plan.tensor
         joules += missing_memory_joules(self._device, self._workers, nbytes)
         return femtos(seconds + waiting_s), round(nbytes), round(joules * NJ_PER_J)
