@@ -101,9 +101,9 @@ def highest_rate(judgement: Judgement, resolved: Mapping[str, Any], options: Cap
         return probes[-1].verdict.kept
 
     low, high = _bracket(probe, _rate_of(resolved))
-    while high - low > options.tolerance * high and high > 0:
-        # The first figures of a rate are enough, and equal ones are not run twice.
-        middle = float(f"{math.sqrt(low * high):.4g}") if low > 0 else high / 2
+    while low > 0 and high - low > options.tolerance * high:
+        # Four figures of a rate are enough.
+        middle = float(f"{math.sqrt(low * high):.4g}")
         if not low < middle < high:
             break
         low, high = (middle, high) if probe(middle) else (low, middle)
