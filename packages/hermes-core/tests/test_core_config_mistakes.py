@@ -231,11 +231,8 @@ def test_a_mistake_is_told_with_place_value_and_remedy(line, place, problem, rem
 @pytest.mark.parametrize(
     ("line", "place", "what"),
     [
-        ("topology: {preset: dgx-h100}", "scenario:4:1 (topology)", "network"),
-        ("kv_store: {tiers: []}", "scenario:4:1 (kv_store)", "KV store"),
         ("faults: []", "scenario:4:1 (faults)", "faults"),
         ("pools: {a: {autoscale: {min: 1}}}", "scenario:4:13 (pools.a.autoscale)", "autoscaling"),
-        ("pools: {a: {place: {nodes: [0]}}}", "scenario:4:13 (pools.a.place)", "nodes"),
         ("warm_up: auto", "scenario:4:10 (warm_up)", "warm_up: auto"),
         ("cost: {currency: EUR}", "scenario:4:18 (cost.currency)", "'EUR'"),
     ],

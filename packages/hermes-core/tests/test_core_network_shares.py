@@ -229,6 +229,25 @@ def test_a_cancelled_flow_leaves_what_it_had_to_others_and_is_not_said_to_end():
     assert link.moved_bytes == 1250
 
 
+def test_a_link_that_fails_in_part_slows_its_flows_until_it_recovers():
+    kernel = Kernel()
+    network = Network(kernel)
+    link, wide = Resource("link", 10 * G), Resource("wide", 15 * G)
+    ends = {}
+    network.start(path_of([link, wide]), 1000, lambda now: ends.setdefault("a", now))
+    network.start(path_of([wide]), 1000, lambda now: ends.setdefault("b", now))
+    for time, factor in ((20, 0.1), (60, 1.0)):
+        kernel.schedule(time, rank(Phase.CONTROL), lambda _, factor=factor: network.scale(link, factor))
+    kernel.run(20)
+    assert [f.rate_bytes_per_s / G for f in network.moving] == [1, 14]
+    kernel.run()
+    # b: 7.5 a nanosecond for 20, then 14 for 40 (710 by 60), then 7.5: 290 / 7.5 = 38.7 more.
+    # a: 150 + 40 by 60, then 290 until 99, then 10 a nanosecond.
+    assert ends == {"b": 99, "a": 151}
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        network.scale(link, 1.5)
+
+
 def test_closing_counts_what_has_moved_so_far():
     kernel = Kernel()
     network = Network(kernel)

@@ -1,7 +1,7 @@
 """`hermes explain`: every value of a scenario with where it comes from, and what its deployments come to."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,11 +15,21 @@ if TYPE_CHECKING:
 _WIDEST_VALUE = 44
 
 
-def explain(scenario: ScenarioFile, *, sets: Sets = None, seed: SeedOption = None, as_json: AsJson = False) -> None:
+def explain(
+    scenario: ScenarioFile,
+    *,
+    sets: Sets = None,
+    seed: SeedOption = None,
+    as_json: AsJson = False,
+    topology: Annotated[bool, typer.Option(help="Draw what joins the clients instead.")] = False,
+) -> None:
     """Show every value of a scenario, and where it comes from."""
     from hermes_core.runs import plan_of  # noqa: PLC0415 - only what runs is loaded
 
     plan = plan_of(scenario, sets=sets or [], seed=seed)
+    if topology:
+        typer.echo("\n".join(_drawn(plan)))
+        return
     if not as_json:
         typer.echo("\n".join(_tree(plan)))
     deployments, failed = _deployments(plan)
@@ -31,6 +41,18 @@ def explain(scenario: ScenarioFile, *, sets: Sets = None, seed: SeedOption = Non
         typer.echo("\n".join(_deployment_lines(deployments)))
     if failed is not None:
         raise failed
+
+
+def _drawn(plan: "SimulationPlan") -> list[str]:
+    from hermes_core.network.drawing import drawing, store_lines  # noqa: PLC0415
+    from hermes_core.serving.wiring import placed  # noqa: PLC0415
+
+    joined = placed(plan)
+    tiers = store_lines(plan.kv_store) if plan.kv_store is not None else []
+    if joined is None:
+        remedy = "Add a topology, as in `topology: {preset: dgx-h100, nodes: 4}`."
+        raise InputError("the scenario has no topology: each transfer goes at the pace of its pool", remedy=remedy)
+    return drawing(joined, tiers)
 
 
 def _tree(plan: "SimulationPlan") -> list[str]:

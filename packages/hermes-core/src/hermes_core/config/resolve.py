@@ -8,6 +8,7 @@ from hermes_core.config.deployments import Deployments
 from hermes_core.config.document import Document, Route, suggest
 from hermes_core.config.fields import listed
 from hermes_core.config.findings import Findings
+from hermes_core.config.network import NetworkPlans
 from hermes_core.config.origins import DEFAULT, CanonicalTree
 from hermes_core.config.pipelines import LLM_STAGES, Lowering, plain_nodes, walk
 from hermes_core.config.sections import STAGES, Scenario
@@ -30,6 +31,10 @@ def resolve(
     pipelines = _pipelines(scenario, findings, tree, accepts)
     pools = Deployments(scenario, document, findings, tree, plugins).pools(accepts)
     _check_stages(scenario, pipelines, accepts, findings)
+    network = NetworkPlans(scenario, findings, tree)
+    places = network.places(pools)
+    topology = network.topology(pools, places)
+    kv_store = network.kv_store(topology)
     demand = Demand(scenario, document, findings, tree, list(pipelines))
     workload = demand.workload()
     levels = demand.service_levels()
@@ -65,6 +70,9 @@ def resolve(
         record=RecordPlan(
             steps=scenario.record.steps, stage_jobs=scenario.record.stage_jobs, transfers=scenario.record.transfers
         ),
+        topology=topology,
+        kv_store=kv_store,
+        places=places,
         canonical_json=tree.canonical_json(),
         origins=tree.origins(),
     )

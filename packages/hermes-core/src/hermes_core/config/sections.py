@@ -32,6 +32,7 @@ from hermes_core.config.fields import (
     single_entry,
 )
 from hermes_core.config.pipelines import Entries, stage_kinds
+from hermes_core.config.network_section import KvStoreSection, Place, Topology
 from hermes_core.config.traffic import Workload
 
 STAGES: Final = ("prefill", "decode")
@@ -171,7 +172,7 @@ class KvTransferSection(Section):
 class PoolSection(Section):
     """Clients that can replace one another. What it leaves out is taken from the top of the scenario."""
 
-    unsupported_keys: ClassVar[Mapping[str, str]] = {"autoscale": "autoscaling", "place": "nodes to place pools on"}
+    unsupported_keys: ClassVar[Mapping[str, str]] = {"autoscale": "autoscaling"}
 
     stages: Annotated[list[Stage], Field(min_length=1)] | None = None
     model: Model | None = None
@@ -179,6 +180,7 @@ class PoolSection(Section):
     clients: Count = 1
     engine: Engine | None = None
     kv_transfer: KvTransferSection | None = None
+    place: Place | None = None
     models: dict[str, Model] = Field(default_factory=dict)
     """Models of single stages, where a client of several stages runs several."""
     workers: Count | None = None
@@ -283,8 +285,6 @@ class Scenario(Section):
     """A simulation of LLM serving: what is asked, of what, on what."""
 
     unsupported_keys: ClassVar[Mapping[str, str]] = {
-        "topology": "network",
-        "kv_store": "KV store beyond a client's own memory",
         "faults": "faults of the infrastructure",
         "search": "search",
         "autoscale": "autoscaling",
@@ -301,6 +301,8 @@ class Scenario(Section):
     replicas: Count | None = None
     pools: dict[str, PoolSection] = Field(default_factory=dict)
     engine: Engine | None = None
+    topology: Topology | None = None
+    kv_store: KvStoreSection | None = None
     routing: Annotated[dict[str, Router], BeforeValidator(_routing, json_schema_input_type=str | dict[str, Any])] = (
         Field(default_factory=dict)
     )

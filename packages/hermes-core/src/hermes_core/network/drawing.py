@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from hermes_core.api.units import format_duration
+from hermes_core.api.units import format_bytes, format_duration
 from hermes_core.network.presets import LinkPlan, TopologyPlan
 from hermes_core.network.topology import Node, Topology
+
+if TYPE_CHECKING:
+    from hermes_core.memory.plan import KvStorePlan
 
 _CLASSES = {
     "fabric": "a device to its neighbours",
@@ -42,6 +46,19 @@ def drawing(topology: Topology, tiers: Sequence[str] = ()) -> list[str]:
             for _, alike in groupby(nodes, key=_contents):
                 group = list(alike)
                 lines += _node(group[0], group, "   ")
+    return lines
+
+
+def store_lines(plan: "KvStorePlan") -> list[str]:
+    """Return a line for each tier of a KV store."""
+    lines = []
+    for tier in plan.tiers:
+        scope = f"{tier.per_clients} clients" if tier.per_clients else tier.per
+        one = "one for all" if scope == "all" else f"one per {scope}"
+        what = f"{tier.bandwidth_bytes_per_s / 1e9:,g} GB/s, {format_duration(tier.latency_ns)}"
+        link = f", behind {_arrow(tier.link)}" if tier.link is not None else ""
+        rate = f", hit rate {tier.hit_rate:g}" if tier.hit_rate is not None else ""
+        lines.append(f"  tier {tier.name}: {one}, {format_bytes(tier.capacity_bytes)}, {what}{link}{rate}")
     return lines
 
 

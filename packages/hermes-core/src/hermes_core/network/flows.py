@@ -34,6 +34,7 @@ class Resource:
         "latency_ns",
         "moved_bytes",
         "name",
+        "nominal_bytes_per_s",
         "peak_flows",
         "waiting_ns",
     )
@@ -45,7 +46,8 @@ class Resource:
         if latency_ns < 0:
             raise ValueError(f"the latency of {name} must not be negative, but is {latency_ns} ns")
         self.name = name
-        self.bandwidth_bytes_per_s = int(bandwidth_bytes_per_s)
+        self.bandwidth_bytes_per_s = self.nominal_bytes_per_s = int(bandwidth_bytes_per_s)
+        """What it has, and what it was made with."""
         self.latency_ns = latency_ns
         self.flows: dict[Flow, None] = {}
         """Flows that move over it."""

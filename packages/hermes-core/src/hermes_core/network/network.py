@@ -32,6 +32,8 @@ class Network:
         "_kernel",
         "_left",
         "_numbers",
+        "_reseeded",
+        "_scaled",
         "_sharing",
         "contention",
         "ended",
@@ -51,6 +53,8 @@ class Network:
         """Flows that move from this nanosecond on."""
         self._left: list[Flow] = []
         """Flows that have ended or were cancelled in it."""
+        self._scaled: dict[Resource, None] = {}
+        """Resources that have another bandwidth from this nanosecond on."""
         self._sharing = False
         """Whether the end of this nanosecond is awaited."""
         self._forecasts: list[tuple[Nanos, int, int, Flow]] = []
@@ -107,6 +111,17 @@ class Network:
             resource.moved_bytes += moved
         self._await_next()
         return moved
+
+    def scale(self, resource: Resource, factor: float) -> None:
+        """Let a resource have `factor` of the bandwidth it was made with, from now on: one that fails, or recovers.
+
+        Not more than all of it, nor less than one byte a second. Raises ValueError for another factor.
+        """
+        if not 0.0 <= factor <= 1.0:
+            raise ValueError(f"a resource has between 0 and 1 of its bandwidth, not {factor}")
+        resource.bandwidth_bytes_per_s = max(1, round(resource.nominal_bytes_per_s * factor))
+        self._scaled[resource] = None
+        self._share_soon()
 
     def passed(self, path: Path, size_bytes: int) -> None:
         """Count bytes that have gone over a path before, unseen."""
@@ -231,8 +246,19 @@ class Network:
                 _detach(flow, now, seeds)
         for flow in self._left:
             seeds.pop(flow, None)
-        joined = [flow for flow in self._joined if flow.ended_ns < 0]
         self._left.clear()
+        self._let_in(now, seeds)
+        for resource in self._scaled:
+            resource.active = self.contention and resource.demand > resource.bandwidth_bytes_per_s
+            seeds.update(resource.flows)
+        self._scaled.clear()
+        if seeds:
+            for flow, level in repaired(seeds).items():
+                self._set(flow, level, now)
+        self._await_next()
+
+    def _let_in(self, now: Nanos, seeds: dict[Flow, None]) -> None:
+        joined = [flow for flow in self._joined if flow.ended_ns < 0]
         self._joined.clear()
         for flow in joined:
             _attach(flow, now, contention=self.contention)
@@ -241,10 +267,6 @@ class Network:
             for resource in flow.path.resources:
                 if resource.bound:
                     seeds.update(resource.bound)
-        if seeds:
-            for flow, level in repaired(seeds).items():
-                self._set(flow, level, now)
-        self._await_next()
 
     def _set(self, flow: Flow, level: Level, now: Nanos) -> None:
         bottleneck = level.bottleneck

@@ -8,7 +8,9 @@ from hermes_proto.core.v1 import run_record_pb2
 from hermes_core.api.errors import InputError
 from hermes_core.api.hardware import CompiledDeployment
 from hermes_core.api.time import Nanos
+from hermes_core.api.units import format_bytes
 from hermes_core.engine import Kernel
+from hermes_core.memory.plan import KvStorePlan
 from hermes_core.memory.store import KvStore
 from hermes_core.memory.tiers import Tiers
 from hermes_core.network import Network, Path, Resource
@@ -115,6 +117,7 @@ class Wiring:
             key = (engine.deployment.model, engine.deployment.kv_dtype)
             model = models.setdefault(key, len(models))
             block_size = engine.engine.block_size_tokens
+            _check_sizes(kv_plan, engine, block_size * priced.kv_transfer_bytes_per_token)
             pool.store = PoolStore(
                 store, kernel, priced, block_size=block_size, first=first, model=model, seed=plan.seed
             )
@@ -172,6 +175,21 @@ class Wiring:
         link = self._links[narrow] if narrow is not None else 0
         self._add(self._pack(request_id, source, target, link, size_bytes, begin_ns, end_ns))
 
+    @property
+    def slow_link(self) -> Callable[[str, float], None] | None:
+        """Lets a link have a part of its bandwidth; None without a topology."""
+        return self._slow if self.topology is not None else None
+
+    def _slow(self, name: str, factor: float) -> None:
+        found = [resource for resource in self.links if resource.name == name]
+        if not found:
+            raise InputError(
+                f"there is no link {name!r}",
+                remedy=f"Links: {', '.join(resource.name for resource in self.links[:20])}.",
+            )
+        for resource in found:
+            self.network.scale(resource, factor)
+
     # --- totals -------------------------------------------------------------------------------------------------------
 
     def close(self, now: Nanos) -> None:
@@ -182,7 +200,7 @@ class Wiring:
         """Return what crossed each link."""
         return [
             run_record_pb2.LinkTotals(
-                bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
+                bandwidth_bytes_per_s=link.nominal_bytes_per_s,
                 bytes=link.moved_bytes,
                 busy_ns=link.busy_ns,
                 waiting_ns=link.waiting_ns,
@@ -226,6 +244,16 @@ class _HostMemory:
     def move(self, size_bytes: int, on_end: Callable[[Nanos], None], now: Nanos) -> None:  # noqa: ARG002
         """Begin to move bytes."""
         self._network.start(self._path, size_bytes, on_end)
+
+
+def _check_sizes(plan: KvStorePlan, pool: PoolPlan, block_bytes: int) -> None:
+    for tier in plan.tiers:
+        if tier.capacity_bytes < block_bytes:
+            raise InputError(
+                f"the tier {tier.name!r} has {format_bytes(tier.capacity_bytes)}: less than one KV block of the pool "
+                f"{pool.name!r}, {format_bytes(block_bytes)}",
+                remedy="Give it more capacity.",
+            )
 
 
 def placed(plan: SimulationPlan) -> Topology | None:
