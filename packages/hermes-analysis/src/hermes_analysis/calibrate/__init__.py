@@ -1,0 +1,1 @@
+"""`hermes calibrate`: prices fitted to observed runs."""

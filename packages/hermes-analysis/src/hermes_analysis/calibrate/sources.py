@@ -1,0 +1,191 @@
+"""Reads observed runs: HERMES run records, tables of requests, results of `vllm bench serve`, GuideLLM and AIPerf.
+
+A reader is an entry point of the group `hermes.observations`: called with a path it returns what it found there, or
+None when the path is not of its kind.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from hermes_proto.core.v1 import run_record_pb2 as rr
+
+from hermes_analysis.calibrate.traffic import CalibrationError, Means, Requests
+from hermes_analysis.load import read_run
+
+READERS: Final = "hermes.observations"
+Reader: TypeAlias = Callable[[Path], Requests | Means | None]
+Row: TypeAlias = tuple[float, float, float, float, float]
+"""Start, first token and end in seconds; tokens of prompt and answer."""
+
+_NS: Final = 1e-9
+_MS: Final = 1e-3
+_COLUMNS: Final = ("arrival_s", "prompt_tokens", "output_tokens", "ttft_s", "e2e_s")
+
+
+def read_observed(place: Path) -> Requests | Means:
+    """Return what was observed of the run at `place`.
+
+    Raises:
+        CalibrationError: There is nothing, no reader knows it, or it lacks what is needed.
+    """
+    if not place.exists():
+        raise CalibrationError(f"{place}: there is no such run")
+    readers = sorted(entry_points(group=READERS), key=lambda entry: entry.name)
+    for entry in readers:
+        reader: Reader = entry.load()
+        found = reader(place)
+        if found is not None:
+            return found
+    known = ", ".join(entry.name for entry in readers)
+    raise CalibrationError(f"{place}: is not a run that can be read; known: {known}")
+
+
+def read_record(place: Path) -> Requests | None:
+    """Read a run record of HERMES (a directory)."""
+    if not place.is_dir():
+        return None
+    requests = read_run(place).requests
+    done = (requests["status"] == rr.REQUEST_STATUS_FINISHED) & (requests["first_token_ns"] >= 0)
+    columns = [requests[name][done] * _NS for name in ("arrival_ns", "first_token_ns", "end_ns")]
+    columns += [requests[name][done] * 1.0 for name in ("prompt_tokens", "output_tokens")]
+    return _requests(place, list(zip(*(column.tolist() for column in columns), strict=True)))
+
+
+def read_table(place: Path) -> Requests | None:
+    """Read a CSV with the columns arrival_s, prompt_tokens, output_tokens, ttft_s, e2e_s; a row a finished request."""
+    if place.suffix.lower() != ".csv":
+        return None
+    reader = csv.DictReader(io.StringIO(_text(place)))
+    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise CalibrationError(f"{place}:1: columns are missing: {', '.join(missing)}")
+    rows: list[Row] = []
+    for fields in reader:
+        try:
+            arrival, prompt, output, ttft, e2e = (float(fields[name]) for name in _COLUMNS)
+        except (TypeError, ValueError):
+            raise CalibrationError(f"{place}:{reader.line_num}: a figure is missing or is no number") from None
+        rows.append((arrival, arrival + ttft, arrival + e2e, prompt, output))
+    return _requests(place, rows)
+
+
+def read_vllm_bench(place: Path) -> Requests | Means | None:
+    """Read what `vllm bench serve --save-result` wrote: every request with `--save-detailed`, else means."""
+    content = _json(place)
+    if not isinstance(content, dict) or "mean_tpot_ms" not in content:
+        return None
+    starts = content.get("start_times")
+    if starts and content.get("itls"):
+        rows: list[Row] = []
+        columns = [_listed(place, content, name) for name in ("ttfts", "itls", "input_lens", "output_lens")]
+        for start, ttft, gaps, prompt, output in zip(starts, *columns, strict=True):
+            if output and ttft:
+                rows.append((start, start + ttft, start + ttft + sum(gaps), prompt, output))
+        return _requests(place, rows)
+    completed = _figure(place, content, "completed")
+    return Means(
+        run=place.name,
+        requests_per_s=_figure(place, content, "request_throughput"),
+        prompt_tokens=_figure(place, content, "total_input_tokens") / completed,
+        output_tokens=_figure(place, content, "total_output_tokens") / completed,
+        tpot_s=_figure(place, content, "mean_tpot_ms") * _MS,
+    )
+
+
+def read_guidellm(place: Path) -> Requests | None:
+    """Read a GuideLLM report: the successful requests of all its benchmarks, one after the other."""
+    content = _json(place)
+    if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
+        return None
+    rows: list[Row] = []
+    for benchmark in content["benchmarks"]:
+        requests = benchmark.get("requests") or {}
+        for one in requests.get("successful", requests) if isinstance(requests, dict) else requests:
+            start = _first(place, one, "request_start_time", "start_time")
+            end = _first(place, one, "request_end_time", "end_time")
+            first = start + _first(place, one, "time_to_first_token_ms") * _MS
+            rows.append((start, first, end, _first(place, one, "prompt_tokens"), _first(place, one, "output_tokens")))
+    return _requests(place, rows)
+
+
+def read_aiperf(place: Path) -> Requests | None:
+    """Read records of AIPerf (`profile_export.jsonl`), one a line."""
+    if place.suffix.lower() != ".jsonl":
+        return None
+    rows: list[Row] = []
+    for number, line in enumerate(_text(place).splitlines(), 1):
+        where = f"{place}:{number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as fault:
+            raise CalibrationError(f"{where}: is not JSON: {fault.msg}") from None
+        metrics = record.get("metrics") if isinstance(record, dict) else None
+        if not isinstance(metrics, dict) or "time_to_first_token" not in metrics:
+            if number == 1:
+                return None
+            continue
+        start = _first(where, record.get("metadata", {}), "request_start_ns", "timestamp_ns") * _NS
+        values = {key: _value(part) for key, part in metrics.items()}
+        first = start + _first(where, values, "time_to_first_token") * _MS
+        end = start + _first(where, values, "request_latency") * _MS
+        prompt = _first(where, values, "input_sequence_length")
+        rows.append((start, first, end, prompt, _first(where, values, "output_sequence_length")))
+    return _requests(place, rows)
+
+
+def _requests(place: Path, rows: Sequence[Row]) -> Requests:
+    if not rows:
+        raise CalibrationError(f"{place}: has no finished requests")
+    columns = np.array(rows, dtype=np.float64).T
+    if not np.isfinite(columns).all():
+        raise CalibrationError(f"{place}: a figure is no finite number")
+    start, first, end, prompt, output = columns
+    if (first < start).any() or (end < first).any():
+        raise CalibrationError(f"{place}: a request ends before it begins")
+    return Requests(place.name, start, first, end, prompt, output)
+
+
+def _text(place: Path) -> str:
+    try:
+        return place.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise CalibrationError(f"{place}: cannot be read: {fault}") from None
+
+
+def _json(place: Path) -> Any:
+    if place.suffix.lower() != ".json" or not place.is_file():
+        return None
+    try:
+        return json.loads(_text(place))
+    except json.JSONDecodeError as fault:
+        raise CalibrationError(f"{place}:{fault.lineno}:{fault.colno}: is not JSON: {fault.msg}") from None
+
+
+def _listed(place: Path, content: Mapping[str, Any], key: str) -> Iterable[Any]:
+    value = content.get(key)
+    if not isinstance(value, list):
+        raise CalibrationError(f"{place}: {key} is no list")
+    return value
+
+
+def _figure(place: object, content: Mapping[str, Any], key: str) -> float:
+    value = content.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise CalibrationError(f"{place}: {key} must be a positive number, found {value!r}")
+    return float(value)
+
+
+def _first(place: object, content: Mapping[str, Any], *keys: str) -> float:
+    found = next((key for key in keys if content.get(key) is not None), keys[0])
+    return _figure(place, content, found)
+
+
+def _value(part: Any) -> Any:
+    return part.get("value") if isinstance(part, dict) else part
