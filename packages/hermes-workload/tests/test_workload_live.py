@@ -4,6 +4,7 @@ import csv
 import json
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from hermes_workload import WorkloadError, open_workload
 pytest.importorskip("httpx")
 
 from hermes_workload.live import Measured, Target, lateness_note, send, write_measured
+from hermes_workload.measured import Server, write_experiment
 
 FIRST_S, GAP_S = 0.15, 0.03
 SLACK_S = 0.12
@@ -116,6 +118,8 @@ def test_what_fails_is_kept_and_named(engine, tmp_path):
     measured = send(open_workload(failing, 1), target(engine))
     assert all(one.error == "HTTP 503: no, sorry" for one in measured)
     assert all(one.ttft_s is one.e2e_s is None for one in measured)
+    # As a trace it is still the workload that was sent.
+    assert [one.output_tokens for one in measured] == [666, 666]
     gone = send(open_workload(spec(requests=1), 1), Target("http://127.0.0.1:9", "m"))
     assert "ConnectError" in gone[0].error
     slow = send(open_workload(spec(requests=1), 1), target(engine, timeout_s=0.05))
@@ -141,3 +145,25 @@ def test_a_sender_that_falls_behind_says_so():
 
     assert lateness_note([one(0.001)] * 100) is None
     assert "50% of the requests" in lateness_note([one(0.001), one(0.5)])
+
+
+def test_an_experiment_for_validation_has_the_known_delays(engine, tmp_path):
+    measured = send(open_workload(spec(), 1), target(engine))
+    failed = replace(measured[0], error="HTTP 503: no", ttft_s=None, tpot_s=None, e2e_s=None)
+    folder = tmp_path / "run"
+    server = Server("meta-llama/Llama-3.1-8B", "h100-sxm", 2, "vllm", "0.15.1")
+    write_experiment([failed, *measured[1:]], server, folder)
+    truth = json.loads((folder / "measured.json").read_text())["summary"]
+    assert (truth["num_success"], truth["num_failed"]) == (7, 1)
+    assert FIRST_S * 1e3 <= truth["ttft_ms"]["mean"] < (FIRST_S + SLACK_S) * 1e3
+    assert truth["tpot_ms"]["p50"] == pytest.approx(GAP_S * 1e3, abs=SLACK_S / 4 * 1e3)
+    assert truth["e2e_ms"]["p99"] >= (FIRST_S + 4 * GAP_S) * 1e3
+    assert truth["throughput"]["output_tokens_per_s"] == pytest.approx(5 * truth["throughput"]["requests_per_s"])
+    ran = json.loads((folder / "experiment.json").read_text())
+    assert (ran["hardware"]["id"], ran["parallel"]["tp"], ran["engine"]["version"]) == ("h100-sxm", 2, "0.15.1")
+    again = open_workload({"kind": "experiment", "path": str(folder)}, 1)
+    assert sum(len(batch) for batch in again.batches()) == 8
+    with pytest.raises(WorkloadError, match="an experiment already"):
+        write_experiment(measured, server, folder)
+    with pytest.raises(WorkloadError, match="no request succeeded"):
+        write_experiment([failed], server, tmp_path / "other")

@@ -27,7 +27,11 @@ def send(
     *,
     url: Annotated[str, typer.Option(help="Address of the endpoint, without /v1.")],
     model: Annotated[str, typer.Option(help="Model that the endpoint serves.")],
-    out: Annotated[Path, typer.Option(help="Where to write what was measured (.csv).")],
+    out: Annotated[Path, typer.Option(help="Where to: FILE.csv, or with --device a folder for hermes validate.")],
+    device: Annotated[Optional[str], typer.Option(help="What serves, as in a scenario: h100-sxm.")] = None,  # noqa: UP045
+    tp: Annotated[int, typer.Option(help="Tensor parallel degree of what serves.", min=1)] = 1,
+    engine: Annotated[str, typer.Option(help="Engine that serves: vllm, sglang, tensorrt_llm.")] = "vllm",
+    engine_version: Annotated[Optional[str], typer.Option(help="Its version.")] = None,  # noqa: UP045
     api_key_env: Annotated[Optional[str], typer.Option(help="Environment variable with the key.")] = None,  # noqa: UP045 - typer
     timeout: Annotated[float, typer.Option(help="Seconds until a request has failed.", min=0)] = 600,
     speed: Annotated[float, typer.Option(help="2 replays twice as fast.", min=1e-6)] = 1.0,
@@ -44,6 +48,7 @@ def send(
     from hermes_workload.errors import WorkloadError  # noqa: PLC0415 - keeps the command line quick
     from hermes_workload.live import Target, lateness_note, write_measured  # noqa: PLC0415
     from hermes_workload.live import send as send_to  # noqa: PLC0415
+    from hermes_workload.measured import Server, write_experiment  # noqa: PLC0415
 
     with told():
         key = None if api_key_env is None else os.environ.get(api_key_env)
@@ -51,6 +56,12 @@ def send(
             raise WorkloadError(f"the environment variable {api_key_env} is not set", remedy="set it to the key")
         if out.exists() and not force:
             raise WorkloadError("there is such a file already", file=str(out), remedy="give another name, or --force")
+        if (out.suffix == ".csv") == (device is not None):
+            raise WorkloadError(
+                "the name and --device do not fit together",
+                file=str(out),
+                remedy="write --out FILE.csv, or --out FOLDER --device h100-sxm for an experiment",
+            )
         source = open_what(
             what,
             seed,
@@ -61,7 +72,10 @@ def send(
             rate_scale=rate_scale,
         )
         measured = send_to(source, Target(url, model, key, timeout, not stop_early, speed), seed)
-        write_measured(measured, out, force=force)
+        if device is None:
+            write_measured(measured, out, force=force)
+        else:
+            write_experiment(measured, Server(model, device, tp, engine, engine_version), out, force=force)
     failed = [one for one in measured if one.error]
     done = [one for one in measured if not one.error]
     rows = [("requests", f"{len(measured):,}"), ("failed", f"{len(failed):,}")]

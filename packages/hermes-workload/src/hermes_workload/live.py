@@ -45,7 +45,8 @@ class Measured:
     """One request as it went. Times in seconds, `arrival_s` since the sending began; None where it never came to it.
 
     `ttft_s` and `e2e_s` count from the sending of the request; `tpot_s` is the time after the first token over the
-    tokens after it. `output_tokens` is what the server reports, else the number of pieces that came.
+    tokens after it. `output_tokens` is what the server reports, else the number of pieces that came; what was asked for,
+    where a request failed before any.
     """
 
     request_id: int
@@ -160,6 +161,8 @@ class _Sender:
             self._ended[row.request_id].set()
         ended = answer.last if answer.last is not None else loop.time()
         tokens = answer.tokens if answer.tokens is not None else answer.pieces
+        if answer.error and not tokens:
+            tokens = row.output_tokens
         first = None if answer.first is None else answer.first - sent
         tpot = (ended - sent - first) / (tokens - 1) if first is not None and tokens > 1 else None
         arrival = sent - self._start
