@@ -6,6 +6,7 @@ all that can happen is decoding, unless `every_step` is set.
 """
 
 from collections.abc import Sequence as SequenceOf
+from collections.abc import Sized
 from typing import Protocol
 
 from hermes_core.serving.sequence import Sequence
@@ -23,6 +24,16 @@ class Batch(Protocol):
     """Whether the decoding sequences take part; True unless the policy says otherwise."""
     preempted: bool
     """Whether a sequence was preempted while this step was planned."""
+
+    @property
+    def queue(self) -> Sized:
+        """Sequences that wait to be admitted."""
+        ...
+
+    @property
+    def fetched(self) -> Sized:
+        """Sequences that wait with the KV that another client has computed for them."""
+        ...
 
     @property
     def prefilling(self) -> SequenceOf[Sequence]:

@@ -86,7 +86,7 @@ class Scheduler:
         self.now_ns = 0
         self.decode = True
         self.decode_seqs = 0
-        self.preempted = False
+        self.preempted = self._demand_taken = False
         self.prefilling: list[Sequence] = []
         self.chunks: list[Sequence] = []
         self.shape = StepShape()
@@ -110,9 +110,7 @@ class Scheduler:
         self.fetched = self.exchange.fetched
         self.running: dict[int, Sequence] = {}
         """By the number of their admission, in their order."""
-        self.prefill_tokens = 0
-        self.cached_tokens = 0
-        self.preemptions = 0
+        self.prefill_tokens = self.cached_tokens = self.preemptions = 0
         self._policy = policy
         self._prompts_first = policy.prompts_first
         self._every_step = policy.every_step
@@ -124,7 +122,6 @@ class Scheduler:
         self._reservation = self.memory.reservation
         self._victim = victim_of(settings)
         self._admissions = 0
-        self._demand_taken = False
 
     # --- after a stretch --------------------------------------------------------------------------------------------
 
@@ -243,13 +240,15 @@ class Scheduler:
         if incoming and incoming[0].visible_step <= self.step:
             self._let_in()
         if not self._prompts_first:
-            self._feed_decodes()
+            if needed := self.batch.demand():
+                self._feed_decodes(needed)
+            self._demand_taken = True
         if self.queue or self.prefilling or self.fetched or self._every_step:
             self._plan_prompts()
         else:
             self.blocked = False
             if self._prompts_first:
-                self._feed_decodes()
+                self._feed_decodes(self.batch.demand())
         if self.preempted and self._reservation is not None:
             self._reservation.preempted(self.running, self.batch)
 
@@ -265,7 +264,7 @@ class Scheduler:
                 # The decoding members stand still: what was taken for them is given back.
                 self.pool.take_back(self.batch.demand())
         elif self._prompts_first:
-            self._feed_decodes()
+            self._feed_decodes(self.batch.demand())
         self.blocked = bool(self.queue) or bool(self.fetched)
 
     def _let_in(self) -> None:
@@ -279,9 +278,8 @@ class Scheduler:
             else:
                 self.queue.push(seq)
 
-    def _feed_decodes(self) -> None:
-        """Give the decoding members the blocks they need in the step that is planned."""
-        needed = self.batch.demand()
+    def _feed_decodes(self, needed: int) -> None:
+        """Give the decoding members the blocks that they need in the step that is planned."""
         if needed:
             pool = self.pool
             if needed > pool.available:

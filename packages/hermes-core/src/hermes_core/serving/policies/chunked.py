@@ -31,7 +31,8 @@ class Chunked:
                     left -= batch.extend(seq, min(left, chunk))
         if batch.preempted:
             return
-        while left > 0:
+        queue, fetched = batch.queue, batch.fetched
+        while left > 0 and (queue or fetched):
             taken = batch.admit(left if left < chunk else chunk)
             if not taken:
                 return
