@@ -75,9 +75,9 @@ def test_a_label_replaces_the_names_of_the_file(tmp_path):
     assert set(after.priority.tolist()) == {4}
 
 
-@pytest.mark.parametrize("form", ["csv", "table", "azure", "mooncake"])
+@pytest.mark.parametrize("form", ["csv", "table", "azure", "mooncake", "burstgpt", "openai", "aiperf"])
 def test_text_formats_keep_times_and_sizes(tmp_path, form):
-    step = {"csv": 1, "table": 1, "azure": 100, "mooncake": 1_000_000}[form]
+    step = {"azure": 100, "mooncake": 1_000_000}.get(form, 1)
     path = tmp_path / "t.txt.gz"
     write(open_workload(PLAIN, 3), path, form)
     before, _ = rows(PLAIN)
@@ -105,7 +105,7 @@ def test_csv_keeps_waits(tmp_path):
         read(tmp_path / "t.csv", skip_bad=True)
 
 
-@pytest.mark.parametrize("form", ["table", "azure", "mooncake"])
+@pytest.mark.parametrize("form", ["table", "azure", "mooncake", "burstgpt", "openai", "aiperf"])
 def test_a_format_that_knows_no_waits_refuses_them(tmp_path, form):
     spec = {**PLAIN, "requests": 50, "sessions": {"turns": {"kind": "fixed", "tokens": 3}}}
     with pytest.raises(WorkloadError, match=f"{form} cannot say that a request waits"):
@@ -338,6 +338,7 @@ def test_at_most_one_reader_accepts_a_file(tmp_path):
         "csv": b"arrival_ns,prompt_tokens,output_tokens\n",
         "parquet": b"PAR1",
         "aiperf": b'{"timestamp": 0, "input_length": 1, "output_length": 1}\n',
+        "prompts": b'{"prompt": "a", "output_tokens": 1}\n',
     }
     readers = {entry.name: entry.load() for entry in entry_points(group="hermes.readers")}
     assert set(readers) == set(reader_names())
@@ -347,3 +348,25 @@ def test_at_most_one_reader_accepts_a_file(tmp_path):
 
 def test_every_format_has_a_writer_and_a_reader_of_its_own_files(tmp_path):
     assert set(FORMATS) <= set(reader_names())
+
+
+def test_prompt_files_are_read_for_their_lengths(tmp_path):
+    path = lines(
+        tmp_path / "p.jsonl",
+        {"prompt": "a" * 9, "output_tokens": 7},
+        {"text": "b", "max_tokens": 5},
+        {"prompt": "c", "prompt_tokens_count": 30, "output_tokens_count": 2},
+    )
+    found, source = read(path)
+    assert found.prompt_tokens.tolist() == [3, 1, 30]
+    assert found.output_tokens.tolist() == [7, 5, 2]
+    assert ["no times" in note for note in source.notes] == [True, False]
+    assert "estimated" in source.notes[1]
+    for spoilt, said in (
+        ({"prompt": "x", "output_tokens": True}, "column output_tokens: is missing or no whole number"),
+        ({"prompt": 5, "output_tokens": 5}, "column prompt: is missing or no text"),
+    ):
+        bad = lines(tmp_path / "bad.jsonl", {"prompt": "a", "output_tokens": 7}, spoilt)
+        with pytest.raises(WorkloadError, match=f"bad.jsonl:2, {said}"):
+            read(bad)
+        assert len(read(bad, skip_bad=True)[0]) == 1

@@ -45,8 +45,8 @@ class Measured:
     """One request as it went. Times in seconds, `arrival_s` since the sending began; None where it never came to it.
 
     `ttft_s` and `e2e_s` count from the sending of the request; `tpot_s` is the time after the first token over the
-    tokens after it. `output_tokens` is what the server reports, else the number of pieces that came; what was asked for,
-    where a request failed before any.
+    tokens after it. `output_tokens` is what the server reports, else the number of pieces that came; where a
+    request failed before any, what was asked for.
     """
 
     request_id: int

@@ -34,12 +34,9 @@ def write_csv(source: RequestSource, batches: Iterator[RequestBatch], out: Sink)
 def write_table(source: RequestSource, batches: Iterator[RequestBatch], out: Sink) -> None:  # noqa: ARG001 - port
     """Write arrival_s (exact to the ns), prompt_tokens, output_tokens."""
     out.write(b"arrival_s,prompt_tokens,output_tokens\n")
-    for batch in batches:
-        _refuse_waits(batch, "table")
-        seconds, rest = np.divmod(batch.arrival_ns, NS_PER_S)
-        columns = (seconds, rest, batch.prompt_tokens, batch.output_tokens)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        out.write("".join([f"{second}.{ns:09},{prompt},{output}\n" for second, ns, prompt, output in rows]).encode())
+    for times, prompts, outputs in _seconds(batches, "table"):
+        rows = zip(times, prompts, outputs, strict=True)
+        out.write("".join([f"{at},{prompt},{output}\n" for at, prompt, output in rows]).encode())
 
 
 def write_azure(source: RequestSource, batches: Iterator[RequestBatch], out: Sink) -> None:  # noqa: ARG001 - port
@@ -61,6 +58,49 @@ def write_azure(source: RequestSource, batches: Iterator[RequestBatch], out: Sin
             for date, at, digits, prompt, output in rows
         ]
         out.write("".join(lines).encode())
+
+
+def write_burstgpt(source: RequestSource, batches: Iterator[RequestBatch], out: Sink) -> None:  # noqa: ARG001 - port
+    """Write the columns of BurstGPT; model and log type, which nobody knows here, are `any` and `API log`."""
+    out.write(b"Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n")
+    for times, prompts, outputs in _seconds(batches, "burstgpt"):
+        rows = zip(times, prompts, outputs, strict=True)
+        lines = [f"{at},any,{prompt},{output},{prompt + output},API log\n" for at, prompt, output in rows]
+        out.write("".join(lines).encode())
+
+
+def write_openai(source: RequestSource, batches: Iterator[RequestBatch], out: Sink) -> None:  # noqa: ARG001 - port
+    """Write lines of a log of an OpenAI-style server: a timestamp in seconds and the usage."""
+    for times, prompts, outputs in _seconds(batches, "openai"):
+        rows = zip(times, prompts, outputs, strict=True)
+        lines = [
+            f'{{"timestamp": {at}, "usage": {{"prompt_tokens": {prompt}, "completion_tokens": {output}}}}}\n'
+            for at, prompt, output in rows
+        ]
+        out.write("".join(lines).encode())
+
+
+def write_aiperf(source: RequestSource, batches: Iterator[RequestBatch], out: Sink) -> None:  # noqa: ARG001 - port
+    """Write AIPerf trace lines without block hashes: a timestamp in ms, input_length, output_length."""
+    for batch in batches:
+        _refuse_waits(batch, "aiperf")
+        whole, rest = np.divmod(batch.arrival_ns, NS_PER_MS)
+        columns = (whole, rest, batch.prompt_tokens, batch.output_tokens)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        lines = [
+            f'{{"timestamp": {ms}.{ns:06}, "input_length": {prompt}, "output_length": {output}}}\n'
+            for ms, ns, prompt, output in rows
+        ]
+        out.write("".join(lines).encode())
+
+
+def _seconds(batches: Iterator[RequestBatch], form: str) -> Iterator[tuple[list[str], list[int], list[int]]]:
+    """Yield times in seconds (exact to the ns), prompts and outputs of each batch."""
+    for batch in batches:
+        _refuse_waits(batch, form)
+        seconds, rest = np.divmod(batch.arrival_ns, NS_PER_S)
+        times = [f"{at}.{ns:09}" for at, ns in zip(seconds.tolist(), rest.tolist(), strict=True)]
+        yield times, batch.prompt_tokens.tolist(), batch.output_tokens.tolist()
 
 
 def write_mooncake(source: RequestSource, batches: Iterator[RequestBatch], out: Sink) -> None:  # noqa: ARG001 - port

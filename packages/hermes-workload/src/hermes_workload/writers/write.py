@@ -11,7 +11,15 @@ from hermes_workload.source import RequestSource
 from hermes_workload.writers.messages import write_messages
 from hermes_workload.writers.parquet import write_parquet
 from hermes_workload.writers.sink import Sink
-from hermes_workload.writers.text import write_azure, write_csv, write_mooncake, write_table
+from hermes_workload.writers.text import (
+    write_aiperf,
+    write_azure,
+    write_burstgpt,
+    write_csv,
+    write_mooncake,
+    write_openai,
+    write_table,
+)
 
 Writer: TypeAlias = Callable[[RequestSource, Iterator[RequestBatch], Sink], None]
 
@@ -19,6 +27,9 @@ FORMATS: Final[dict[str, tuple[Writer, tuple[str, ...]]]] = {
     "csv": (write_csv, (".csv",)),
     "table": (write_table, ()),
     "azure": (write_azure, ()),
+    "burstgpt": (write_burstgpt, ()),
+    "openai": (write_openai, ()),
+    "aiperf": (write_aiperf, ()),
     "mooncake": (write_mooncake, (".jsonl",)),
     "hermes": (write_messages, (".pb",)),
     "parquet": (write_parquet, (".parquet",)),
@@ -26,7 +37,7 @@ FORMATS: Final[dict[str, tuple[Writer, tuple[str, ...]]]] = {
 """Formats by name: the writer, and the suffixes that choose it."""
 
 
-WITHOUT_IDENTITY: Final = ("csv", "table", "azure")
+WITHOUT_IDENTITY: Final = ("csv", "table", "azure", "burstgpt", "openai", "aiperf")
 """Formats that cannot say what prompts have in common."""
 
 
