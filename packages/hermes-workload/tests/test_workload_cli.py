@@ -1,6 +1,7 @@
 """The command line."""
 
 import json
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -163,3 +164,16 @@ def test_show_tells_sources_and_assumptions():
     found = json.loads(run("show", "code-agent", "--json").stdout)
     assert "2026" in found["source"]
     assert found["spec"]["tools"]["call"]["mean"] == 520
+
+
+def test_inspect_draws_a_picture(tmp_path):
+    plot = tmp_path / "plot.svg"
+    ran("inspect", "azure-code", "--requests", "2000", "--plot", str(plot))
+    drawn = ET.fromstring(plot.read_text())  # noqa: S314 - our own file
+    lines = [one for one in drawn.iter() if one.tag.endswith("polyline")]
+    assert len(lines) == 4
+    for line in lines:
+        points = [tuple(map(float, pair.split(","))) for pair in line.get("points").split()]
+        assert [x for x, _ in points] == sorted(x for x, _ in points)
+        assert all(60 <= x <= 780 and y >= 60 for x, y in points)
+    assert run("inspect", "azure-code", "--requests", "2000", "--plot", str(plot)).exit_code != 0

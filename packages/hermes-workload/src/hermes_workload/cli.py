@@ -85,16 +85,21 @@ def inspect(
     form: Form = None,
     skip_bad: SkipBad = False,
     requests: Requests = None,
+    plot: Annotated[Optional[Path], typer.Option(help="Draw it too (.svg).")] = None,  # noqa: UP045 - typer
     seed: Seed = 0,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Show rates over time, sizes, burstiness, shared prefixes and conversations."""
     from hermes_workload.describe import as_dict, as_rows  # noqa: PLC0415
+    from hermes_workload.picture import save  # noqa: PLC0415
     from hermes_workload.survey import survey  # noqa: PLC0415
 
     with told():
         source = open_what(what, seed, format=form, skip_bad=skip_bad or None, requests=requests)
         found = survey(source)
+        if plot is not None:
+            save(found, what, plot, force=force)
     if as_json:
         _print_json({**as_dict(found), "notes": list(source.notes)})
         return
