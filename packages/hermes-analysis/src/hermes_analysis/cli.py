@@ -65,6 +65,11 @@ def report(
     from hermes_analysis import commands  # noqa: PLC0415 - only what runs is loaded
 
     with told():
+        if (run / "sweep.json").is_file():
+            from hermes_analysis.sweep import tasks  # noqa: PLC0415
+
+            tasks.report(run, out=out, as_json=as_json, summary=summary or details, force=force)
+            return
         if summary or as_json or details:
             commands.summary(run, as_json=as_json, more=details)
         else:

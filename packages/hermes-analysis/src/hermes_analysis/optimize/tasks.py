@@ -1,5 +1,6 @@
 """What `hermes optimize` does, without the command line."""
 
+import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -141,6 +142,11 @@ def _write(request: SearchRequest, answer: Answer) -> None:
     sets = (*request.sets, *answer.best.candidate.sets)
     write_text(out / "best.yaml", chosen_scenario(request.scenario, sets), force=True)
     written = [out / "answer.json", out / "best.yaml"]
+    if importlib.util.find_spec("plotly") is not None and importlib.util.find_spec("jinja2") is not None:
+        from hermes_analysis.optimize.report import search_html  # noqa: PLC0415 - needs the extra "report"
+
+        write_text(out / "report.html", search_html(answer, request.scenario.stem), force=True)
+        written.append(out / "report.html")
     if request.emit:
         written += emit_all(request.scenario, request.emit, out, sets=sets, force=request.force)
     sys.stderr.write(f"wrote {', '.join(str(path) for path in written)}\n")

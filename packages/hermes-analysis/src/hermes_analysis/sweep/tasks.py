@@ -3,15 +3,19 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from hermes_analysis.errors import AnalysisError
 from hermes_analysis.executors import make_executor
 from hermes_analysis.output import json_text
 from hermes_analysis.points import check_metric
+from hermes_analysis.sweep.folder import SweepFolder
 from hermes_analysis.sweep.progress import SweepProgress
 from hermes_analysis.sweep.results import best, write_parquet
 from hermes_analysis.sweep.running import SweepOutcome, run_sweep
 from hermes_analysis.sweep.terminal import DEFAULT_COLUMNS, as_values, table_text
+
+_MOST_PRINTED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,20 @@ def sweep(request: SweepRequest) -> str:
     rest = outcome.space.combinations - len(found)
     more = f"... and {rest:,} more: {outcome.folder.results_path}, or hermes report {out}\n" if rest > 0 else ""
     return table_text(found, outcome.space, columns) + more
+
+
+def report(place: Path, *, out: Path | None, as_json: bool, summary: bool, force: bool) -> None:
+    """Print a sweep's table (or JSON), or write its report: what `hermes report` does with a sweep."""
+    folder = SweepFolder(place)
+    space = folder.space()
+    if as_json or summary:
+        found = best(folder, space, None, space.combinations if as_json else _MOST_PRINTED)
+        answer = {"folder": str(place), **space.describe(), "combinations": as_values(found, space)} if as_json else {}
+        sys.stdout.write(json_text(answer) if as_json else table_text(found, space, DEFAULT_COLUMNS))
+        return
+    from hermes_analysis.sweep.report import write_sweep_report  # noqa: PLC0415 - needs the extra "report"
+
+    sys.stderr.write(f"wrote {write_sweep_report(folder, out or place / 'report.html', force=force)}\n")
 
 
 def _say(outcome: SweepOutcome) -> None:
