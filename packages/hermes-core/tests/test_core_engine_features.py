@@ -8,12 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hermes_core.api.errors import InputError
 from hermes_core.api.hardware import KvGroup, MemoryPlan, StepShape
 from hermes_core.config import load_scenario
+from hermes_core.serving.affinity import AdapterAffinity
 from hermes_core.serving.assembly import kv_blocks_of
 from hermes_core.serving.front_end import FrontEnd
 from hermes_core.serving.kv_layout import KvLayout, kv_layout
 from hermes_core.serving.request import Request
+from hermes_core.serving.routers import PoolLoad
 from hermes_core.serving.settings import (
     EngineSettings,
     FrontEndSettings,
@@ -182,6 +185,46 @@ def test_adapters_cost_by_step_by_adapter_and_by_token_and_rank():
     lora = LoraSettings(max_loras=2, rank=8, per_step_ns=100, per_adapter_ns=10, per_token_and_rank_fs=1_000_000)
     steps, _ = steps_of(engine(lora=lora), [(0, 4, 2), (0, 4, 2), (0, 4, 2)], columns={"adapter": [1, 2, 0]})
     assert [t0 // 1_000_000 - MS for t0 in steps["t0_fs"]] == [100 + 2 * 10 + 8 * 8, 100 + 2 * 10 + 8 * 2]
+
+
+def test_requests_of_an_adapter_stay_together_until_their_client_is_busy():
+    router = AdapterAffinity({"slack": 1.5}, np.random.default_rng(0))
+    load = PoolLoad(4)
+    request = Request(0, 0, 1, 1)
+    request.adapter = 3
+    home = router.pick(request, load)
+    assert {router.pick(request, load) for _ in range(5)} == {home}
+    # Of 8 jobs and this one, none may have more than 1.5 x 9 / 4 = 3.4: the third is its last there.
+    load.jobs[:] = [2] * 4
+    assert router.pick(request, load) == home
+    load.jobs[home] = 3
+    assert router.pick(request, load) == (home + 1) % 4
+    request.adapter = 0
+    load.jobs[:] = [3, 2, 1, 2]
+    assert router.pick(request, load) == 2
+    homes = set()
+    for request.adapter in range(1, 40):
+        homes.add(router.pick(request, PoolLoad(4)))
+    assert homes == {0, 1, 2, 3}
+
+
+def test_adapters_are_loaded_less_often_when_their_requests_stay_together():
+    rng = np.random.default_rng(1)
+    rows = [(int(at), 50, 20) for at in np.cumsum(rng.exponential(2e7, 400))]
+    lora = LoraSettings(max_loras=2, max_cpu_loras=4, size_bytes=100_000_000)
+    source = ScriptedSource(rows, {"adapter": rng.integers(1, 7, 400).tolist()})
+    loads = {}
+    for router, options in (("round_robin", {}), ("adapter_affinity", {"slack": 3.0})):
+        plan = small_plan(engine(lora=lora), clients=4, router=router, router_options=options)
+        run = simulate(plan, source, ONE_MS)
+        clients = run.simulation.assembly.llm_clients
+        loads[router] = sum(client.scheduler.traits.adapters.loads for client in clients)
+    assert loads["adapter_affinity"] < loads["round_robin"] / 2
+
+
+def test_slack_below_one_is_refused():
+    with pytest.raises(InputError, match=r"slack 0\.5 lets clients have less than the mean"):
+        AdapterAffinity({"slack": 0.5}, np.random.default_rng(0))
 
 
 # --- grammars ---------------------------------------------------------------------------------------------------------
