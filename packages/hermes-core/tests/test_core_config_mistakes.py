@@ -231,8 +231,6 @@ def test_a_mistake_is_told_with_place_value_and_remedy(line, place, problem, rem
 @pytest.mark.parametrize(
     ("line", "place", "what"),
     [
-        ("faults: []", "scenario:4:1 (faults)", "faults"),
-        ("pools: {a: {autoscale: {min: 1}}}", "scenario:4:13 (pools.a.autoscale)", "autoscaling"),
         ("warm_up: auto", "scenario:4:10 (warm_up)", "warm_up: auto"),
         ("cost: {currency: EUR}", "scenario:4:18 (cost.currency)", "'EUR'"),
     ],
@@ -246,14 +244,14 @@ def test_what_a_later_version_will_do_is_refused_never_ignored(line, place, what
 
 
 def test_all_mistakes_are_told_together_in_order():
-    error = refused("workload: {rate: -1/s, prompt: 0, outputs: 3, requests: 5}", "replicas: x", "faults: []")
+    error = refused("workload: {rate: -1/s, prompt: 0, outputs: 3, requests: 5}", "replicas: x", "search: {}")
     assert isinstance(error, SeveralInputsError)
     assert [str(part.place) for part in error.errors] == [
         "scenario:3:18 (workload.rate)",
         "scenario:3:32 (workload.prompt)",
         "scenario:3:35 (workload.outputs)",
         "scenario:4:11 (replicas)",
-        "scenario:5:1 (faults)",
+        "scenario:5:1 (search)",
     ]
     assert str(error).startswith("5 mistakes in the scenario:")
     for part in error.errors:
@@ -309,6 +307,14 @@ def test_pools_and_replicas_exclude_one_another():
         ("pipelines: {x: [prefill, branch: {when: {probability: 0.5}, then: x}]}", "pipelines.x", "contains itself"),
         ("pipelines: {x: [prefill, branch: {when: {probability: 0.5}, then: y}]}", "pipelines.x", "no pipeline 'y'"),
         ("pools: {a: {stages: [prefill, embed]}}", "pools.a.stages", "served by LLM engines"),
+        ("pools: {a: {autoscale: {min: 1, target: {queue: 1}}}}", "pools.a.autoscale", "the key 'max' is missing"),
+        ("pools: {a: {autoscale: {min: 3, max: 2, target: {queue: 1}}}}", "pools.a.autoscale", "min 3 is above max 2"),
+        ("pools: {a: {autoscale: {max: 2, target: {}}}}", "pools.a.autoscale.target", "needs one of queue and jobs"),
+        ("pools: {a: {clients: 5, autoscale: {max: 2, target: {jobs: 1}}}}", "pools.a.clients", "not from 1 to 2"),
+        ("faults: [{at: 1 s}]", "faults[0]", "needs one of kill, lose_cache and slow"),
+        ("faults: [{at: 1 s, slow: rack}]", "faults[0]", "`to` goes with `slow`"),
+        ("faults: [{at: 1 s, lose_cache: a/0, for: 2 s}]", "faults[0]", "at once"),
+        ("faults: {at: 1 s}", "faults", "not a list of faults"),
         ("pools: {a: {workers: 2}}", "pools.a.workers", "says nothing about LLM engines"),
         ("pools: {a: {}, b: {stages: [retrieve], hardware: cpu-emr-64c}}", "pools.b", "needs an index"),
         ("pools: {a: {}, b: {stages: [preprocess], engine: vllm}}", "pools.b.engine", "no LLM engine"),

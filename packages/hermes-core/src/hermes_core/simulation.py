@@ -128,6 +128,9 @@ class Simulation:
         end_ns = kernel.now
         if until is not None and not self._stop_reason and kernel.pending:
             end_ns = until
+        elif assembly.fleets and coordinator.over and not self._stop_reason:
+            # What only looks at the load, or goes wrong when all is done, does not lengthen the run.
+            end_ns = coordinator.last_ns
         engines = assembly.llm_clients
         for client in engines:
             client.close(end_ns)
@@ -143,7 +146,7 @@ class Simulation:
             steps=sum(client.scheduler.step for client in engines),
             wall_s=time.perf_counter() - began,
             compile_s=self.compile_s,
-            compile_parts_s=_summed(one.wall_s for one in self._compiled.values()),
+            compile_parts_s=_summed(one.wall_s for one in self._compiled.values() if isinstance(one, CompiledDeployment)),
             manifest=manifest,
             trailer=trailer,
         )
@@ -259,13 +262,14 @@ class Simulation:
             stage_jobs=recorder.written("stage_jobs"),
             steps=recorder.written("steps"),
             transfers=recorder.written("transfers"),
-            clients=assembly.client_totals(),
+            clients=assembly.client_totals(end_ns),
             partial=bool(self._stop_reason),
             partial_reason=self._stop_reason,
             diagnostics=[diagnostic_pb2.Diagnostic(severity=warning, summary=text) for text in diagnostics],
             arrived=coordinator.arrived,
             pipelines=assembly.pipeline_totals(),
             branches=assembly.branch_totals(),
+            fleet=assembly.fleet_record(),
             links=assembly.wiring.link_totals(),
             memories=assembly.wiring.memory_totals(),
             store_missed_tokens=assembly.wiring.store.missed_tokens if assembly.wiring.store is not None else 0,

@@ -96,7 +96,8 @@ class Deployments:
         return PoolPlan(
             name=name,
             stages=stages,
-            clients=section.clients if here else self._scenario.replicas or 1,
+            clients=self._parts.clients(section) if here else self._scenario.replicas or 1,
+            autoscale=self._parts.autoscale(section, here),
             deployment=_deployment(model_section, config, hardware_section, spec, settings),
             hardware_model=hardware_section.kind,
             engine=settings,

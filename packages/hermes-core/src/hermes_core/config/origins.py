@@ -1,7 +1,7 @@
 """The canonical form of a scenario as a tree, with the origin of every leaf."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -29,6 +29,10 @@ class CanonicalTree:
     def put_section(self, at: Route, section: BaseModel, location: Route) -> None:
         """Put a section that the user wrote at `location`, keys that were not given as defaults."""
         self._put_any(at, section, location, given=True)
+
+    def put_sections(self, at: Route, sections: Sequence[BaseModel], location: Route) -> None:
+        """Put a list of sections that the user wrote at `location`."""
+        self._put_any(at, sections, location, given=True)
 
     def origin(self, location: Route) -> str:
         """Return where the user wrote the value at `location`."""

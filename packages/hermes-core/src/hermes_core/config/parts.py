@@ -11,6 +11,7 @@ from hermes_core.config.document import Document, Route, suggest
 from hermes_core.config.findings import Findings
 from hermes_core.config.origins import DEFAULT, CanonicalTree
 from hermes_core.config.sections import HardwareSection, ModelSection, PoolSection, RouterSection, Scenario
+from hermes_core.serving.plan import AutoscalePlan
 
 DEVICE_CATALOGUES: Final = "hermes.device_catalogues"
 """Entry-point group. An entry has the name of a hardware model, is called with a device's name and its overrides
@@ -123,6 +124,27 @@ class Parts:
         except InputError as error:
             self.findings.add((*at, "device"), error.problem, error.remedy)
             return None
+
+    # --- clients ------------------------------------------------------------------------------------------------------
+
+    def clients(self, section: PoolSection) -> int:
+        """Return how many clients a pool has, or may have."""
+        return section.autoscale.most if section.autoscale is not None else section.clients
+
+    def autoscale(self, section: PoolSection, here: Route) -> AutoscalePlan | None:
+        """Return how a pool grows and shrinks."""
+        scale = section.autoscale
+        if scale is None:
+            return None
+        first = section.clients if "clients" in section.model_fields_set else scale.least
+        if not scale.least <= first <= scale.most:
+            self.findings.add(
+                (*here, "clients"),
+                f"{first} clients are not from {scale.least} to {scale.most}",
+                "clients is the number at the start",
+            )
+        self.tree.put_section((*here, "autoscale"), scale, (*here, "autoscale"))
+        return scale.plan(first)
 
     # --- router -------------------------------------------------------------------------------------------------------
 

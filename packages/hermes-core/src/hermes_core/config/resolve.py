@@ -53,6 +53,8 @@ def resolve(
             tree.put_section((key,), getattr(scenario, key), (key,))
         else:
             tree.put((key,), getattr(scenario, key).model_dump(), DEFAULT)
+    if scenario.faults:
+        tree.put_sections(("faults",), scenario.faults, ("faults",))
     return SimulationPlan(
         name=name,
         seed=scenario.seed,
@@ -73,6 +75,7 @@ def resolve(
         topology=topology,
         kv_store=kv_store,
         places=places,
+        faults=tuple(fault.plan() for fault in scenario.faults),
         canonical_json=tree.canonical_json(),
         origins=tree.origins(),
     )

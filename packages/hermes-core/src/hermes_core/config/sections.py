@@ -31,8 +31,9 @@ from hermes_core.config.fields import (
     shown,
     single_entry,
 )
-from hermes_core.config.pipelines import Entries, stage_kinds
+from hermes_core.config.fleet_section import AutoscaleSection, Faults
 from hermes_core.config.network_section import KvStoreSection, Place, Topology
+from hermes_core.config.pipelines import Entries, stage_kinds
 from hermes_core.config.traffic import Workload
 
 STAGES: Final = ("prefill", "decode")
@@ -172,8 +173,6 @@ class KvTransferSection(Section):
 class PoolSection(Section):
     """Clients that can replace one another. What it leaves out is taken from the top of the scenario."""
 
-    unsupported_keys: ClassVar[Mapping[str, str]] = {"autoscale": "autoscaling"}
-
     stages: Annotated[list[Stage], Field(min_length=1)] | None = None
     model: Model | None = None
     hardware: Hardware | None = None
@@ -181,6 +180,7 @@ class PoolSection(Section):
     engine: Engine | None = None
     kv_transfer: KvTransferSection | None = None
     place: Place | None = None
+    autoscale: AutoscaleSection | None = None
     models: dict[str, Model] = Field(default_factory=dict)
     """Models of single stages, where a client of several stages runs several."""
     workers: Count | None = None
@@ -285,7 +285,6 @@ class Scenario(Section):
     """A simulation of LLM serving: what is asked, of what, on what."""
 
     unsupported_keys: ClassVar[Mapping[str, str]] = {
-        "faults": "faults of the infrastructure",
         "search": "search",
         "autoscale": "autoscaling",
     }
@@ -312,5 +311,6 @@ class Scenario(Section):
         dict[str, LevelSection],
         BeforeValidator(_levels, json_schema_input_type=LevelSection | dict[str, LevelSection]),
     ] = Field(default_factory=dict)
+    faults: Faults = Field(default_factory=list)
     cost: CostSection = Field(default_factory=lambda: CostSection.model_validate({}))
     record: RecordSection = Field(default_factory=lambda: RecordSection.model_validate({}))

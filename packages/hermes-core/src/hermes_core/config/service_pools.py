@@ -54,7 +54,8 @@ class ServicePools:
         return ServicePoolPlan(
             name=name,
             stages=stages,
-            clients=section.clients,
+            clients=parts.clients(section),
+            autoscale=parts.autoscale(section, at),
             deployments=deployments,
             workers=workers,
             variation=section.variation or 0.0,

@@ -12,13 +12,14 @@ from hermes_core.api.errors import DoesNotFitError, InputError
 from hermes_core.api.hardware import HARDWARE_MODELS, CompiledDeployment, HardwareModel
 from hermes_core.api.stages import STAGE_MODELS, CompiledStage
 from hermes_core.api.streams import stream
-from hermes_core.api.time import FS_PER_NS
+from hermes_core.api.time import FS_PER_NS, Nanos
 from hermes_core.engine import Kernel
 from hermes_core.record import Recorder
 from hermes_core.serving.admission import ADMISSIONS
 from hermes_core.serving.batching import BATCH_POLICIES
 from hermes_core.serving.checks import check_settings
 from hermes_core.serving.coordinator import Coordinator
+from hermes_core.serving.fleet import Autoscaler, Faults, FleetTotals, PoolFleet
 from hermes_core.serving.kv_layout import block_bytes
 from hermes_core.serving.llm_client import LlmClient, StretchObserver
 from hermes_core.serving.llm_pool import LlmPool
@@ -73,6 +74,9 @@ class Assembly:
     stage_sets: list[str] = field(default_factory=list)
     wiring: Wiring = field(init=False)
     """The network between clients, and their KV store."""
+    fleets: dict[str, PoolFleet] = field(default_factory=dict)
+    """By pool; empty where no client comes or goes."""
+    fleet_totals: FleetTotals = field(default_factory=FleetTotals)
     programs: list[Program] = field(default_factory=list)
     """In the order of `pipelines`."""
 
@@ -86,8 +90,23 @@ class Assembly:
                 known = ", ".join(self.plan.pipelines)
                 raise InputError(f"the workload asks for a pipeline {name!r}", remedy=f"Known pipelines: {known}.")
             builder = Builder(name, self.pools, accepts, self.coordinator, self.stage_sets, self.classes, self.plugin)
+            builder.faulty = bool(self.plan.faults)
             self.programs.append(builder.build(self.plan.pipelines[name]))
         self.wiring = Wiring(self.plan, self.kernel, self.recorder, self.pools, self.compiled, self.plugin)
+        self._make_fleet()
+
+    def _make_fleet(self) -> None:
+        """Let clients come and go, where the plan says so."""
+        plan = self.plan
+        growing = [pool for pool in plan.pools if pool.autoscale is not None]
+        if not growing and not plan.faults:
+            return
+        self.fleets = {name: PoolFleet(pool) for name, pool in self.pools.items()}
+        for pool in growing:
+            if pool.autoscale is not None:
+                fleet = self.fleets[pool.name]
+                Autoscaler(fleet, pool.autoscale, self.kernel, self.coordinator, self.fleet_totals)
+        Faults(plan.faults, self.fleets, self.kernel, self.coordinator, self.fleet_totals, self.wiring.slow_link)
 
     def start(self) -> None:
         """Let requests come."""
@@ -158,7 +177,6 @@ class Assembly:
                 number=len(self.clients),
                 kernel=self.kernel,
                 recorder=self.recorder if self.plan.record.steps else None,
-                owner=pool,
                 models=models,
                 max_batch=batches,
                 workers=plan.workers,
@@ -172,11 +190,30 @@ class Assembly:
 
     # --- totals -------------------------------------------------------------------------------------------------------
 
-    def client_totals(self) -> list[run_record_pb2.ClientTotals]:
+    def client_totals(self, end_ns: Nanos) -> list[run_record_pb2.ClientTotals]:
         """Return what each client came to."""
-        return [
+        totals = [
             _llm_totals(client) if isinstance(client, LlmClient) else _service_totals(client) for client in self.clients
         ]
+        for fleet in self.fleets.values():
+            for member in fleet.members:
+                totals[fleet.pool.first_client + member.number].off_ns = member.off_until(end_ns)
+        return totals
+
+    def fleet_record(self) -> run_record_pb2.FleetTotals | None:
+        """Return how clients came and went, and what became of the requests of those that died."""
+        if not self.fleets:
+            return None
+        totals = self.fleet_totals
+        events = sorted((when, client, state) for fleet in self.fleets.values() for client, when, state in fleet.events)
+        return run_record_pb2.FleetTotals(
+            retried=totals.retried,
+            migrated=totals.migrated,
+            failed=totals.failed,
+            started=totals.started,
+            stopped=totals.stopped,
+            events=[run_record_pb2.ClientEvent(client=client, time_ns=when, state=state) for when, client, state in events],
+        )
 
     def pipeline_totals(self) -> list[run_record_pb2.PipelineTotals]:
         """Return how good the answers of each pipeline are; nothing where no stage says so."""

@@ -27,6 +27,7 @@ class Coordinator:
 
     __slots__ = (
         "_add_request",
+        "_coming",
         "_ends",
         "_held",
         "_impatient",
@@ -46,6 +47,7 @@ class Coordinator:
         "finished",
         "handovers",
         "kernel",
+        "last_ns",
         "live",
         "pack_stage_job",
         "quality",
@@ -78,6 +80,10 @@ class Coordinator:
         """By pipeline: requests that have finished with such an answer."""
         self._programs: SequenceOf[Program] = ()
         self._impatient = False
+        self._coming = 0
+        """Requests whose arrival is scheduled, but for the one that is read next."""
+        self.last_ns: Nanos = 0
+        """When a request ended last."""
         self._seed = seed
         self._requests = requests
         self._add_request, self._pack_request = recorder.add_request, recorder.pack_request
@@ -141,12 +147,19 @@ class Coordinator:
         self._set_out(request, now)
         self._read()
 
+    @property
+    def over(self) -> bool:
+        """Whether nobody is here and nobody will come."""
+        return self.exhausted and not self.live and not self._coming
+
     def _arrive_at(self, request: Request, time_ns: Nanos) -> None:
+        self._coming += 1
         request.arrival_ns = time_ns
         self.kernel.schedule(time_ns, _ARRIVAL, partial(self.arrive, request))
 
     def arrive(self, request: Request, now: Nanos) -> None:
         """Take in a request that arrives now."""
+        self._coming -= 1
         self.arrived += 1
         self.live[request.request_id] = request
         self._set_out(request, now)
@@ -254,6 +267,7 @@ class Coordinator:
                 self.quality[request.pipeline] += flow.quality
                 self.finished[request.pipeline] += 1
         self.ended += 1
+        self.last_ns = self.kernel.now
         self.counts[status] += 1
         request_id = request.request_id
         del self.live[request_id]

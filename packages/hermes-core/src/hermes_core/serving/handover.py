@@ -33,7 +33,7 @@ class Handover:
 class Carrier(Protocol):
     """Carries KV from client to client."""
 
-    def carry(  # noqa: PLR0913, PLR0917 - what a row of the record needs
+    def carry(
         self,
         request_id: int,
         source: int,

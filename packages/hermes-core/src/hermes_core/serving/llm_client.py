@@ -327,6 +327,18 @@ class LlmClient:
         if wanted < self._steps:
             self._cut(wanted)
 
+    def forget_cache(self) -> None:
+        """Lose the cached KV that no sequence holds, as a process that begins anew."""
+        scheduler = self.scheduler
+        for one in scheduler.ranks if isinstance(scheduler, RankGroup) else [scheduler]:
+            pool = one.pool
+            low, told, free = pool.low, pool.on_evict, pool.available
+            # It goes nowhere: nobody is told.
+            pool.on_evict = None
+            pool.allocate(free)
+            pool.take_back(free)
+            pool.low, pool.on_evict = low, told
+
     def close(self, now: Nanos) -> None:
         """Settle the whole steps that have ended by `now`, and stop."""
         planned = self._steps

@@ -1,6 +1,7 @@
 """A pool of LLM engines: the stages prefill, reason and decode."""
 
 from collections.abc import Sequence as SequenceOf
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from hermes_core.api.time import Nanos
 from hermes_core.engine import Phase, rank
 from hermes_core.serving.admission import Admission
+from hermes_core.serving.front_end import FrontEnd
 from hermes_core.serving.handover import Handover
 from hermes_core.serving.llm_client import LlmClient
 from hermes_core.serving.patience import Patience
@@ -15,11 +17,12 @@ from hermes_core.serving.pipelines.flow import NO_JOB, Flow, absorb_answer, iden
 from hermes_core.serving.pipelines.luck import Draw, mix, unit
 from hermes_core.serving.request import DROPPED, FINISHED, Request
 from hermes_core.serving.routers import PoolLoad, Router
-from hermes_core.serving.sequence import HANDED_ON, REMOTE, Sequence
+from hermes_core.serving.sequence import HANDED_ON, LOCAL, REMOTE, Sequence
 from hermes_core.serving.transfer import KvTransfer
 
 if TYPE_CHECKING:
     from hermes_core.serving.coordinator import Coordinator
+    from hermes_core.serving.fleet import PoolFleet
     from hermes_core.serving.pool_store import PoolStore
 
 _ARRIVAL: Final = rank(Phase.ARRIVAL)
@@ -44,13 +47,15 @@ class LlmPool:
     """None waits for ever."""
     store: "PoolStore | None" = None
     """KV memory beyond that of its engines."""
+    fleet: "PoolFleet | None" = None
+    """Its clients, where they come and go."""
     load: PoolLoad = field(init=False)
     alone: bool = field(init=False)
     """Whether it has one client."""
     first_client: int = field(init=False)
     """Number of its first client among all clients; the others follow."""
-    entry_ns: int = field(init=False)
-    entry_token_ns: int = field(init=False)
+    front_ends: list[FrontEnd] = field(init=False)
+    """One for each client."""
     stream_ns: int = field(init=False)
 
     def open(self, clients: SequenceOf[LlmClient], router: Router, transfer: KvTransfer) -> None:
@@ -62,20 +67,19 @@ class LlmPool:
         self.alone = len(clients) == 1
         self.first_client = clients[0].number
         front_end = clients[0].settings.front_end
-        self.entry_ns = front_end.request_ns
-        self.entry_token_ns = front_end.per_prompt_token_ns
+        self.front_ends = [FrontEnd(front_end) for _ in clients]
         self.stream_ns = front_end.per_stream_ns
 
     def outstanding(self) -> float:
         """Return the outstanding jobs for each client."""
-        return sum(self.load.jobs) / len(self.clients)
+        return self.load.mean_jobs()
 
     # --- what its engines tell ----------------------------------------------------------------------------------------
 
     def first_token(self, seq: Sequence, now: Nanos, streams: int) -> None:
         """Note when the user holds the first token of the answer."""
         request = seq.request
-        if seq.job.answers and request.task is seq:
+        if seq.job.answers and request.task is seq and not seq.job.earlier_tokens:
             request.first_token_ns = now + self.stream_ns * streams
         if self.store is not None:
             self.store.computed(seq, seq.prompt_tokens, now)
@@ -108,9 +112,12 @@ class LlmPool:
         if self.store is not None and status == FINISHED:
             self.store.computed(seq, seq.prompt_tokens + seq.generated - 1, now)
         if request.task is not seq:
+            if seq.kv == HANDED_ON and status == FINISHED:
+                # Stopped too late: nobody will take what it has computed.
+                coordinator.handovers.forget(Handover(seq, self.clients[number], now), now)
             return
         if status != FINISHED:
-            coordinator.finish(request, now + self.stream_ns * streams, status, seq.generated)
+            coordinator.finish(request, now + self.stream_ns * streams, status, seq.generated + job.earlier_tokens)
         elif job.last:
             if flow is not None:
                 flow.quality = job.quality
@@ -119,6 +126,7 @@ class LlmPool:
             if not job.decodes:
                 request.handover = Handover(seq, self.clients[number], now)
             elif flow is not None:
+                tokens += job.earlier_tokens
                 flow.answer_tokens = tokens
                 flow.answer_segment = seq.output_segment
                 if job.answers:
@@ -150,6 +158,7 @@ class LlmJob:
 
     __slots__ = (
         "_graph",
+        "_other_output",
         "_output",
         "_place",
         "_prompt",
@@ -157,6 +166,7 @@ class LlmJob:
         "answers",
         "continues",
         "decodes",
+        "earlier_tokens",
         "last",
         "pool",
         "prefills",
@@ -201,9 +211,13 @@ class LlmJob:
         """Whether the context goes on with what was answered before."""
         self.revisited = False
         """Whether later jobs see the same context again, and more."""
+        self.earlier_tokens = 0
+        """Tokens of the same answer that a client has given before it died."""
         self.last = False
         """Whether the request ends with it."""
         self._graph = False
+        self._other_output = False
+        """Whether what it generates is not what the workload's conversation goes on with."""
 
     @property
     def hands_on(self) -> bool:
@@ -213,10 +227,15 @@ class LlmJob:
     def settle(self, *, graph: bool) -> None:
         """Be told whether requests come here with a flow."""
         self._graph = graph or self._thinking is not False
+        self._other_output = not self.revisited and (self._output is not None or self._thinking is not False)
 
     def begin(self, request: Request, now: Nanos) -> None:  # noqa: C901, PLR0912 - the hot path
         """Hand the request to a client."""
         pool = self.pool
+        load = pool.load
+        if load.closed and load.closed == len(pool.clients) and pool.fleet is not None:
+            pool.fleet.park(request, self)
+            return
         prompt_tokens = request.prompt_tokens
         output_tokens = request.output_tokens
         flow = request.flow
@@ -237,7 +256,10 @@ class LlmJob:
                 number = handover.seq.client % len(pool.clients)
             else:
                 # Nothing to choose from one client.
-                number = 0 if pool.alone else pool.router.pick(request, pool.load)
+                number = 0 if pool.alone else pool.router.pick(request, load)
+        if load.closed:
+            # A partner, or the client of the other paths, may be gone.
+            number = load.next_open(number)
         client = pool.clients[number]
         if tokens > client.max_tokens:
             coordinator.too_big += 1
@@ -246,7 +268,6 @@ class LlmJob:
         if pool.admission is not None and not pool.admission.admits(request, client.waiting, now):
             coordinator.turn_away(request, self.stage_set, pool.patience, now)
             return
-        load = pool.load
         load.jobs[number] += 1
         load.tokens[number] += prompt_tokens
         seq = Sequence(request, self, number, prompt_tokens, output_tokens if self.decodes else 1, now)
@@ -254,14 +275,17 @@ class LlmJob:
             seq.position = flow.begin_job()
             if self._prompt is not None:
                 seq.segments = None
+        if self._other_output:
+            seq.output_segment = -1
         if not self.prefills:
-            seq.kv = REMOTE
+            # Without anything to fetch (its holder has died) the prompt is computed here.
+            seq.kv = REMOTE if request.handover is not None else LOCAL
         elif self.hands_on:
             seq.kv = HANDED_ON
         if pool.store is not None and self.prefills:
             pool.store.queued(seq, now)
         request.task = seq
-        delay = pool.entry_ns + pool.entry_token_ns * prompt_tokens
+        delay = pool.front_ends[number].delay_ns(prompt_tokens, now)
         if delay:
             coordinator.kernel.schedule(now + delay, _ARRIVAL, partial(client.submit, seq))
         else:
@@ -273,6 +297,8 @@ class LlmJob:
         if flow is not None:
             if self.revisited:
                 identify(request, flow)
+                # Each answer is another text.
+                request.output_segment = flow.new_segment()
             if self.continues:
                 absorb_answer(request, flow)
         prompt = request.prompt_tokens if self._prompt is None else self._prompt(unit(luck, self._place))
@@ -285,6 +311,17 @@ class LlmJob:
         elif self._thinking is not False:
             output += self._thinking(unit(luck, _THINKING + self._place))
         return prompt, max(1, output)
+
+    def resume(self, request: Request, seq: Sequence, given: int, now: Nanos) -> None:
+        """Let a request whose client has died go on elsewhere, with the tokens that it has been given."""
+        job = copy(self)
+        job.earlier_tokens = self.earlier_tokens + given
+        job.prefills, job.continues, job.revisited = True, False, False
+        job._thinking, job._graph = False, True  # noqa: SLF001 - a copy
+        prompt, left = seq.prompt_tokens + given, max(1, seq.output_tokens - given)
+        job._prompt, job._output = lambda u: prompt, lambda u: left  # noqa: ARG005, SLF001
+        job._other_output = True  # noqa: SLF001
+        job.begin(request, now)
 
     def stop(self, seq: Sequence, now: Nanos, status: int) -> int:
         """Stop a sequence, whose request goes on without it. Returns the tokens that it has given."""

@@ -27,6 +27,42 @@ class KvTransferPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class AutoscalePlan:
+    """How many clients of a pool serve, as the load goes; the pool has as many clients as there may be at most."""
+
+    least: int
+    most: int
+    signal: Literal["queue", "jobs"] = "queue"
+    """Load of each client: requests that wait there, or all that it has been sent and not ended."""
+    target: float = 4.0
+    start_up_ns: Nanos = 90_000_000_000
+    """From switching a client on until it serves: a machine, weights, graphs."""
+    cool_down_ns: Nanos = 300_000_000_000
+    """For so long no more clients may have been wanted before one is switched off."""
+    interval_ns: Nanos = 15_000_000_000
+    """Between two looks at the load; 15 s as the Kubernetes autoscaler has it."""
+    first: int = 1
+    """Clients that serve from the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultPlan:
+    """Something that goes wrong."""
+
+    at_ns: Nanos
+    kind: Literal["kill", "lose_cache", "slow"]
+    target: str
+    """A client, "pool/index"; for `slow` a link."""
+    for_ns: Nanos = 0
+    """0 for ever."""
+    requests: Literal["retry", "migrate", "fail"] = "retry"
+    """What becomes of those that a killed client serves: begin their stage anew elsewhere; go on elsewhere with the
+    tokens they have; end."""
+    factor: float = 1.0
+    """Part of its bandwidth that a slow link has."""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPlan:
     """LLM engines that can replace one another, and the router that picks one."""
 
@@ -41,6 +77,7 @@ class PoolPlan:
     router: str = "least_tokens"
     """Name in the entry-point group hermes.routers."""
     router_options: Mapping[str, Any] = field(default_factory=dict)
+    autoscale: AutoscalePlan | None = None
     kv_transfer: KvTransferPlan = KvTransferPlan()
     """Only of use to a pool that decodes what another one has prefilled."""
 
@@ -61,6 +98,7 @@ class ServicePoolPlan:
     """Coefficient of variation of service times around their price."""
     scatter: bool = False
     """Whether each client has a part of the data, so that every job goes to all of them."""
+    autoscale: AutoscalePlan | None = None
     router: str = "least_outstanding"
     """Name in the entry-point group hermes.routers."""
     router_options: Mapping[str, Any] = field(default_factory=dict)
@@ -132,6 +170,7 @@ class SimulationPlan:
     """KV memory beyond that of the engines."""
     places: Mapping[str, PlacePlan] = field(default_factory=dict)
     """By pool; pools that are missing fill nodes in order."""
+    faults: tuple[FaultPlan, ...] = ()
     exact: bool = False
     """Walk step by step: the slow twin, for tests."""
     canonical_json: str = "{}"

@@ -15,6 +15,7 @@ from hermes_core.serving.service_client import ServiceClient, Work
 
 if TYPE_CHECKING:
     from hermes_core.serving.coordinator import Coordinator
+    from hermes_core.serving.fleet import PoolFleet
 
 Counts: TypeAlias = Callable[[Request, Flow, int], tuple[int, int, int]]
 """Says (items, tokens, pairs) of a job; see `hermes_core.api.stages.StageModel`. The number is its place."""
@@ -38,6 +39,8 @@ class ServicePool:
     """Whether each client has a part of the data, so that every job goes to all."""
     clients: Sequence[ServiceClient] = ()
     router: Router = field(init=False)
+    fleet: "PoolFleet | None" = None
+    """Its clients, where they come and go."""
     load: PoolLoad = field(init=False)
     first_client: int = 0
     alone: bool = True
@@ -56,13 +59,13 @@ class ServicePool:
 
     def outstanding(self) -> float:
         """Return the outstanding jobs for each client."""
-        return sum(self.load.jobs) / len(self.clients)
+        return self.load.mean_jobs()
 
 
 class ServiceJob:
     """One stage that a service client does for a request."""
 
-    __slots__ = ("_counts", "_grow", "_key", "_place", "_pool", "_time", "stage", "stage_set")
+    __slots__ = ("_counts", "_grow", "_key", "_place", "_time", "pool", "stage", "stage_set")
 
     def __init__(
         self,
@@ -78,7 +81,7 @@ class ServiceJob:
     ) -> None:
         """`same_luck` lets what is added be drawn as what was worked on."""
         self._key = 0 if same_luck else _GROWTH
-        self._pool = pool
+        self.pool = pool
         self.stage = stage
         """Number of the stage among those of the client."""
         self.stage_set = stage_set
@@ -89,15 +92,20 @@ class ServiceJob:
         """How long it takes, in ns, by a draw; None where a stage model says it."""
 
     def begin(self, request: Request, now: Nanos) -> None:
-        pool = self._pool
+        pool = self.pool
         flow = request.flow
         if flow is None:
             raise AssertionError("a pipeline with service stages is a graph")
+        load = pool.load
+        if load.closed and load.closed == len(pool.clients) and pool.fleet is not None:
+            pool.fleet.park(request, self)
+            return
         items, tokens, pairs = self._counts(request, flow, self._place)
         number = flow.pinned
-        load = pool.load
         if number < 0:
             number = 0 if pool.alone else pool.router.pick(request, load)
+        elif load.closed:
+            number = load.next_open(number)
         load.jobs[number] += 1
         load.tokens[number] += tokens
         work = Work(self, request, number, items, tokens, pairs, now, flow.begin_job(), flow.after)
@@ -108,7 +116,7 @@ class ServiceJob:
 
     def done(self, work: Work, now: Nanos) -> None:
         """A client has done it."""
-        pool = self._pool
+        pool = self.pool
         number = work.slot
         load = pool.load
         load.jobs[number] -= 1
@@ -133,10 +141,10 @@ class ServiceJob:
             coordinator.proceed(request, now)
 
     def _write(self, work: Work, end_ns: Nanos, status: int) -> None:
-        coordinator = self._pool.coordinator
+        coordinator = self.pool.coordinator
         coordinator.add_stage_job(
             coordinator.pack_stage_job(
-                work.request.request_id, work.number, self.stage_set, self._pool.first_client + work.slot,
+                work.request.request_id, work.number, self.stage_set, self.pool.first_client + work.slot,
                 work.enqueue_ns, work.start_ns, -1, end_ns, work.tokens, 0, 0, -1, -1, 0, status, work.after,
             )
         )  # fmt: skip
@@ -144,7 +152,7 @@ class ServiceJob:
     def stop(self, work: Work, now: Nanos, status: int) -> int:
         """Stop a work that waits; one that a worker has ends in vain."""
         work.request.task = None
-        pool = self._pool
+        pool = self.pool
         if pool.clients[work.slot].withdraw(work):
             pool.load.jobs[work.slot] -= 1
             pool.load.tokens[work.slot] -= work.tokens

@@ -47,7 +47,9 @@ class Wiring:
     ) -> None:
         """Raise InputError where clients find no room, or there is no path between two that need one."""
         self._add, self._pack = recorder.add_transfer, recorder.pack_transfer
-        contention = plan.topology.contention if plan.topology is not None else True
+        contention = (plan.topology is None or plan.topology.contention) and (
+            plan.kv_store is None or plan.kv_store.contention
+        )
         self.network = Network(kernel, contention=contention)
         self.topology = placed(plan)
         self._names = [f"{pool.name}/{index}" for pool in plan.pools for index in range(pool.clients)]

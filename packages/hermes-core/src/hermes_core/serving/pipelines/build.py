@@ -41,6 +41,8 @@ class Builder:
     """Names of the stage sets of the whole run, to which this pipeline adds."""
     classes: Sequence[str]
     plugin: Plugin
+    faulty: bool = False
+    """Whether clients may die: then jobs may be done again, and every request needs a flow to number them."""
     program: Program = field(default_factory=Program)
     answered: bool = False
     """Whether an answer comes before the place that is built."""
@@ -97,7 +99,7 @@ class Builder:
         kinds = [stage.kind for stage in stages_of(nodes)]
         plain = all(isinstance(node, str | Stage) and not getattr(node, "options", None) for node in nodes)
         program = self.program
-        program.graph = not plain or not set(kinds) <= _LINEAR or len(set(kinds)) < len(kinds)
+        program.graph = self.faulty or not plain or not set(kinds) <= _LINEAR or len(set(kinds)) < len(kinds)
         self._sequence(nodes)
         if program.graph:
             self.emit(End(self.coordinator))

@@ -106,5 +106,6 @@ def extend(request: "Request", flow: Flow, segment: int, tokens: int) -> None:
 def absorb_answer(request: "Request", flow: Flow) -> None:
     """Let the last answer become part of the context, as in the next turn of a conversation."""
     if flow.answer_tokens:
-        extend(request, flow, flow.answer_segment, flow.answer_tokens)
+        segment = flow.answer_segment
+        extend(request, flow, segment if segment != -1 else flow.new_segment(), flow.answer_tokens)
         flow.answer_tokens = 0

@@ -613,6 +613,7 @@ class ClientTotals(google.protobuf.message.Message):
     PEAK_KV_BLOCKS_FIELD_NUMBER: builtins.int
     PEAK_RUNNING_FIELD_NUMBER: builtins.int
     PEAK_WAITING_FIELD_NUMBER: builtins.int
+    OFF_NS_FIELD_NUMBER: builtins.int
     steps: builtins.int
     busy_ns: builtins.int
     dynamic_energy_nj: builtins.int
@@ -623,6 +624,8 @@ class ClientTotals(google.protobuf.message.Message):
     peak_kv_blocks: builtins.int
     peak_running: builtins.int
     peak_waiting: builtins.int
+    off_ns: builtins.int
+    """Time during which it was switched off: it drew no power and cost nothing."""
     def __init__(
         self,
         *,
@@ -636,10 +639,70 @@ class ClientTotals(google.protobuf.message.Message):
         peak_kv_blocks: builtins.int = ...,
         peak_running: builtins.int = ...,
         peak_waiting: builtins.int = ...,
+        off_ns: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["busy_ns", b"busy_ns", "cached_tokens", b"cached_tokens", "decode_tokens", b"decode_tokens", "dynamic_energy_nj", b"dynamic_energy_nj", "peak_kv_blocks", b"peak_kv_blocks", "peak_running", b"peak_running", "peak_waiting", b"peak_waiting", "preemptions", b"preemptions", "prefill_tokens", b"prefill_tokens", "steps", b"steps"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["busy_ns", b"busy_ns", "cached_tokens", b"cached_tokens", "decode_tokens", b"decode_tokens", "dynamic_energy_nj", b"dynamic_energy_nj", "off_ns", b"off_ns", "peak_kv_blocks", b"peak_kv_blocks", "peak_running", b"peak_running", "peak_waiting", b"peak_waiting", "preemptions", b"preemptions", "prefill_tokens", b"prefill_tokens", "steps", b"steps"]) -> None: ...
 
 global___ClientTotals = ClientTotals
+
+@typing.final
+class ClientEvent(google.protobuf.message.Message):
+    """A client that changed its state."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLIENT_FIELD_NUMBER: builtins.int
+    TIME_NS_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    client: builtins.int
+    """Index into manifest.clients."""
+    time_ns: builtins.int
+    state: builtins.str
+    """"up", "starting", "draining", "down" or "dead"."""
+    def __init__(
+        self,
+        *,
+        client: builtins.int = ...,
+        time_ns: builtins.int = ...,
+        state: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["client", b"client", "state", b"state", "time_ns", b"time_ns"]) -> None: ...
+
+global___ClientEvent = ClientEvent
+
+@typing.final
+class FleetTotals(google.protobuf.message.Message):
+    """How clients came and went, and what became of the requests of those that died."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RETRIED_FIELD_NUMBER: builtins.int
+    MIGRATED_FIELD_NUMBER: builtins.int
+    FAILED_FIELD_NUMBER: builtins.int
+    STARTED_FIELD_NUMBER: builtins.int
+    STOPPED_FIELD_NUMBER: builtins.int
+    EVENTS_FIELD_NUMBER: builtins.int
+    retried: builtins.int
+    migrated: builtins.int
+    failed: builtins.int
+    started: builtins.int
+    """Clients that an autoscaler has switched on, and off."""
+    stopped: builtins.int
+    @property
+    def events(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ClientEvent]: ...
+    def __init__(
+        self,
+        *,
+        retried: builtins.int = ...,
+        migrated: builtins.int = ...,
+        failed: builtins.int = ...,
+        started: builtins.int = ...,
+        stopped: builtins.int = ...,
+        events: collections.abc.Iterable[global___ClientEvent] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["events", b"events", "failed", b"failed", "migrated", b"migrated", "retried", b"retried", "started", b"started", "stopped", b"stopped"]) -> None: ...
+
+global___FleetTotals = FleetTotals
 
 @typing.final
 class PipelineTotals(google.protobuf.message.Message):
@@ -791,6 +854,7 @@ class RunTrailer(google.protobuf.message.Message):
     LINKS_FIELD_NUMBER: builtins.int
     MEMORIES_FIELD_NUMBER: builtins.int
     STORE_MISSED_TOKENS_FIELD_NUMBER: builtins.int
+    FLEET_FIELD_NUMBER: builtins.int
     end_ns: builtins.int
     """Simulated time at the end."""
     requests: builtins.int
@@ -824,6 +888,10 @@ class RunTrailer(google.protobuf.message.Message):
     def memories(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MemoryTotals]:
         """Memories of the KV store, from the nearest tier to the furthest."""
 
+    @property
+    def fleet(self) -> global___FleetTotals:
+        """Absent where no client could come or go."""
+
     def __init__(
         self,
         *,
@@ -842,8 +910,10 @@ class RunTrailer(google.protobuf.message.Message):
         links: collections.abc.Iterable[global___LinkTotals] | None = ...,
         memories: collections.abc.Iterable[global___MemoryTotals] | None = ...,
         store_missed_tokens: builtins.int = ...,
+        fleet: global___FleetTotals | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["arrived", b"arrived", "branches", b"branches", "clients", b"clients", "diagnostics", b"diagnostics", "end_ns", b"end_ns", "links", b"links", "memories", b"memories", "partial", b"partial", "partial_reason", b"partial_reason", "pipelines", b"pipelines", "requests", b"requests", "stage_jobs", b"stage_jobs", "steps", b"steps", "store_missed_tokens", b"store_missed_tokens", "transfers", b"transfers"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["fleet", b"fleet"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["arrived", b"arrived", "branches", b"branches", "clients", b"clients", "diagnostics", b"diagnostics", "end_ns", b"end_ns", "fleet", b"fleet", "links", b"links", "memories", b"memories", "partial", b"partial", "partial_reason", b"partial_reason", "pipelines", b"pipelines", "requests", b"requests", "stage_jobs", b"stage_jobs", "steps", b"steps", "store_missed_tokens", b"store_missed_tokens", "transfers", b"transfers"]) -> None: ...
 
 global___RunTrailer = RunTrailer
 
