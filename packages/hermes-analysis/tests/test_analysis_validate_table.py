@@ -111,13 +111,11 @@ def test_disaggregated_rows_become_two_pools():
     assert (pools["prefill"]["stages"], pools["decode"]["clients"]) == (["prefill"], 3)
     assert pools["decode"]["kv_transfer"]["bandwidth"] == "400 Gbit/s"
     assert case.category == "with engine version, disaggregated"
+    with pytest.raises(NotRepresentedError, match="number of workers"):
+        closed_loop.case_of(LOOP | APART | {"mode": "disagg", "decode_num_workers": ""})
 
 
 def test_rows_that_lack_something_are_scored_apart_and_say_what_was_taken_for_it():
-    alone = closed_loop.case_of(LOOP | APART | {"mode": "disagg", "prefill_num_workers": "", "decode_num_workers": ""})
-    assert [pool["clients"] for pool in alone.scenario["pools"].values()] == [1, 1]
-    assert alone.category == "with engine version, disaggregated, without workers"
-    assert any("one worker for prefill" in sentence for sentence in alone.assumptions)
     uncounted = closed_loop.case_of(LOOP | {"silicon_data_source": "unknown", "batch_size": "6"})
     assert uncounted.scenario["workload"]["arrivals"] == {"closed_loop": {"concurrency": 6}}
     assert uncounted.category == "with engine version, without users"

@@ -5,8 +5,11 @@ from hermes_core.api import Deployment, InputError, StepShape
 from hermes_hw.compiler import mixed_shape
 from hermes_hw.devices import find_device
 from hermes_hw.dtypes import dtype_named
+from hermes_hw.graph import StepGraph
 from hermes_hw.memory import kv_groups
 from hermes_hw.models import architecture_from_config, find_model
+from hermes_hw.operators import sizes_of
+from hermes_hw.parallel import parallel_plan
 from hermes_hw.roofline import RooflineModel
 from hermes_hw.testing import check_step_model
 
@@ -166,3 +169,47 @@ def test_the_state_of_each_decoding_sequence_is_read_and_written():
     assert lines["attention_linear"].bytes == 36 * 16 * 2 * 32 * 128 * 128 * 4
     prompts = {line.operator: line for line in RooflineModel().breakdown(deployment, mixed_shape(0, 0, 640, 0))}
     assert prompts["attention_linear"].bytes == 36 * 10 * 2 * 32 * 128 * 128 * 4
+
+
+def test_a_norm_over_all_heads_is_added_up_by_tensor_parallel_devices():
+    model = architecture_from_config("m2", find_model("MiniMax-M2.5").config)
+    for degree, reductions in ((1, 0), (4, 2 * model.layers)):
+        plan = parallel_plan(Deployment(model="m2", device="h100", tensor_parallel=degree), model, 1.0)
+        operators = StepGraph(model, plan, model.activation).layer_operators(sizes_of(32))
+        assert sum(item.count for item in operators if item.name == "norm_all_reduce") == reductions
+
+
+def sharing_tokens(degree):
+    options = {"context_parallel": degree}
+    return Deployment(model="deepseek-v3", device="h200", tensor_parallel=8, options=options)
+
+
+def test_context_parallelism_shares_the_cache_by_tokens_for_two_exchanges_a_layer():
+    alone, shared = (RooflineModel().compile(sharing_tokens(degree)) for degree in (1, 8))
+    assert shared.memory.kv_bytes_per_token == pytest.approx(alone.memory.kv_bytes_per_token / 8)
+    check_step_model(shared.steps, points=20)
+    parts = {
+        part.operator: part for part in RooflineModel().breakdown(sharing_tokens(8), mixed_shape(8, 100_000, 0, 0))
+    }
+    before = {
+        part.operator: part for part in RooflineModel().breakdown(sharing_tokens(1), mixed_shape(8, 100_000, 0, 0))
+    }
+    # As many FLOPs, an eighth of the bytes.
+    assert parts["attention_decode"].bytes == pytest.approx(before["attention_decode"].bytes / 8, rel=0.01)
+    assert parts["attention_decode"].flop == pytest.approx(before["attention_decode"].flop, rel=0.01)
+    assert {"queries_gather", "outputs_scatter"} == parts.keys() - before.keys()
+
+
+@pytest.mark.parametrize(
+    ("model", "tensor", "degree", "message"),
+    [
+        ("llama-3.1-8b", 8, 2, "keeps 1 copy of each of the 8 key-value heads"),
+        ("deepseek-v3", 8, 3, "keeps 8 copies"),
+        ("deepseek-v3", 8, 0, "whole number"),
+        ("deepseek-v3", 8, "two", "whole number"),
+    ],
+)
+def test_a_context_degree_that_cannot_be_is_named(model, tensor, degree, message):
+    deployment = Deployment(model=model, device="h200", tensor_parallel=tensor, options={"context_parallel": degree})
+    with pytest.raises(InputError, match=message):
+        RooflineModel().compile(deployment)

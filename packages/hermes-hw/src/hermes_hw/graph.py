@@ -85,8 +85,10 @@ class StepGraph:
         name, count = (
             ("attention_decode_window", a.windowed_layers) if windowed else ("attention_decode", a.full_layers)
         )
-        sizes = {"batch": batch, "context": context}
-        return self._attention(name, "attention.decode", sizes, count, a.window if windowed else 0)
+        # With context parallelism a device attends with the heads of its group to its share of the tokens.
+        sizes = {"batch": batch, "context": -(-context // self.plan.context)}
+        heads = self._heads * self.plan.context
+        return self._attention(name, "attention.decode", sizes, count, a.window if windowed else 0, heads)
 
     def prefill_attention(self, sizes: dict[str, Sizes], *, windowed: bool) -> Operator:
         """Return attention of prompt chunks: `sizes` has batch, tokens, pairs2 and keys (sums over chunks)."""
@@ -116,10 +118,12 @@ class StepGraph:
     def _layers(self) -> int:
         return self.model.attention.full_layers + self.model.attention.windowed_layers
 
-    def _attention(self, name: str, kind: str, sizes: dict[str, Sizes], count: int, window: int) -> Operator:
+    def _attention(
+        self, name: str, kind: str, sizes: dict[str, Sizes], count: int, window: int, heads: int = 0
+    ) -> Operator:
         a = self.model.attention
         attributes = {
-            "heads": self._heads,
+            "heads": heads or self._heads,
             "kv_heads": 1 if a.latent else kv_heads_per_device(a, self.plan.tensor),
             "head_dim": a.head_dim,
             "v_head_dim": a.v_head_dim,
@@ -233,6 +237,18 @@ class StepGraph:
     def _hidden_bytes(self, tokens: Sizes) -> Sizes:
         return np.asarray(tokens * int(self.model.hidden * self.model.activation.bytes))
 
+    def _context_exchange(self, tokens: Sizes) -> list[Operator]:
+        """Queries to all devices that share a sequence's tokens, and partial outputs back to the devices of their heads."""
+        a, ranks = self.model.attention, self.plan.context
+        latent = a.kv_lora_rank + a.rope_dim if a.latent else a.head_dim
+        width = self._heads * ranks * self.model.activation.bytes
+        queries = np.asarray(tokens * int(width * latent))
+        outputs = np.asarray(tokens * int(width * (a.kv_lora_rank if a.latent else a.v_head_dim)))
+        return [
+            self._collective("queries_gather", "all_gather", queries, self._layers, ranks),
+            self._collective("outputs_scatter", "reduce_scatter", outputs, self._layers, ranks),
+        ]
+
     def _collective(self, name: str, kind: str, nbytes: Sizes, count: int, ranks: int = 0) -> Operator:
         attributes = {"ranks": ranks or self.plan.tensor}
         return self._operator(name, f"collective.{kind}", {"bytes": nbytes}, attributes, count)
@@ -245,6 +261,11 @@ class StepGraph:
         spread = model.moe.layers if plan.data > 1 else 0
         if plan.tensor > 1:
             operators.append(self._collective("all_reduce", "all_reduce", nbytes, 2 * model.layers - spread))
+        if plan.context > 1:
+            operators.extend(self._context_exchange(tokens))
+        if plan.tensor > 1 and model.attention.wide_norm:
+            # One sum of squares of a token in float32, of queries and of keys.
+            operators.append(self._collective("norm_all_reduce", "all_reduce", tokens * 4, 2 * self._layers))
         if spread and plan.expert > 1:
             # A token goes once to each group that holds one of its experts, from one device of its own group.
             reached = float(expected_distinct_experts(plan.expert, 1, float(model.moe.top_k)))

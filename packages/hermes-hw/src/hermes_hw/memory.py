@@ -48,14 +48,16 @@ def _kv_bytes_per_layer(model: Architecture, kv: DType, tensor_parallel: int) ->
     return kv_heads_per_device(a, tensor_parallel) * (a.head_dim + a.v_head_dim) * kv.bytes
 
 
-def kv_groups(model: Architecture, kv: DType, tensor_parallel: int = 1, pipeline: int = 1) -> tuple[KvGroup, ...]:
+def kv_groups(
+    model: Architecture, kv: DType, tensor_parallel: int = 1, pipeline: int = 1, context: int = 1
+) -> tuple[KvGroup, ...]:
     """Return the groups of layers that keep the same tokens: all of them, or a window of the newest.
 
     Of the device that holds most layers when there are pipeline stages. Chunked attention keeps at most a chunk.
-    Sparse attention keeps all.
+    Sparse attention keeps all. With context parallelism `context` devices share the tokens.
     """
     a = model.attention
-    each = _kv_bytes_per_layer(model, kv, tensor_parallel)
+    each = _kv_bytes_per_layer(model, kv, tensor_parallel) / context
     if not each:
         return ()
     groups = [KvGroup(-(-a.full_layers // pipeline) * each, 0)] if a.full_layers else []
@@ -171,7 +173,7 @@ def plan_memory(
     """
 
     def memory(candidate: ParallelPlan) -> MemoryPlan:
-        groups = kv_groups(model, kv, candidate.tensor, candidate.pipeline)
+        groups = kv_groups(model, kv, candidate.tensor, candidate.pipeline, candidate.context)
         return MemoryPlan(
             device_bytes=device.memory_bytes,
             weights_bytes=weights_bytes_per_device(model, plan=candidate),

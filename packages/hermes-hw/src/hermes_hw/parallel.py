@@ -24,6 +24,8 @@ class ParallelPlan:
     pipeline: int = 1
     data: int = 1
     expert: int = 1
+    context: int = 1
+    """Of the `tensor` devices, how many share the KV cache of a head by tokens instead of each holding a copy."""
     imbalance: float = 1.0
     """Load of the busiest expert group over the mean, on top of chance."""
 
@@ -57,6 +59,7 @@ def parallel_plan(deployment: Deployment, model: Architecture, imbalance: float)
         deployment.pipeline_parallel,
         deployment.data_parallel,
         deployment.expert_parallel,
+        _context_degree(deployment, model),
         imbalance,
     )
     if plan.pipeline > model.layers:
@@ -81,3 +84,23 @@ def parallel_plan(deployment: Deployment, model: Architecture, imbalance: float)
             f"expert_parallel {plan.expert} does not divide the {model.moe.experts} experts of {model.name}"
         )
     return plan
+
+
+def _context_degree(deployment: Deployment, model: Architecture) -> int:
+    """Return the degree of decode context parallelism, from the options. Raises InputError for one that cannot be.
+
+    As in vLLM (`--decode-context-parallel-size`): it takes the place of copies of key-value heads, of which there are
+    as many as tensor-parallel devices over heads (all of them for one latent).
+    """
+    degree = deployment.options.get("context_parallel", 1)
+    if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
+        raise InputError(f"options.context_parallel must be a whole number of at least 1, found {degree!r}")
+    heads = 1 if model.attention.latent else model.attention.kv_heads
+    copies = max(1, deployment.tensor_parallel // heads)
+    if copies % degree:
+        raise InputError(
+            f"context_parallel {degree}: tensor_parallel {deployment.tensor_parallel} keeps {copies} cop"
+            f"{'y' if copies == 1 else 'ies'} of each of the {heads} key-value heads of {model.name}",
+            remedy=f"Use a divisor of {copies}.",
+        )
+    return degree

@@ -22,9 +22,10 @@ from hermes_hw.models.hf_config import architecture_from_config
 from hermes_hw.models.quantization import uniform_quantization
 from hermes_hw.parallel import parallel_plan
 
-COMMON_OPTIONS: Final = ("efficiency", "expert_imbalance", "part")
+COMMON_OPTIONS: Final = ("efficiency", "expert_imbalance", "part", "context_parallel")
 """Options of every hardware model: constants laid over those of the family, load of the busiest experts over the mean,
-and the part of a multimodal model that is served ("language" or "vision")."""
+the part of a multimodal model that is served ("language" or "vision"), and how many
+tensor-parallel devices share the tokens of a sequence's KV cache in decoding."""
 
 
 @dataclass(frozen=True, slots=True)

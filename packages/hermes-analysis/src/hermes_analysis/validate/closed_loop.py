@@ -31,9 +31,6 @@ MOST_REQUESTS: Final = 4_000
 as they would among all."""
 KV_LINK: Final = {"bandwidth": "400 Gbit/s", "latency": "20 us"}
 """Between prefill and decode workers: a network card for each device, the usual build of such systems."""
-PREFILL_TOKENS: Final = 8192
-"""That a prefill worker takes at once, where the row gives no batch size."""
-
 SPREAD: Final = {"vllm": 0.02, "trtllm": 0.02}
 """By how much answers of other rows differ in length, by engine. Their benchmarks ask for equal ones, and users who
 begin together would stay together for ever; a real server takes requests in one by one, which sets them apart. SGLang
@@ -86,7 +83,7 @@ def case_of(row: Mapping[str, str]) -> RowCase:
         },
     }
     if apart:
-        scenario |= _two_pools(row, preset, concurrency, told)
+        scenario |= _two_pools(row, preset, told)
     else:
         hardware = data_parallel(_degrees(row, "", told), moe=_moe(row), told=told)
         scenario |= {**hardware, "engine": {"preset": preset, **inferencex.engine(row, concurrency, told)}}
@@ -94,7 +91,7 @@ def case_of(row: Mapping[str, str]) -> RowCase:
     if users is None:
         category += ", without users"
     if apart:
-        category += ", disaggregated" if row.get("prefill_num_workers") else ", disaggregated, without workers"
+        category += ", disaggregated"
     measured = {"ttft": positive(row, "silicon_ttft_ms"), "tpot": positive(row, "silicon_tpot_ms")}
     return RowCase(row["id"], category, scenario, measured, tuple(told))
 
@@ -187,22 +184,20 @@ def _same_devices(name: str, stated: int, tensor: int, expert: int) -> int | Non
     return tensor if tensor == expert and stated == tensor * expert > NODE else None
 
 
-def _two_pools(row: Mapping[str, str], preset: str, users: int, told: list[str]) -> dict[str, Any]:
-    """Return pools of prefill and decode workers; one of each where the row does not say how many."""
+def _two_pools(row: Mapping[str, str], preset: str, told: list[str]) -> dict[str, Any]:
+    """Return pools of prefill and decode workers."""
     pools = {}
-    prompt = whole(row["isl"], "isl")
-    stated = all(row.get(f"{role}_{what}") for role in ("prefill", "decode") for what in ("num_workers", "batch_size"))
-    if not stated:
-        told.append("one worker for prefill and one for decode, where their number is not given")
     for role, stage in (("prefill_", "prefill"), ("decode_", "decode")):
+        workers, batch = row.get(f"{role}num_workers"), row.get(f"{role}batch_size")
+        if not workers or not batch:
+            raise NotRepresentedError("disaggregated, and the number of workers or their batch size is not given")
         part = data_parallel(_degrees(row, role, told), moe=_moe(row), told=told)
-        workers = whole(row[f"{role}num_workers"], f"{role}num_workers") if stated else 1
-        ranks = int(part.get("replicas", 1))
-        batch_size = whole(row[f"{role}batch_size"], f"{role}batch_size") if stated else max(1, -(-users // ranks))
+        clients = whole(workers, f"{role}num_workers") * int(part.get("replicas", 1))
+        batch_size = whole(batch, f"{role}batch_size")
         engine: dict[str, Any] = {"preset": preset, "max_num_seqs": batch_size}
         if role == "prefill_":
-            engine["max_num_batched_tokens"] = batch_size * prompt if stated else max(prompt, PREFILL_TOKENS)
-        pools[stage] = {"stages": [stage], "hardware": part["hardware"], "clients": workers * ranks, "engine": engine}
+            engine["max_num_batched_tokens"] = batch_size * whole(row["isl"], "isl")
+        pools[stage] = {"stages": [stage], "hardware": part["hardware"], "clients": clients, "engine": engine}
     told.append("KV handed over at 400 Gbit/s for each device")
     pools["decode"]["kv_transfer"] = dict(KV_LINK)
     return {"pools": pools}

@@ -28,7 +28,9 @@ class Attention:
     sparse: bool = False
     """Whether windowed layers keep all tokens and choose which `window` of them to see (DeepSeek-V3.2, GLM-5)."""
     qk_norm: bool = False
-    """Whether queries and keys are normed head by head."""
+    """Whether queries and keys are normed."""
+    wide_norm: bool = False
+    """Whether that norm spans all heads, so that tensor-parallel devices must add up what it needs."""
     output_gate: bool = False
     """Whether the query projection also makes a gate for the output, as wide as the queries."""
     causal: bool = True

@@ -259,6 +259,7 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
         full_layers=layers - windowed,
         windowed_layers=windowed,
         output_gate=bool(fields.config.get("attn_output_gate", model_type == "qwen3_next")),
+        wide_norm=fields.config.get("qk_norm_type") == "per_layer" or model_type == "olmo2",
         qk_norm=bool(fields.config.get("use_qk_norm", model_type.startswith(("qwen3", "gemma3", "olmo2", "glm4_moe")))),
     )
 
