@@ -238,7 +238,7 @@ class StepGraph:
         return np.asarray(tokens * int(self.model.hidden * self.model.activation.bytes))
 
     def _context_exchange(self, tokens: Sizes) -> list[Operator]:
-        """Queries to all devices that share a sequence's tokens, and partial outputs back to the devices of their heads."""
+        """Queries to all devices that share a sequence's tokens, and partial outputs back to where their heads are."""
         a, ranks = self.model.attention, self.plan.context
         latent = a.kv_lora_rank + a.rope_dim if a.latent else a.head_dim
         width = self._heads * ranks * self.model.activation.bytes
