@@ -1,5 +1,6 @@
 """Text, prefixes, histograms, KV events, traces: the parts of a live server one by one."""
 
+import base64
 import json
 import time
 
@@ -266,6 +267,10 @@ def test_events_are_published_as_vllm_does(maps):
         time.sleep(0.3)
         httpx.post(f"{live.url}/v1/completions", json={"model": "test-model", "prompt": "x" * 400, "max_tokens": 2})
         topic, sequence, payload = subscriber.recv_multipart()
+        (missed,) = httpx.get(f"{live.url}/hermes/v1/kv_events/0?since=0").json()["batches"]
+        assert (missed["sequence"], base64.b64decode(missed["batch"])) == (0, payload)
+        assert httpx.get(f"{live.url}/hermes/v1/kv_events/0?since=x").status_code == 400
+        assert httpx.get(f"{live.url}/hermes/v1/kv_events/9").status_code == 404
         subscriber.close(0)
         context.term()
     batch = msgspec.msgpack.decode(payload)

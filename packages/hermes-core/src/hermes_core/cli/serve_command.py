@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -44,6 +45,9 @@ def serve(
     kv_events: Annotated[
         str | None, typer.Option(metavar="tcp://HOST:PORT", help="Publish KV events as vLLM does (ZMQ).")
     ] = None,
+    kv_events_maps: Annotated[
+        bool, typer.Option("--kv-events-maps", help="Send KV events as maps with names, not as arrays.")
+    ] = False,
     otlp: Annotated[str | None, typer.Option(metavar="URL", help="Send traces per stage there (OTLP/HTTP).")] = None,
     grpc: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Serve hermes.core.v1 there: unix:PATH or HOST:PORT.")
@@ -83,52 +87,45 @@ def serve(
         drain_timeout_s=drain_timeout,
         max_connections=max_connections,
     )
-    _serve(
-        plan,
-        settings,
-        record=record,
-        force=force,
-        kv_events=kv_events,
-        otlp=otlp,
-        grpc=grpc,
-        grpc_insecure=grpc_insecure,
-    )
+    beside = _Beside(kv_events, kv_events_maps, otlp, grpc, grpc_insecure)
+    _serve(plan, settings, beside, record=record, force=force)
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What is served beside HTTP."""
+
+    kv_events: str | None
+    kv_events_maps: bool
+    otlp: str | None
+    grpc: str | None
+    grpc_insecure: bool
 
 
 def _serve(
-    plan: "SimulationPlan",
-    settings: "ServeSettings",
-    *,
-    record: Path | None,
-    force: bool,
-    kv_events: str | None,
-    otlp: str | None,
-    grpc: str | None,
-    grpc_insecure: bool,
+    plan: "SimulationPlan", settings: "ServeSettings", beside: _Beside, *, record: Path | None, force: bool
 ) -> None:
     from hermes_core.cli import run_folder  # noqa: PLC0415
     from hermes_core.live.server import LiveServer  # noqa: PLC0415
     from hermes_core.record import FileSink, NullSink  # noqa: PLC0415
 
     if record is None:
-        _run(LiveServer(plan, settings, NullSink()), kv_events, otlp, grpc, grpc_insecure=grpc_insecure)
+        _run(LiveServer(plan, settings, NullSink()), beside)
         return
     run_folder.prepare(record, force=force)
     run_folder.begin(record, plan)
     with FileSink(record / run_folder.RECORD) as sink:
-        server = LiveServer(plan, settings, sink, journal=record / "journal.jsonl")
-        _run(server, kv_events, otlp, grpc, grpc_insecure=grpc_insecure)
+        _run(LiveServer(plan, settings, sink, journal=record / "journal.jsonl"), beside)
 
 
-def _run(
-    server: "LiveServer", kv_events: str | None, otlp: str | None, grpc: str | None, *, grpc_insecure: bool
-) -> None:
-    if kv_events is not None:
-        server.publish_kv_events(kv_events)
-    if otlp is not None:
-        server.trace(otlp)
-    if grpc is not None:
-        typer.echo(f"gRPC at {server.serve_rpc(grpc, insecure=grpc_insecure)}")
+def _run(server: "LiveServer", beside: _Beside) -> None:
+    if beside.kv_events is not None:
+        for endpoint in server.publish_kv_events(beside.kv_events, maps=beside.kv_events_maps):
+            typer.echo(f"KV events at {endpoint}")
+    if beside.otlp is not None:
+        server.trace(beside.otlp)
+    if beside.grpc is not None:
+        typer.echo(f"gRPC at {server.serve_rpc(beside.grpc, insecure=beside.grpc_insecure)}")
     server.run(lambda service, address: typer.echo(f"listening at {address}: {', '.join(service.catalogue.served)}"))
 
 

@@ -25,6 +25,8 @@ from hermes_core.live.service import Choice, Service, created, stopped_when_gone
 from hermes_core.live.streaming import EventStream, usage_of_choices
 from hermes_core.live.wire import ChatWire, CompletionWire, Head, chat_choice, completion_choice
 
+_LONGEST_NUMBER: Final = 18
+"""Digits."""
 _DIMENSIONS: Final = 1024
 """Of an embedding, unless asked otherwise."""
 
@@ -67,6 +69,7 @@ class Endpoints:
             Route("/metrics", self._show_metrics, methods=["GET"]),
             Route("/openapi.json", self._openapi, methods=["GET"]),
             Route("/hermes/v1/state", self._state, methods=["GET"]),
+            Route("/hermes/v1/kv_events/{number:int}", self._kv_events, methods=["GET"]),
             Route("/hermes/v1/faults", self._faults, methods=["GET"]),
             Route("/hermes/v1/faults", self._set_faults, methods=["PUT"]),
             Route("/hermes/v1/replicas/{pool}/{number:int}/kill", self._kill, methods=["POST"]),
@@ -261,6 +264,20 @@ class Endpoints:
                 "clients": [{name: getattr(state, name) for name in names} for state in states],
             }
         )  # fmt: skip
+
+    async def _kv_events(self, request: Request) -> Response:
+        kept = self._service.kv_events
+        number = request.path_params["number"]
+        since = request.query_params.get("since", "0")
+        if kept is None or number >= len(self._service.pacer.session.clients):
+            raise Refusal(404, "No KV events are published for such a replica.", kind="NotFoundError")
+        if not since.isascii() or not since.isdigit() or len(since) > _LONGEST_NUMBER:
+            raise Refusal(400, "since is a sequence number.", param="since", code="invalid_value")
+        batches = [
+            {"sequence": sequence, "batch": base64.b64encode(payload).decode()}
+            for sequence, payload in kept(number, int(since))
+        ]
+        return JSONResponse({"batches": batches})
 
     # --- faults -----------------------------------------------------------------------------------------------------
 

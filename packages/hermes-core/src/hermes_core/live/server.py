@@ -185,6 +185,7 @@ class LiveServer:
             pacer, catalogue_of(self.session, settings.names, told), self._tokeniser, settings.length, self._faults,
             boot=int(unix_s()),
         )  # fmt: skip
+        service.kv_events = self._publisher.since if self._publisher is not None else None
         server = self._server = _Server(self._config(application(service, self.metrics, settings.app)))
         server.service = service
         port = listening.getsockname()[1]

@@ -42,6 +42,8 @@ class Service:
     tokeniser: Tokeniser
     length: Length = field(default_factory=Length)
     faults: Faults = field(default_factory=Faults)
+    kv_events: Callable[[int, int], Sequence[tuple[int, bytes]]] | None = None
+    """Gives the batches of KV events of a replica from a sequence number on; None where none are published."""
     draining: bool = False
     boot: int = 0
     """Makes ids of this process differ from those of another."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from statistics import median
 from typing import Any, Final
 
 from hermes_core.api.time import Nanos
@@ -26,6 +27,8 @@ class Pair:
     """(observed, predicted)."""
     tpot_ns: tuple[float, float] | None
     e2e_ns: tuple[Nanos, Nanos] | None
+    off: tuple[str, ...] = ()
+    """Latencies whose median of the last requests is off by more than the tolerance."""
     changed: tuple[str, ...] = ()
     """Latencies that have just moved from where they were."""
 
@@ -117,7 +120,8 @@ class Shadow:
             for name, pair in named
             if pair is not None and min(pair) > 0 and self.drifts[name].add(float(pair[0]), float(pair[1]))
         )
-        self.pairs.append(Pair(row.arrival_ns, row.prompt_tokens, row.output_tokens, ttft, tpot, e2e, changed))
+        off = tuple(name for name, drift in self.drifts.items() if drift.off)
+        self.pairs.append(Pair(row.arrival_ns, row.prompt_tokens, row.output_tokens, ttft, tpot, e2e, off, changed))
 
     def stage_ended(self, end: StageEnd) -> None:
         """Not compared: a log tells of requests."""
@@ -140,9 +144,9 @@ def summary(pairs: list[Pair], shadow: Shadow) -> dict[str, Any]:
             values = sorted(pair[side] for pair in both)
             row[f"{name}_{kind}_ms_p50"] = round(values[len(values) // 2] / _MS, 2)
             row[f"{name}_{kind}_ms_p95"] = round(values[int(0.95 * (len(values) - 1))] / _MS, 2)
-        drift = shadow.drifts[name]
-        if drift.error is not None:
-            row[f"{name}_error"] = round(drift.error, 4)
-    row["off"] = [name for name, drift in shadow.drifts.items() if drift.off]
+        ratios = [observed / predicted for observed, predicted in both if predicted > 0]
+        if ratios:
+            row[f"{name}_error"] = round(median(ratios) - 1.0, 4)
+    row["off"] = list(pairs[-1].off) if pairs else []
     row["changed"] = sorted({name for pair in pairs for name in pair.changed})
     return row
