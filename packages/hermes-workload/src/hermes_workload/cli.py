@@ -194,9 +194,6 @@ def generate(
     force: Force = False,
 ) -> None:
     """Draw a workload, or read a trace, and write it in any format."""
-    import secrets  # noqa: PLC0415
-
-    from hermes_workload.anonymise import anonymised  # noqa: PLC0415
     from hermes_workload.cli_shape import write_out  # noqa: PLC0415
 
     with told():
@@ -212,7 +209,7 @@ def generate(
             rate_scale=rate_scale,
             time_scale=time_scale,
         )
-        write_out(anonymised(source, secrets.token_bytes(32)) if anonymise else source, out, to, force=force)
+        write_out(hidden(source) if anonymise else source, out, to, force=force)
 
 
 @app.command()
@@ -238,6 +235,15 @@ def open_what(what: str, seed: int, **options: Any) -> "RequestSource":
 def nanoseconds(seconds: float | None) -> int | None:
     """Return seconds as whole nanoseconds; None stays None."""
     return None if seconds is None else round(seconds * 1_000_000_000)
+
+
+def hidden(source: "RequestSource") -> "RequestSource":
+    """Return a source with nothing but sizes, times and identities salted with what nobody keeps."""
+    import secrets  # noqa: PLC0415
+
+    from hermes_workload.anonymise import anonymised  # noqa: PLC0415
+
+    return anonymised(source, secrets.token_bytes(32))
 
 
 @contextmanager

@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from hermes_workload.cli import Force, Form, Requests, Seed, SkipBad, What, nanoseconds, open_what, print_notes, told
+from hermes_workload.cli import (
+    Force,
+    Form,
+    Requests,
+    Seed,
+    SkipBad,
+    What,
+    hidden,
+    nanoseconds,
+    open_what,
+    print_notes,
+    told,
+)
 
 if TYPE_CHECKING:
     from hermes_workload.source import RequestSource
@@ -101,13 +113,9 @@ def anonymise(
     force: Force = False,
 ) -> None:
     """Drop everything but sizes, times and salted identities; the salt is thrown away."""
-    import secrets  # noqa: PLC0415
-
-    from hermes_workload.anonymise import anonymised  # noqa: PLC0415
-
     with told():
         source = open_what(what, seed, format=form, skip_bad=skip_bad or None)
-        write_out(anonymised(source, secrets.token_bytes(32)), out, to, force=force)
+        write_out(hidden(source), out, to, force=force)
 
 
 def write_out(source: "RequestSource", out: Path, to: str, *, force: bool) -> None:
