@@ -1,6 +1,7 @@
 """`hermes validate` on folders of experiments: made by hand with a known answer, simulated, broken, and real ones."""
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from hermes_analysis.validate.experiments import NotRepresentedError, Validation
 from hermes_analysis.validate.folder import validate_folder
 from hermes_analysis.validate.markdown import folder_report
 from hermes_analysis.validate.plot import folder_plot
-from hermes_analysis.validate.scenarios import case_of, config_of
+from hermes_analysis.validate.profiles import profile_of
+from hermes_analysis.validate.scenarios import case_of, config_of, data_parallel
 from hermes_analysis.validate.steplog import FINE, distance
 from hermes_analysis.validate.terminal import print_folder
 from hermes_proto.core.v1 import run_record_pb2 as rr
@@ -437,3 +439,30 @@ def test_regimes_are_summed_up_apart(tmp_path, monkeypatch):
     assert summary["stable"]["e2e_mean"] == pytest.approx(12.0)
     assert summary["overload"]["e2e_mean"] == pytest.approx(50.0)
     assert summary["overload"]["e2e_p99"] is None
+
+
+def test_a_profile_of_the_same_device_model_and_degree_prices_the_run(tmp_path):
+    inside = write(tmp_path / "runs", "calm")
+    experiment = read_experiment(inside)
+    assert profile_of(experiment) is None
+    inputs = experiment.inputs
+    degree = f"tp{inputs['parallel']['tp']}"
+    place = tmp_path / "profiles" / "some" / "H-100 SXM" / inputs["model"] / "bf16"
+    for name in (degree, "tp64"):
+        (place / name).mkdir(parents=True)
+        (place / name / "dense.csv").write_text("layer,tokens,time_us\n")
+    experiment = dataclasses.replace(experiment, inputs={**inputs, "dtype": "bf16", "hardware": {"id": "h100-sxm"}})
+    assert profile_of(experiment) == place / degree
+    case = case_of(experiment)
+    assert case.scenario["hardware"]["kind"] == "measured"
+    assert case.scenario["hardware"]["options"]["tables"] == str((place / degree).resolve())
+    assert any("as LLMServingSim measured them" in sentence for sentence in case.assumptions)
+
+
+def test_ranks_of_a_mixture_of_experts_step_together_those_of_a_dense_model_alone():
+    hardware, told = {"device": "h100-sxm", "tp": 1, "dp": 4, "ep": 4}, []
+    assert data_parallel(hardware, moe=True, told=told) == {"hardware": hardware}
+    assert not told
+    dense = data_parallel({**hardware, "ep": 1}, moe=False, told=told)
+    assert (dense["hardware"]["dp"], dense["replicas"]) == (1, 4)
+    assert told

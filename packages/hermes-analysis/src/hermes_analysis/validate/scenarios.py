@@ -82,21 +82,16 @@ def _hardware(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_parallel(hardware: Mapping[str, Any], *, moe: bool, told: list[str]) -> dict[str, Any]:
-    """Return `hardware` and `replicas` for data-parallel ranks: each is a client with a scheduler of its own.
+    """Return `hardware`, and `replicas` for ranks that do not know one another.
 
-    The engine gives a request to the rank with the fewest. Ranks of a dense model do not know one another; a step of a
-    rank of a mixture of experts is priced as one of its group, which is as large on all ranks.
+    Ranks of a mixture of experts step together, within one client. Those of a dense model are clients of their own, each
+    with a scheduler; the engine gives a request to the one with the fewest.
     """
     ranks = int(hardware["dp"])
-    if ranks == 1:
+    if ranks == 1 or moe:
         return {"hardware": dict(hardware)}
-    if moe:
-        told.append(f"{ranks} data-parallel ranks step by themselves, each priced as if the others did the same")
-    return {
-        "hardware": dict(hardware) if moe else {**hardware, "dp": 1},
-        "replicas": ranks,
-        "routing": "least_outstanding",
-    }
+    told.append(f"{ranks} data-parallel ranks of a dense model as engines of their own")
+    return {"hardware": {**hardware, "dp": 1}, "replicas": ranks, "routing": "least_outstanding"}
 
 
 def _engine(experiment: Experiment, assumptions: list[str]) -> dict[str, Any]:
