@@ -9,7 +9,7 @@ from hermes_core.config.sections import Scenario
 
 REFERENCE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "scenario.md"
 TEXT = REFERENCE.read_text(encoding="utf-8")
-PIPELINES = REFERENCE.with_name("pipelines.md").read_text(encoding="utf-8")
+PIPELINES = "".join(REFERENCE.with_name(name).read_text(encoding="utf-8") for name in ("pipelines.md", "routers.md"))
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```", TEXT + PIPELINES, re.MULTILINE | re.DOTALL)
 BASE = "model: m\nhardware: d\nworkload: {rate: 1/s, requests: 5}\n"
 

@@ -57,7 +57,7 @@ def test_a_request_begins_anew_elsewhere():
 
 def test_a_request_goes_on_elsewhere_with_what_it_has():
     ran = simulate(faulty(kill(201, requests="migrate")), ScriptedSource([(0, 100, 100)]), STEPS)
-    first, second = rows_of(ran)
+    _, second = rows_of(ran)
     given = (201 - 6) // 3 + 1
     assert second["prompt_tokens"] == 100 + given
     assert second["output_tokens"] == 100 - given

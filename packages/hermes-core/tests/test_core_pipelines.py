@@ -418,7 +418,8 @@ def worlds(draw):
     nodes = (*draw(graphs()), "prefill", "decode")
     pools = (
         service_pool(
-            "cpu", "preprocess", "postprocess", "retrieve", clients=draw(st.integers(1, 3)), workers=draw(st.integers(1, 2)),
+            "cpu", "preprocess", "postprocess", "retrieve",
+            clients=draw(st.integers(1, 3)), workers=draw(st.integers(1, 2)),
             scatter=draw(st.booleans()), variation=draw(st.sampled_from([0.0, 0.5])),
         ),
         service_pool("gpu", "embed", max_batch=draw(st.integers(1, 5))),
@@ -437,7 +438,8 @@ def worlds(draw):
         client_backoff_ns=50_000_000,
     )
     plan = small_plan(
-        settings_of, clients=draw(st.integers(1, 3)), router=draw(st.sampled_from(["least_tokens", "random", "round_robin"])),
+        settings_of, clients=draw(st.integers(1, 3)),
+        router=draw(st.sampled_from(["least_tokens", "random", "round_robin"])),
         stages=("prefill", "reason", "decode"),
     )  # fmt: skip
     if draw(st.booleans()):

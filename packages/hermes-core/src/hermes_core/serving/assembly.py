@@ -212,7 +212,9 @@ class Assembly:
             failed=totals.failed,
             started=totals.started,
             stopped=totals.stopped,
-            events=[run_record_pb2.ClientEvent(client=client, time_ns=when, state=state) for when, client, state in events],
+            events=[
+                run_record_pb2.ClientEvent(client=client, time_ns=when, state=state) for when, client, state in events
+            ],
         )
 
     def pipeline_totals(self) -> list[run_record_pb2.PipelineTotals]:

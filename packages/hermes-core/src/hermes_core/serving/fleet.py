@@ -1,6 +1,6 @@
 """Clients that come and go: pools that grow and shrink with the load, and faults of the simulated infrastructure."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
@@ -11,7 +11,7 @@ from hermes_core.api.time import Nanos
 from hermes_core.engine import Kernel, Phase, rank
 from hermes_core.serving.llm_client import LlmClient
 from hermes_core.serving.llm_pool import LlmJob, LlmPool
-from hermes_core.serving.pipelines.control import Gathering
+from hermes_core.serving.pipelines.control import parts_of
 from hermes_core.serving.plan import AutoscalePlan, FaultPlan
 from hermes_core.serving.request import FAILED, Request
 from hermes_core.serving.sequence import Sequence
@@ -267,7 +267,7 @@ class Faults:
             return
         fleet.set(member, DEAD, now)
         for request in list(self._coordinator.live.values()):
-            for part in list(_parts(request)):
+            for part in list(parts_of(request)):
                 self._leave(part, plan, fleet, member, now)
         self._lose_cache(plan, fleet, member, now)
         if plan.for_ns:
@@ -307,16 +307,6 @@ class Faults:
         if isinstance(task, Sequence) and task.job.answers:
             request.first_token_ns = -1
         self._coordinator.go(request, request.position, now)
-
-
-def _parts(request: Request) -> Iterator[Request]:
-    """Return a request, or the paths that it takes at once."""
-    task = request.task
-    if isinstance(task, Gathering):
-        for path in task.paths:
-            yield from _parts(path)
-    else:
-        yield request
 
 
 def _named(plan: FaultPlan, fleets: Mapping[str, PoolFleet], number: int) -> tuple[PoolFleet, Member]:

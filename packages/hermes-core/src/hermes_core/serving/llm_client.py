@@ -52,7 +52,6 @@ class LlmClient:
         "_idle_fs",
         "_kernel",
         "_lag",
-        "_model",
         "_most_tokens",
         "_observer",
         "_on_end",
@@ -70,6 +69,7 @@ class LlmClient:
         "decode_tokens",
         "energy_nj",
         "max_tokens",
+        "model",
         "number",
         "outrun_steps",
         "peak_running",
@@ -124,12 +124,12 @@ class LlmClient:
         self.peak_running = 0
         self.peak_waiting = 0
         self._kernel = kernel
-        self._model = compiled.steps
+        self.model = compiled.steps
         if settings.speculation is not None:
-            self._model = VerifyingModel(compiled.steps, settings.speculation)
+            self.model = VerifyingModel(compiled.steps, settings.speculation)
         self._block_weight = 1 + layout.window_ratio
         if isinstance(self.scheduler, RankGroup):
-            self._model = LockStepModel(self._model, self.scheduler)
+            self.model = LockStepModel(self.model, self.scheduler)
             # How many steps memory lasts is each rank's to say.
             self._block_weight = NEVER
         self._traits = self.scheduler.traits
@@ -301,6 +301,26 @@ class LlmClient:
             return step + (number if self._seqs else 0), end_ns
         return step + (number - 1 if self._seqs else 0), end_ns
 
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens whose KV fits its memory."""
+        return self.scheduler.pool.total * self._block_size
+
+    def kv_share(self, now: Nanos) -> float:
+        """Return the part of its KV memory that sequences hold, by their tokens."""
+        scheduler = self.scheduler
+        held = self._context if self._steps else 0
+        ranks = scheduler.ranks if isinstance(scheduler, RankGroup) else [scheduler]
+        for rank_ in ranks:
+            held += sum([seq.computed for seq in rank_.prefilling])
+            if self.settings.speculation is not None:
+                held += sum([self.tokens_given(seq, now) for seq in rank_.running.values()])
+        if self._steps and self.settings.speculation is None:
+            ended = self._steps_ended_by(now)
+            ended -= round_fs_to_ns(self._end_after(ended)) > now
+            held += self._seqs * ended
+        return min(1.0, held / self.kv_tokens)
+
     def tokens_given(self, seq: Sequence, now: Nanos) -> int:
         """Return how many tokens a sequence that has not ended has given by `now`."""
         if seq.leave_step < 0:
@@ -419,7 +439,7 @@ class LlmClient:
             end += self._launch_mixed(count)
         elif count:
             context, windowed, growing, steps = batch.outlook()
-            t0, slope, valid, self._e0_nj, self._e_slope_nj = self._model.decode_run(count, context, windowed, growing)
+            t0, slope, valid, self._e0_nj, self._e_slope_nj = self.model.decode_run(count, context, windowed, growing)
             if valid < steps:
                 steps = valid
             if (
@@ -463,7 +483,7 @@ class LlmClient:
             count = context = shape.decode_windowed = 0
         shape.decode_seqs = self._seqs = count
         shape.decode_context = self._context = context
-        t0, self._e0_nj = self._model.step(shape)
+        t0, self._e0_nj = self.model.step(shape)
         if self._traits is not None:
             t0 += self._traits.step_fs(scheduler.chunks, scheduler.decoding(), decode=scheduler.decode)
         if self._first_use_fs and shape.prefill_tokens + count >= self.settings.first_use_at_tokens:

@@ -1,6 +1,6 @@
 """The parts of a program that decide where a request goes, and take no time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from hermes_core.api.time import Nanos
@@ -319,3 +319,13 @@ def _gather(parent: Request, paths: Sequence[Request]) -> None:
             extend(parent, flow, -1, own.grown_tokens - base)
         if own.given_tokens or own.answer_tokens:
             _take_answer(flow, own)
+
+
+def parts_of(request: Request) -> Iterator[Request]:
+    """Return a request, or the paths that it takes at once."""
+    task = request.task
+    if isinstance(task, Gathering):
+        for path in task.paths:
+            yield from parts_of(path)
+    else:
+        yield request
