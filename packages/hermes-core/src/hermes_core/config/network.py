@@ -225,6 +225,7 @@ class NetworkPlans:
             prefetch=section.prefetch,
             context_tokens=section.context_tokens or 0,
             hot_spots=section.hot_spots,
+            contention=section.contention,
             chunk_tokens=section.chunk_tokens,
         )
         for name, value in dataclasses.asdict(plan).items():

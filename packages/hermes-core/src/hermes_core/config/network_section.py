@@ -118,6 +118,8 @@ class KvStoreSection(Section):
     prefetch: Flag = False
     context_tokens: Tokens | None = Field(None, alias="context")
     """With given hit rates: first tokens of each prompt that may be stored."""
+    contention: Flag = True
+    """Off lets each load and write go as if it were alone."""
     hot_spots: CountOrZero = 0
     """With given hit rates: how many memories of a tier have all contexts; 0 for all of them."""
     chunk_tokens: Tokens = Field(256, alias="chunk")

@@ -58,5 +58,7 @@ class KvStorePlan:
     """With given hit rates: first tokens of each prompt that the store may have."""
     hot_spots: int = 0
     """With given hit rates: how many of the instances of a level hold all contexts; 0 for all of them."""
+    contention: bool = True
+    """Off lets each load and write go as if it were alone."""
     chunk_tokens: int = 256
     """Text is written and evicted in whole chunks of so many tokens within a segment (LMCache's default chunk)."""
