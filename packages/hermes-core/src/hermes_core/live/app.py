@@ -70,8 +70,7 @@ class Endpoints:
             Route("/openapi.json", self._openapi, methods=["GET"]),
             Route("/hermes/v1/state", self._state, methods=["GET"]),
             Route("/hermes/v1/kv_events/{number:int}", self._kv_events, methods=["GET"]),
-            Route("/hermes/v1/faults", self._faults, methods=["GET"]),
-            Route("/hermes/v1/faults", self._set_faults, methods=["PUT"]),
+            Route("/hermes/v1/faults", self._faults, methods=["GET", "PUT"]),
             Route("/hermes/v1/replicas/{pool}/{number:int}/kill", self._kill, methods=["POST"]),
             Route("/hermes/v1/replicas/{pool}/{number:int}/revive", self._revive, methods=["POST"]),
         ]
@@ -244,7 +243,7 @@ class Endpoints:
         return Response(self._metrics.exposition(), media_type=CONTENT_TYPE)
 
     async def _openapi(self, request: Request) -> Response:  # noqa: ARG002
-        return JSONResponse(document())
+        return JSONResponse(document(list(self._service.catalogue.served)))
 
     async def _state(self, request: Request) -> Response:  # noqa: ARG002
         pacer = self._service.pacer
@@ -281,13 +280,11 @@ class Endpoints:
 
     # --- faults -----------------------------------------------------------------------------------------------------
 
-    async def _faults(self, request: Request) -> Response:  # noqa: ARG002
+    async def _faults(self, request: Request) -> Response:
         faults = self._service.faults
+        if request.method == "PUT":
+            faults.set(await self._reader.parse(request, FaultBody))
         return JSONResponse({"rates": faults.rates.model_dump(), "done": faults.done})
-
-    async def _set_faults(self, request: Request) -> Response:
-        self._service.faults.set(await self._reader.parse(request, FaultBody))
-        return await self._faults(request)
 
     async def _kill(self, request: Request) -> Response:
         number = self._replica(request)

@@ -1,15 +1,23 @@
 """The bodies of requests, as OpenAI's API and vLLM's additions to it have them. Unknown keys are ignored, as there."""
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 _MOST_CHOICES = 128
 _MOST_STOPS = 16
 _MOST_TOKENS = 1 << 31
 
-TokenLimit: TypeAlias = Annotated[int, Field(ge=1, le=_MOST_TOKENS)]
-TokenIds: TypeAlias = list[Annotated[int, Field(ge=0, le=_MOST_TOKENS)]]
+
+def _whole(value: Any) -> Any:
+    """Return 3 for 3.0, which JSON does not tell apart."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE: Final = BeforeValidator(_whole)
+"""Takes a whole number however it is written. Comes last, so that bounds are part of the JSON Schema."""
+TokenLimit: TypeAlias = Annotated[int, Field(ge=1, le=_MOST_TOKENS), WHOLE]
+TokenIds: TypeAlias = list[Annotated[int, Field(ge=0, le=_MOST_TOKENS), WHOLE]]
 Texts: TypeAlias = (
     Annotated[str, Field(min_length=1)]
     | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=2048)]
@@ -111,17 +119,17 @@ class Generation(Body):
 
     model: Annotated[str, Field(min_length=1)]
     max_tokens: TokenLimit | None = None
-    min_tokens: Annotated[int, Field(ge=0, le=_MOST_TOKENS)] | None = None
-    n: Annotated[int, Field(ge=1, le=_MOST_CHOICES)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=_MOST_TOKENS), WHOLE] | None = None
+    n: Annotated[int, Field(ge=1, le=_MOST_CHOICES), WHOLE] | None = None
     stop: str | Annotated[list[str], Field(max_length=_MOST_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: int | None = None
+    seed: Annotated[int, WHOLE] | None = None
     ignore_eos: bool | None = None
     """vLLM's: the answer has exactly `max_tokens`."""
-    priority: Annotated[int, Field(ge=-(1 << 31), le=1 << 31)] | None = None
+    priority: Annotated[int, Field(ge=-(1 << 31), le=1 << 31), WHOLE] | None = None
     """vLLM's: smaller is more urgent."""
 
 
@@ -148,7 +156,7 @@ class EmbeddingBody(Body):
     model: Annotated[str, Field(min_length=1)]
     input: Texts
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, Field(ge=1, le=4096)] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=4096), WHOLE] | None = None
 
 
 class RerankBody(Body):
@@ -157,5 +165,5 @@ class RerankBody(Body):
     model: Annotated[str, Field(min_length=1)]
     query: Annotated[str, Field(min_length=1)]
     documents: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=2048)]
-    top_n: Annotated[int, Field(ge=0)] | None = None
+    top_n: Annotated[int, Field(ge=0), WHOLE] | None = None
     return_documents: bool | None = None

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from hermes_core.api.streams import stream
-from hermes_core.live.bodies import Body
+from hermes_core.live.bodies import WHOLE, Body
 from hermes_core.live.refusals import Refusal
 
 HEADER: Final = "x-hermes-fault"
@@ -23,14 +23,14 @@ class FaultBody(Body):
     """PUT /hermes/v1/faults: shares of requests, drawn independently for each fault."""
 
     error_rate: Share = 0.0
-    error_status: Annotated[int, Field(ge=400, le=599)] = 503
+    error_status: Annotated[int, Field(ge=400, le=599), WHOLE] = 503
     latency_rate: Share = 0.0
     latency_ms: Annotated[float, Field(ge=0, le=_LONGEST_MS)] = 0.0
     """Wall-clock time before the request reaches the engine."""
     drop_rate: Share = 0.0
-    drop_after_tokens: Annotated[int, Field(ge=0)] = 1
+    drop_after_tokens: Annotated[int, Field(ge=0), WHOLE] = 1
     """The connection is cut after so many tokens of a stream."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0), WHOLE] = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """The OpenAPI description of the server, from the same models that check bodies."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
 from pydantic.json_schema import models_json_schema
 
 from hermes_core.live.bodies import Body, ChatBody, CompletionBody, EmbeddingBody, RerankBody
-from hermes_core.live.faults import HEADER, FaultBody
+from hermes_core.live.faults import FaultBody
 
 _JSON: Final = "application/json"
 _ERRORS: Final = {
@@ -39,12 +40,16 @@ _GETS: Final = (
 _REFS: Final = "#/components/schemas/{model}"
 
 
-def document() -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document."""
+def document(models: Sequence[str]) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of a server of these models."""
     bodies = [body for _, _, body, _, _ in _POSTS]
     _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=_REFS)
     components = schemas["$defs"]
     components["Error"] = _error_schema()
+    for body in bodies:
+        named = components[body.__name__]["properties"].get("model")
+        if named is not None:
+            named["enum"] = list(models)
     paths: dict[str, Any] = {}
     for path, text, statuses in _GETS:
         answers = {status: _answer(status if status != "503" else "200") for status in statuses}
@@ -91,17 +96,9 @@ def _post(body: type[Body], text: str, *, streams: bool) -> dict[str, Any]:
     answers = {"200": _answer("200")} | {status: _answer(status) for status in _ERRORS}
     if streams:
         answers["200"]["content"]["text/event-stream"] = {}
-    header = {
-        "name": HEADER,
-        "in": "header",
-        "required": False,
-        "description": "A fault on purpose for this request alone.",
-        "schema": {"type": "string", "enum": ["error=503", "latency=10ms", "drop=2"]},
-    }
     reference = {"$ref": _REFS.format(model=body.__name__)}
     return {
         "summary": text,
-        "parameters": [header] if body is not FaultBody else [],
         "requestBody": {"required": True, "content": {_JSON: {"schema": reference}}},
         "responses": answers,
     }
