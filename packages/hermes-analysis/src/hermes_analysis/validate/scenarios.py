@@ -84,8 +84,8 @@ def _hardware(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def data_parallel(hardware: Mapping[str, Any], *, moe: bool, told: list[str]) -> dict[str, Any]:
     """Return `hardware`, and `replicas` for ranks that do not know one another.
 
-    Ranks of a mixture of experts step together, within one client. Those of a dense model are clients of their own, each
-    with a scheduler; the engine gives a request to the one with the fewest.
+    Ranks of a mixture of experts step together, within one client. Those of a dense model are clients of their own,
+    each with a scheduler; the engine gives a request to the one with the fewest.
     """
     ranks = int(hardware["dp"])
     if ranks == 1 or moe:

@@ -1,5 +1,6 @@
 """`hermes hw list` and `hermes hw show`: what is in the catalogues."""
 
+import dataclasses
 from typing import Annotated, Any
 
 import typer
@@ -8,12 +9,14 @@ from hermes_hw.cli.output import Json, print_json, print_table, shown, table_of
 
 
 def list_command(*, as_json: Json = False) -> None:
-    """List the devices and models of the catalogues."""
+    """List the devices, models and memories of the catalogues."""
     from hermes_hw.devices import device_names, find_device  # noqa: PLC0415 - keeps the command line quick
+    from hermes_hw.memories import find_memory, memory_names  # noqa: PLC0415
     from hermes_hw.models import architecture_from_config, find_model, model_names  # noqa: PLC0415
 
     devices = [find_device(name) for name in device_names()]
     models = [architecture_from_config(name, find_model(name).config) for name in model_names()]
+    memories = [find_memory(name) for name in memory_names()]
     if as_json:
         print_json(
             {
@@ -28,6 +31,7 @@ def list_command(*, as_json: Json = False) -> None:
                     }
                     for model in models
                 ],
+                "memories": [dataclasses.asdict(memory) for memory in memories],
             }
         )
         return
@@ -51,6 +55,17 @@ def list_command(*, as_json: Json = False) -> None:
             f"{model.active_parameters / 1e9:.2f}",
             str(model.layers),
             f"{model.max_model_len:,}",
+        )
+    print_table(table)
+    table = table_of("Memories", "name", "part", "read GB/s", "write GB/s", "latency us", "capacity GB")
+    for memory in memories:
+        table.add_row(
+            memory.name,
+            memory.unit,
+            f"{memory.read_bytes_per_s / 1e9:,.1f}",
+            f"{memory.write_bytes_per_s / 1e9:,.1f}",
+            f"{memory.latency_s * 1e6:,.2f}",
+            f"{memory.capacity_bytes / 1e9:,.0f}",
         )
     print_table(table)
 
