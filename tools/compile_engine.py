@@ -22,11 +22,13 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCES: Final = ROOT / "packages" / "hermes-core" / "src" / "hermes_core"
 MODULES: Final = (
     "engine/kernel",
+    "serving/coordinator",
     "serving/decode_batch",
     "serving/kv_exchange",
     "serving/kv_layout",
     "serving/kv_memory",
     "serving/llm_client",
+    "serving/llm_pool",
     "serving/policies/chunked",
     "serving/prompt_steps",
     "serving/rank_group",
