@@ -31,6 +31,7 @@ COOKIE_VALUE: Final = "a-host-started-this"
 """No secret: it only tells a service that it was not started by hand."""
 _GRACE_S: Final = 5.0
 _LINES_KEPT: Final = 20
+_LOOK_EVERY_S: Final = 0.02
 _log = structlog.get_logger("hermes.hw")
 
 
@@ -77,7 +78,7 @@ class Launched:
 
     def gone(self) -> str | None:
         """Return how the process ended and what it said last; None while it runs."""
-        code = self._process.poll()
+        code = self._exit_code()
         if code is None:
             return None
         for reader in self._readers:
@@ -88,13 +89,17 @@ class Launched:
 
     def end(self, grace_s: float = _GRACE_S) -> None:
         """Ask the process to end, wait `grace_s` seconds, insist, and remove its folder."""
-        if self._process.poll() is None:
+        if self._exit_code() is None:
             self._signal(signal.SIGTERM)
-            try:
-                self._process.wait(grace_s)
-            except subprocess.TimeoutExpired:
+            pause = threading.Event()
+            for _ in range(round(grace_s / _LOOK_EVERY_S)):
+                if self._exit_code() is not None:
+                    break
+                pause.wait(_LOOK_EVERY_S)
+            else:
                 _log.warning("hw.service.killed", service=self._service, pid=self.pid)
-        # Also what it may have started itself and left behind: the group is its own.
+        # Also what it may have started itself and left behind: the group is its own, and its number is not given to
+        # another while the process was not waited for.
         self._signal(signal.SIGKILL)
         self._process.wait()
         for reader in self._readers:
@@ -112,6 +117,15 @@ class Launched:
             f"{problem}{said}",
             f"It must listen at the address in {ENDPOINT} and answer grpc.health.v1; see docs/vendors.md.",
         )
+
+    def _exit_code(self) -> int | None:
+        """Return how the process ended without letting go of its number; None while it runs."""
+        if self._process.returncode is not None or not hasattr(os, "waitid"):
+            return self._process.poll()
+        found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return None
+        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def _signal(self, number: signal.Signals) -> None:
         try:

@@ -23,7 +23,7 @@ from hermes_hw.server.base import Column, ConfigError, Description, HardwareServ
 from hermes_hw.tables.library import Tables
 from hermes_hw.tables.model import AutoModel, MeasuredModel, SiliconModel, StackedTables, open_tables
 from hermes_hw.tables.pricer import TablePricer, WholeAttention
-from hermes_hw.tables.silicon import SiliconTables, silicon_folder, silicon_system
+from hermes_hw.tables.silicon import SiliconTables
 
 MODELS: Final[Mapping[str, Callable[[], HardwareModel]]] = {
     "roofline": RooflineModel,
@@ -133,9 +133,7 @@ class BuiltinService(HardwareService):
 
     def _sources(self) -> list[Tables]:
         layers: list[Tables] = [open_tables(self._tables)] if self._tables is not None else []
-        folder = silicon_folder()
-        wanted = self._model == "silicon" or (self._model == "auto" and folder is not None)
-        if wanted and (self._model == "silicon" or (folder is not None and silicon_system(self._device.name, folder))):
+        if self._model == "silicon":
             layers.append(SiliconTables.of(self._device.name, "vllm", "power_law_1.01"))
         return layers
 
