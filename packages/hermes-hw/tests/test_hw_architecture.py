@@ -168,7 +168,7 @@ def test_yarn_extends_the_context():
 
 def test_sparse_attention_sees_what_its_indexer_picks_and_keeps_all():
     model = architecture_from_config("glm-5", find_model("GLM-5").config)
-    assert model.attention.sparse
+    assert model.attention.keeps_all
     assert (model.attention.windowed_layers, model.attention.window) == (78, 2048)
     assert [group.window for group in kv_groups(model, model.activation)] == [0]
     assert any("indexer" in sentence for sentence in model.assumptions)

@@ -38,7 +38,7 @@ def architecture(name):
     return architecture_from_config(name, find_model(name).config)
 
 
-@pytest.mark.parametrize("name", ["gemma-3-27b", "gpt-oss-20b", "llama-4-scout"])
+@pytest.mark.parametrize("name", ["gemma-3-27b", "gpt-oss-20b"])
 def test_groups_of_layers_sum_to_the_whole_cache(name):
     model = architecture(name)
     full, windowed = kv_groups(model, BF16)
@@ -49,6 +49,13 @@ def test_groups_of_layers_sum_to_the_whole_cache(name):
     compiled = RooflineModel().compile(Deployment(model=name, device="b200", tensor_parallel=2))
     total = sum(group.bytes_per_token for group in compiled.memory.kv_groups)
     assert total == compiled.memory.kv_bytes_per_token
+
+
+def test_chunked_attention_is_priced_by_its_window_and_keeps_all_tokens():
+    model = architecture("llama-4-scout")
+    assert (model.attention.windowed_layers, model.attention.window) == (36, 8192)
+    (group,) = kv_groups(model, BF16)
+    assert (group.bytes_per_token, group.window) == (48 * 8 * 256 * 2, 0)
 
 
 def test_a_model_without_windows_is_one_group():

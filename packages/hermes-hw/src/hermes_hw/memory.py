@@ -53,16 +53,18 @@ def kv_groups(
 ) -> tuple[KvGroup, ...]:
     """Return the groups of layers that keep the same tokens: all of them, or a window of the newest.
 
-    Of the device that holds most layers when there are pipeline stages. Chunked attention keeps at most a chunk.
-    Sparse attention keeps all. With context parallelism `context` devices share the tokens.
+    Of the device that holds most layers when there are pipeline stages. With context parallelism `context` devices
+    share the tokens.
     """
     a = model.attention
     each = _kv_bytes_per_layer(model, kv, tensor_parallel) / context
     if not each:
         return ()
+    if a.keeps_all:
+        return (KvGroup(-(-(a.full_layers + a.windowed_layers) // pipeline) * each, 0),)
     groups = [KvGroup(-(-a.full_layers // pipeline) * each, 0)] if a.full_layers else []
     if a.windowed_layers:
-        groups.append(KvGroup(-(-a.windowed_layers // pipeline) * each, 0 if a.sparse else a.window))
+        groups.append(KvGroup(-(-a.windowed_layers // pipeline) * each, a.window))
     return tuple(groups)
 
 

@@ -25,8 +25,9 @@ class Attention:
     """Tokens that a windowed layer sees (sliding window, or the chunk of chunked attention); 0 for none."""
     full_layers: int = 0
     windowed_layers: int = 0
-    sparse: bool = False
-    """Whether windowed layers keep all tokens and choose which `window` of them to see (DeepSeek-V3.2, GLM-5)."""
+    keeps_all: bool = False
+    """Whether windowed layers keep all tokens: those of sparse attention choose which to see (DeepSeek-V3.2, GLM-5), and
+    of chunked attention (Llama 4) vLLM manages the cache as that of the other layers."""
     qk_norm: bool = False
     """Whether queries and keys are normed."""
     wide_norm: bool = False

@@ -240,7 +240,7 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
             window=chosen,
             full_layers=0 if chosen else layers,
             windowed_layers=layers if chosen else 0,
-            sparse=bool(chosen),
+            keeps_all=bool(chosen),
         )
     multi_query = 1 if fields.config.get("multi_query") else heads
     kv_heads = fields.count("num_key_value_heads", "num_kv_heads", default=multi_query)
@@ -258,6 +258,7 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
         window=window if windowed else 0,
         full_layers=layers - windowed,
         windowed_layers=windowed,
+        keeps_all=bool(fields.config.get("attention_chunk_size")) and not fields.config.get("sliding_window"),
         output_gate=bool(fields.config.get("attn_output_gate", model_type == "qwen3_next")),
         wide_norm=fields.config.get("qk_norm_type") == "per_layer" or model_type == "olmo2",
         qk_norm=bool(fields.config.get("use_qk_norm", model_type.startswith(("qwen3", "gemma3", "olmo2", "glm4_moe")))),
