@@ -26,8 +26,8 @@ class Attention:
     full_layers: int = 0
     windowed_layers: int = 0
     keeps_all: bool = False
-    """Whether windowed layers keep all tokens: those of sparse attention choose which to see (DeepSeek-V3.2, GLM-5), and
-    of chunked attention (Llama 4) vLLM manages the cache as that of the other layers."""
+    """Whether windowed layers keep all tokens: those of sparse attention choose which to see (DeepSeek-V3.2, GLM-5),
+    and of chunked attention (Llama 4) vLLM manages the cache as that of the other layers."""
     qk_norm: bool = False
     """Whether queries and keys are normed."""
     wide_norm: bool = False
