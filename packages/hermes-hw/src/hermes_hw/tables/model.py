@@ -219,7 +219,7 @@ class AutoModel(TableModel):
     """The best price that there is for each operator. Implements `hermes_core.api.HardwareModel`.
 
     The user's tables (option `tables`), then the roofline; notes and `source_share` say which. The tables of
-    aiconfigurator-core are not among them: the roofline's constants predict served steps better (2.6% against 15% of
+    aiconfigurator-core are not among them: the roofline's constants predict served steps better (2.7% against 12% of
     TPOT over 33 runs), and figures do not depend on what else is installed. `silicon` takes them. Options: `tables`,
     `outside`, and the common ones.
     """
