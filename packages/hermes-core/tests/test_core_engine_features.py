@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hermes_core.api.errors import InputError
-from hermes_core.api.hardware import KvGroup, MemoryPlan, StepShape
+from hermes_core.api.hardware import AdapterPrices, KvGroup, MemoryPlan, StepShape
 from hermes_core.config import load_scenario
+from hermes_core.serving.adapters import priced
 from hermes_core.serving.affinity import AdapterAffinity
 from hermes_core.serving.assembly import kv_blocks_of
 from hermes_core.serving.front_end import FrontEnd
@@ -381,3 +382,13 @@ def test_admission_by_its_plain_name():
         "workload": {"name": "azure-conversation", "requests": 1},
     }
     assert load_scenario(data=scenario).pools[0].engine.admission.kind == "always"
+
+
+def test_what_is_left_open_about_adapters_is_the_hardware_models_to_say():
+    prices = AdapterPrices(size_bytes=1000, read_fs=2_000_000, token_fs=3, step_fs=4_000_000)
+    lora = priced(engine(lora=LoraSettings(rank=8, per_adapter_ns=7)), prices).lora
+    assert (lora.size_bytes, lora.per_step_ns, lora.per_adapter_ns, lora.per_token_and_rank_fs) == (8000, 4, 7, 3)
+    whole = engine(lora=LoraSettings(size_bytes=1, per_step_ns=2, per_adapter_ns=3, per_token_and_rank_fs=4))
+    assert priced(whole, None) is whole
+    with pytest.raises(InputError, match="does not price adapters"):
+        priced(engine(lora=LoraSettings()), None)

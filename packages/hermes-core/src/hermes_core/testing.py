@@ -8,7 +8,7 @@ import numpy as np
 from hermes_proto.core.v1 import run_record_pb2
 from numpy.typing import NDArray
 
-from hermes_core.api.hardware import CompiledDeployment, Deployment, MemoryPlan, StepShape
+from hermes_core.api.hardware import AdapterPrices, CompiledDeployment, Deployment, MemoryPlan, StepShape
 from hermes_core.api.stages import CompiledStage, StageDeployment
 from hermes_core.api.workload import RequestBatch
 from hermes_core.record import MemorySink
@@ -162,6 +162,7 @@ def compiled_with(
         idle_power_w=100.0,
         price_usd_per_h=3.0,
         fingerprint="test",
+        adapter=AdapterPrices(0, 0, 0, 0),
         source_share={"analytical": 1.0},
     )
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from hermes_core.api.hardware import CompiledDeployment, Deployment, OperatorPrice, StepModel, StepShape
 from hermes_core.api.streams import stream
 
+from hermes_hw.adapters import adapter_prices
 from hermes_hw.direct import DirectPrices, PartPrice
 from hermes_hw.memory import kv_transfer_bytes_per_token, plan_memory
 from hermes_hw.operators import SOURCES, sizes_of
@@ -69,6 +70,7 @@ def compile_deployment(
         idle_power_w=device.idle_w * deployment.devices,
         price_usd_per_h=device.price_usd_per_h * deployment.devices,
         fingerprint=_fingerprint(deployment, resolved, kind, content or {}),
+        adapter=adapter_prices(resolved),
         compile_error=_compile_error(direct, steps, deployment),
         source_share=source_share(representative),
         notes=(*resolved.notes, *notes),

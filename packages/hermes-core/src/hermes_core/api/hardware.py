@@ -145,6 +145,20 @@ class MemoryPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterPrices:
+    """What a LoRA adapter of rank 1 over all adapted matrices costs; one of rank r has r times its size and work."""
+
+    size_bytes: int
+    """On one device."""
+    read_fs: Femtos
+    """Of reading its weights once."""
+    token_fs: Femtos
+    """Of its products for one token."""
+    step_fs: Femtos
+    """Of launching the kernels in a step that has any adapter, whatever its rank."""
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorPrice:
     """One line of a step's breakdown."""
 
@@ -180,6 +194,8 @@ class CompiledDeployment:
     """Changes whenever a price could change."""
     layers: int = 1
     """Layers of the model, each of which has its own KV."""
+    adapter: AdapterPrices | None = None
+    """None where the hardware model prices no adapters."""
     compile_error: float = 0.0
     """Worst relative error of the compiled prices against direct pricing at random points."""
     source_share: Mapping[str, float] = field(default_factory=dict)

@@ -1,9 +1,15 @@
 """LoRA adapters of one engine: which are in use, which lie in memory, and what that costs."""
 
 from collections import OrderedDict
+from dataclasses import replace
+from typing import Final
 
+from hermes_core.api.errors import InputError
+from hermes_core.api.hardware import AdapterPrices
 from hermes_core.api.time import FS_PER_NS, NS_PER_S, Femtos
-from hermes_core.serving.settings import LoraSettings
+from hermes_core.serving.settings import EngineSettings, LoraSettings
+
+_PRICED: Final = ("size_bytes", "per_step_ns", "per_adapter_ns", "per_token_and_rank_fs")
 
 
 class AdapterSlots:
@@ -32,11 +38,12 @@ class AdapterSlots:
     def __init__(self, settings: LoraSettings) -> None:
         self._max_loras = settings.max_loras
         self._max_host = settings.max_cpu_loras or settings.max_loras
-        self._to_device_fs = _transfer_fs(settings.size_bytes, settings.load_bandwidth_bytes_per_s)
-        self._to_host_fs = _transfer_fs(settings.size_bytes, settings.storage_bandwidth_bytes_per_s)
-        self._step_fs = settings.per_step_ns * FS_PER_NS
-        self._per_adapter_fs = settings.per_adapter_ns * FS_PER_NS
-        self._per_token_fs = settings.per_token_and_rank_fs * settings.rank
+        size_bytes = settings.size_bytes or 0
+        self._to_device_fs = _transfer_fs(size_bytes, settings.load_bandwidth_bytes_per_s)
+        self._to_host_fs = _transfer_fs(size_bytes, settings.storage_bandwidth_bytes_per_s)
+        self._step_fs = (settings.per_step_ns or 0) * FS_PER_NS
+        self._per_adapter_fs = (settings.per_adapter_ns or 0) * FS_PER_NS
+        self._per_token_fs = (settings.per_token_and_rank_fs or 0) * settings.rank
         self._slots: OrderedDict[int, None] = OrderedDict()
         """Adapters on the device, the least recently used first."""
         self._host: OrderedDict[int, None] = OrderedDict()
@@ -90,6 +97,31 @@ class AdapterSlots:
         self.due_fs += self._to_device_fs
         if adapter not in self._host:
             self.due_fs += self._to_host_fs
+
+
+def priced(settings: EngineSettings, prices: AdapterPrices | None) -> EngineSettings:
+    """Return settings in which what the user left open about adapters is as the hardware model says.
+
+    Raises InputError where neither says it.
+    """
+    lora = settings.lora
+    if lora is None:
+        return settings
+    open_keys = [key for key in _PRICED if getattr(lora, key) is None]
+    if not open_keys:
+        return settings
+    if prices is None:
+        raise InputError(
+            "the hardware model does not price adapters of this model",
+            remedy="Give size, per_step, per_adapter and per_token_and_rank of engine.lora.",
+        )
+    found = {
+        "size_bytes": prices.size_bytes * lora.rank,
+        "per_step_ns": prices.step_fs // FS_PER_NS,
+        "per_adapter_ns": prices.read_fs * lora.rank // FS_PER_NS,
+        "per_token_and_rank_fs": prices.token_fs,
+    }
+    return replace(settings, lora=replace(lora, **{key: found[key] for key in open_keys}))
 
 
 def _transfer_fs(size_bytes: int, bandwidth_bytes_per_s: float) -> Femtos:

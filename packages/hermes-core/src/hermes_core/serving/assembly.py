@@ -15,6 +15,7 @@ from hermes_core.api.streams import stream
 from hermes_core.api.time import FS_PER_NS, Nanos
 from hermes_core.engine import Kernel
 from hermes_core.record import Recorder
+from hermes_core.serving.adapters import priced
 from hermes_core.serving.admission import ADMISSIONS
 from hermes_core.serving.batching import BATCH_POLICIES
 from hermes_core.serving.checks import check_settings
@@ -126,7 +127,7 @@ class Assembly:
         compiled = self.compiled[plan.name]
         if not isinstance(compiled, CompiledDeployment):
             raise TypeError("a pool of LLM engines has a compiled deployment")
-        settings = plan.engine
+        settings = priced(plan.engine, compiled.adapter)
         check_settings(plan.name, settings, plan.stages, self.adapters)
         blocks = (
             settings.kv_blocks if settings.kv_blocks is not None else kv_blocks_of(compiled, _slots_bytes(settings))
@@ -255,7 +256,7 @@ def kv_blocks_of(compiled: CompiledDeployment, reserved_bytes: int = 0) -> int:
 
 def _slots_bytes(settings: EngineSettings) -> int:
     """Return the memory that the slots for adapters take on one device."""
-    return settings.lora.max_loras * settings.lora.size_bytes if settings.lora is not None else 0
+    return settings.lora.max_loras * (settings.lora.size_bytes or 0) if settings.lora is not None else 0
 
 
 def _llm_info(plan: PoolPlan, compiled: CompiledDeployment, index: int, blocks: int) -> run_record_pb2.ClientInfo:

@@ -30,17 +30,17 @@ class LoraSettings:
     max_cpu_loras: int = 0
     """Adapters kept in host memory; 0 for as many as slots."""
     rank: int = 16
-    size_bytes: int = 0
-    """Of one adapter on one device, for loading it."""
+    size_bytes: int | None = None
+    """Of one adapter on one device. For this and the times below: None takes what the hardware model says."""
     load_bandwidth_bytes_per_s: float = 25e9
     """From host memory to a slot; the default is what PCIe 4.0 x16 gives."""
     storage_bandwidth_bytes_per_s: float = 2e9
     """From storage to host memory."""
-    per_step_ns: int = 0
+    per_step_ns: int | None = None
     """How much longer a step lasts that has any adapter in it: launches of the kernels."""
-    per_adapter_ns: int = 0
+    per_adapter_ns: int | None = None
     """On top, for each adapter in it: reading its weights."""
-    per_token_and_rank_fs: int = 0
+    per_token_and_rank_fs: int | None = None
     """On top, for each token with an adapter and each unit of the rank: the two thin products."""
     on_demand: bool = True
     """Load adapters when requests ask for them; else all of the workload's must have a slot."""
