@@ -466,3 +466,11 @@ def test_ranks_of_a_mixture_of_experts_step_together_those_of_a_dense_model_alon
     dense = data_parallel({**hardware, "ep": 1}, moe=False, told=told)
     assert (dense["hardware"]["dp"], dense["replicas"]) == (1, 4)
     assert told
+
+
+def test_what_joins_devices_is_taken_from_the_notes(tmp_path):
+    notes = "PCIe (no NVLink); the peer config uses link_bw=16 GB/s, link_latency=20 us"
+    case = case_of(read_experiment(write(tmp_path, "joined", asked=inputs(interconnect=notes))))
+    assert case.scenario["devices"] == {"h100_sxm": {"interconnect": {"bandwidth": "16 GB/s", "latency": "20 us"}}}
+    assert any("16 GB/s and 20 us" in sentence for sentence in case.assumptions)
+    assert "devices" not in case_of(read_experiment(write(tmp_path, "alone"))).scenario

@@ -1,6 +1,7 @@
 """Turns a measured experiment into a scenario, the mapping that `hermes run` takes as YAML."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ FIRST_USE_QUANTIZED: Final = {"first_use": "2 s", "first_use_at": 512}
 """vLLM compiles its kernels for experts when a step first has more tokens than were tried at start-up: at most 512. The
 times were fitted on the first stages of the published runs (Mixtral at four rates, Llama 4 Scout in fp8 at three): a
 stall costs rate times its square over two in waiting."""
+
+_LINK: Final = re.compile(r"link_bw=([\d.]+) GB/s, link_latency=([\d.]+) us")
+"""What joins devices, where the notes of an experiment give figures."""
 
 QUANTIZED_NAMES: Final = ("fp8", "fp4", "awq", "gptq", "int4", "int8", "w8a8", "w4a16")
 
@@ -61,6 +65,12 @@ def case_of(experiment: Experiment) -> Case:
         "engine": _engine(experiment, assumptions),
         "workload": _workload(experiment, assumptions),
     }
+    link = _LINK.search(str(inputs.get("interconnect") or ""))
+    if link is not None:
+        # Of the benchmark's authors, where devices have no link of their own and PCIe is far from its peak.
+        assumptions.append(f"devices joined at {link[1]} GB/s and {link[2]} us, as experiment.json says")
+        joined = {"bandwidth": f"{link[1]} GB/s", "latency": f"{link[2]} us"}
+        scenario["devices"] = {hardware["device"]: {"interconnect": joined}}
     return Case(scenario, config_of(inputs), tuple(assumptions))
 
 
