@@ -43,6 +43,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
         {"secrets"},
         "session names that hosts of one service do not share; in no record",
     ),
+    "hermes_hw.conformance.case": ({"secrets"}, "session names that kits on one service do not share; in no record"),
     "hermes_hw.profiling.backends": (
         {"time.perf_counter"},
         "times operators on a real device: that is the measurement",

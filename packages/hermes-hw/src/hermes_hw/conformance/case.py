@@ -1,6 +1,7 @@
 """What a case is, and what it works with: a service, raw calls, and questions that the service should answer."""
 
 import itertools
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -77,6 +78,8 @@ class Kit:
     restart: Callable[[], None] | None = None
     _service: Service | None = None
     _names: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+    _own: str = field(default_factory=lambda: secrets.token_hex(6))
+    """Keeps the sessions of two kits on one service apart."""
 
     @property
     def service(self) -> Service:
@@ -153,7 +156,7 @@ class Kit:
 
     def name(self) -> str:
         """Return a name for a session that was not used before."""
-        return f"conformance-{self.seed}-{next(self._names)}"
+        return f"conformance-{self._own}-{next(self._names)}"
 
     def draws(self, what: str) -> np.random.Generator:
         """Return the stream of chance for one purpose."""
