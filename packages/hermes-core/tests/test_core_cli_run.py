@@ -1,11 +1,13 @@
 """`hermes run`, `hermes explain` and the same from Python, on a hardware model and a workload made for the test."""
 
+import contextlib
 import dataclasses
 import json
 import signal
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import hermes_core as hermes
 import numpy as np
@@ -179,13 +181,25 @@ def test_a_forced_run_that_cannot_begin_leaves_the_old_one(scenario, tmp_path, m
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_a_forced_run_leaves_no_summary_of_the_old_one(scenario, tmp_path, monkeypatch):
+def test_a_forced_run_that_breaks_off_leaves_the_old_one(scenario, tmp_path, monkeypatch):
+    """Neither a mixture of two runs nor nothing: the earlier one, whole."""
     out = tmp_path / "run"
     again = ["run", str(scenario), "-q", "--force", "--out", str(out)]
     assert main(again) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr(FakeSource, "unlucky", True)
     assert main(again) == 2
-    assert not (out / "summary.json").exists()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_is_no_fault(scenario, monkeypatch, capsys):
+    # What is left in the buffer at the end is nobody's fault either.
+    with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        code = main(["run", str(scenario), "--json", "-q"])
+    assert code == 1
+    assert "cannot write the output: No space left on device" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_the_run(scenario, tmp_path, monkeypatch, capsys):

@@ -210,7 +210,8 @@ def placed(error: InputError, plan: SimulationPlan) -> InputError:
     origins = dict(plan.origins)
     while pointer and pointer not in origins:
         # A path may end in a section; its first leaf stands nearest.
-        inner = next((path for path in origins if path.startswith(f"{pointer}/")), None)
+        within = [path for path in origins if path.startswith(f"{pointer}/")]
+        inner = next((path for path in within if origins[path] != DEFAULT), next(iter(within), None))
         pointer = inner or pointer.rpartition("/")[0]
     origin = origins.get(pointer)
     if origin is None or origin == DEFAULT:
@@ -218,11 +219,17 @@ def placed(error: InputError, plan: SimulationPlan) -> InputError:
     return type(error)(error.problem, place=Place(file=origin), remedy=error.remedy)
 
 
+_DEGREE = re.compile(r"((?:tensor|pipeline|data|expert|context)_parallel)\b")
+"""How a hardware model begins to speak of a parallel degree."""
+
+
 def _subject(problem: str, plan: SimulationPlan) -> str | None:
     if (match := _WORKLOAD_PATH.match(problem)) is not None:
         return "/" + match.group(1).replace("[", ".").replace("]", "").replace(".", "/")
     for pool in plan.pools:
         at = f"/pools/{pool.name}"
+        if (degree := _DEGREE.match(problem)) is not None:
+            return f"{at}/hardware/{degree.group(1)}"
         deployments = [pool.deployment] if isinstance(pool, PoolPlan) else list(pool.deployments.values())
         names = [(one.model, f"{at}/model/ref") for one in deployments]
         names += [(one.device, f"{at}/hardware/device") for one in deployments]

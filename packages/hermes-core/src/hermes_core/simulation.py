@@ -25,6 +25,7 @@ from hermes_core.serving.arrivals import requests_of
 from hermes_core.serving.assembly import Assembly, Compiled, compile_pool, kv_blocks_of
 from hermes_core.serving.coordinator import Coordinator
 from hermes_core.serving.llm_client import StretchObserver
+from hermes_core.serving.llm_pool import LlmPool
 from hermes_core.serving.plan import SimulationPlan
 from hermes_core.serving.request import Status
 
@@ -146,7 +147,9 @@ class Simulation:
             steps=sum(client.scheduler.step for client in engines),
             wall_s=time.perf_counter() - began,
             compile_s=self.compile_s,
-            compile_parts_s=_summed(one.wall_s for one in self._compiled.values() if isinstance(one, CompiledDeployment)),
+            compile_parts_s=_summed(
+                one.wall_s for one in self._compiled.values() if isinstance(one, CompiledDeployment)
+            ),
             manifest=manifest,
             trailer=trailer,
         )
@@ -238,10 +241,14 @@ class Simulation:
         # What a workload finds only while it is read, such as rows out of order.
         diagnostics = [note for note in self._source.notes if note not in self._notes]
         if coordinator.too_long:
-            diagnostics.append(f"{coordinator.too_long} requests were dropped: longer than the context window")
+            limits = _limits(assembly, lambda pool: pool.max_model_len)
+            diagnostics.append(
+                f"{coordinator.too_long} requests were dropped: longer than the context window ({limits})"
+            )
         if coordinator.too_big:
             diagnostics.append(
-                f"{coordinator.too_big} requests were dropped: their KV does not fit the client's memory"
+                f"{coordinator.too_big} requests were dropped: their KV does not fit the client's memory "
+                f"({_limits(assembly, lambda pool: min(client.max_tokens for client in pool.clients))})"
             )
         if coordinator.retries:
             diagnostics.append(f"{coordinator.retries} attempts were made again after a refusal or a time-out")
@@ -274,6 +281,14 @@ class Simulation:
             memories=assembly.wiring.memory_totals(),
             store_missed_tokens=assembly.wiring.store.missed_tokens if assembly.wiring.store is not None else 0,
         )
+
+
+def _limits(assembly: Assembly, limit_of: Callable[[LlmPool], int]) -> str:
+    """Say how many tokens each pool of engines takes at most."""
+    limits = {name: limit_of(pool) for name, pool in assembly.pools.items() if isinstance(pool, LlmPool)}
+    if len(set(limits.values())) == 1:
+        return f"{next(iter(limits.values())):,} tokens"
+    return ", ".join(f"{name}: {limit:,} tokens" for name, limit in limits.items())
 
 
 def _summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:

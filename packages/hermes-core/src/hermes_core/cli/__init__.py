@@ -1,5 +1,6 @@
 """The command `hermes`. Start-up is kept light: only the command that is asked for is imported."""
 
+import errno
 import os
 import sys
 import traceback
@@ -10,6 +11,8 @@ __all__ = ["main"]
 
 _INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
+_NO_SPACE = 1
+"""As any output that cannot be written."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has seen enough; keep the interpreter from telling it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}" if error.filename else "the output"
+        _tell(f"error: cannot write {where}: {error.strerror}\n  make room on the disk, or write elsewhere")
+        return _NO_SPACE
     except Exception as error:
         # Imported only now: with it comes NumPy, which `hermes --help` has no use for.
         from hermes_core.api.errors import HermesError, Interrupted  # noqa: PLC0415

@@ -68,8 +68,7 @@ def _run(
     else:
         run_folder.prepare(out, force=force)
         simulation = build(plan)
-        run_folder.begin(out, plan)
-        with FileSink(out / run_folder.RECORD) as sink, progress_bar(shown=not quiet) as report:
+        with run_folder.new_record(out, plan) as file, FileSink(file) as sink, progress_bar(shown=not quiet) as report:
             outcome, stop = simulate(simulation, sink, report)
         record = out
     if not quiet:

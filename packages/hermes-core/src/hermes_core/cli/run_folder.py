@@ -2,6 +2,8 @@
 
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,10 +30,28 @@ def prepare(folder: Path, *, force: bool) -> None:
         raise OutputError(f"cannot write to {folder}: {error.strerror or error}\n  choose another --out") from None
 
 
+@contextmanager
+def new_record(folder: Path, plan: SimulationPlan) -> Iterator[Path]:
+    """Give a file to write the record to; it takes the place of an earlier run's files when it is whole.
+
+    The resolved scenario, with the origin of every value, goes beside it. Until then, and whatever goes wrong before,
+    an earlier run stays as it was.
+    """
+    unfinished = folder / f"{RECORD}.unfinished"
+    try:
+        yield unfinished
+        for name in (SCENARIO, SUMMARY):
+            # A stale summary beside a new record would be believed.
+            (folder / name).unlink(missing_ok=True)
+        unfinished.replace(folder / RECORD)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    write_json(folder / SCENARIO, resolved(plan))
+
+
 def begin(folder: Path, plan: SimulationPlan) -> None:
     """Clear away an earlier run, and write the resolved scenario with the origin of every value."""
     for name in (RECORD, SCENARIO, SUMMARY):
-        # A stale summary beside a new record would be believed.
         (folder / name).unlink(missing_ok=True)
     write_json(folder / SCENARIO, resolved(plan))
 

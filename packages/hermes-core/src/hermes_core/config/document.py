@@ -259,10 +259,12 @@ def _duplicate(error: DuplicateKeyError, text: str, source: str) -> InputError:
     return InputError(f"the key {key!r} stands twice{section}", place=place, remedy="keep one of the two")
 
 
-def _yaml_remedy(text: str, mark: Any) -> str | None:
+def _yaml_remedy(text: str, mark: Any) -> str:
     if mark is not None and mark.line < len(lines := text.splitlines()) and "\t" in lines[mark.line]:
         return "indent with spaces; YAML does not allow tabs"
-    return None
+    if mark is not None and mark.line:
+        return "a bracket, a brace or a quote may be open since a line before; or a colon lacks the blank after it"
+    return "look for a bracket, a brace or a quote that is not closed, or a colon without a blank after it"
 
 
 def _nearby(path: Path) -> str | None:
