@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from hermes_core.api.errors import InputError
 from hermes_core.api.hardware import AdapterPrices
@@ -121,7 +121,8 @@ def priced(settings: EngineSettings, prices: AdapterPrices | None) -> EngineSett
         "per_adapter_ns": prices.read_fs * lora.rank // FS_PER_NS,
         "per_token_and_rank_fs": prices.token_fs,
     }
-    return replace(settings, lora=replace(lora, **{key: found[key] for key in open_keys}))
+    changes: dict[str, Any] = {key: found[key] for key in open_keys}
+    return replace(settings, lora=replace(lora, **changes))
 
 
 def _transfer_fs(size_bytes: int, bandwidth_bytes_per_s: float) -> Femtos:
