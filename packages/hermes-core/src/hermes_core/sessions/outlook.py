@@ -85,7 +85,7 @@ def look_ahead(plan: SimulationPlan, compiled: Mapping[str, CompiledDeployment],
     demand = _demand(source, plan)
     prompts, outputs = demand.prompts, demand.outputs
     # What other stages add to a request, or take from it, is not known beforehand.
-    plain = all(tuple(stages) in _PLAIN for stages in plan.pipelines.values())
+    plain = plan.kv_store is None and all(tuple(stages) in _PLAIN for stages in plan.pipelines.values())
     prefill = [(pool, c.steps) for pool, c in engines if plain and "prefill" in pool.stages]
     decode = [(pool, c.steps) for pool, c in engines if plain and "decode" in pool.stages]
     none = np.zeros(len(prompts))
@@ -138,7 +138,7 @@ def _pool(pool: PoolPlan, compiled: CompiledDeployment) -> PoolOutlook:
 
 def fewest_clients(pool: PoolPlan) -> int:
     """Return how many clients of a pool are always paid for."""
-    return pool.clients
+    return pool.clients if pool.autoscale is None else pool.autoscale.least
 
 
 @dataclass(frozen=True, slots=True)
