@@ -109,8 +109,8 @@ def test_client(summary):
     assert client.steps == 4
     assert client.utilisation == pytest.approx(0.5)  # 0.5 + 4.5 of 10 s
     assert client.mean_decode_seqs == 2
-    assert client.mean_waiting == pytest.approx(4 * 4.5 / 5)
-    assert client.waiting_share == pytest.approx(0.9)
+    assert client.mean_waiting == pytest.approx(4 * 4.5 / 10)
+    assert client.waiting_share == pytest.approx(0.45)
     assert client.kv_peak_share == pytest.approx(0.8)
 
 

@@ -92,9 +92,9 @@ class ClientSummary:
     mean_decode_seqs: float
     """Sequences in a step that decodes, mean over such steps."""
     mean_waiting: float
-    """Requests waiting, mean over the time it was busy."""
+    """Requests handed to it and not begun, mean over the time of the window."""
     waiting_share: float
-    """Share of its busy time with requests waiting."""
+    """Share of the window in which somebody waited longer than two of its steps last."""
     kv_peak_share: float
     preemptions: int
     energy_j: float
@@ -102,6 +102,10 @@ class ClientSummary:
     idle_energy_j: float
     cost_usd: float
     """Rent and electricity."""
+    mean_batch: float = math.nan
+    """Jobs in a batch of a client of service stages, mean over its batches; NaN for an LLM engine."""
+    off_s: float = 0.0
+    """Time of the window in which it was switched off: it drew no power and cost nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,121 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class PathPart:
+    """A part of a stage on the critical paths of finished requests.
+
+    `part` is "queue" (handed to a client, not yet begun), "transfer" (KV on its way to it), "prefill", "decode",
+    "compute" (stages without tokens), "outside" (a tool), "handover" (between jobs: routing, other clients) or
+    "delivery" (from the last stage to the user); `wait` sorts these into queue, transfer, compute and outside.
+    """
+
+    stage: str
+    part: str
+    wait: str
+    share: float
+    """Of the end-to-end time of all finished requests; the shares add up to 1."""
+    mean_s: float
+    """Per finished request."""
+    late_excess_s: float
+    """Mean of the late requests less that of the others: what made them late."""
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalPath:
+    """What end-to-end time was spent on, by walking back from the end of each request."""
+
+    requests: int
+    parts: tuple[PathPart, ...]
+    """Largest first."""
+    waits: tuple[tuple[str, float], ...]
+    """Share of queue, transfer, compute, outside."""
+    resources: tuple[tuple[str, float], ...]
+    """Share of each pool, of what lies between clients, and of what lies outside."""
+    late_requests: int
+    late_means: str
+    """Which requests count as late."""
+    work_share: float
+    """Time in all jobs over that of the critical path: above 1 where jobs went on side by side."""
+
+    @property
+    def bottleneck(self) -> PathPart:
+        """The largest part."""
+        return self.parts[0]
+
+    @property
+    def lateness(self) -> PathPart | None:
+        """The part in which late requests lost most against the others; None when none was late."""
+        worst = max(self.parts, key=lambda part: part.late_excess_s)
+        return worst if self.late_requests and worst.late_excess_s > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSummary:
+    """How good the answers of a pipeline were, as the scenario says for each model; and which ways requests went."""
+
+    name: str
+    finished: int
+    quality: float | None
+    """Mean probability that an answer is good; None where no model has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class BranchSummary:
+    """Which way requests went at a branch."""
+
+    pipeline: str
+    place: int
+    ways: tuple[tuple[str, int], ...]
+    """Name and requests of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSummary:
+    """How busy a link was, or a direction of one, or the channels of a memory; over the whole run."""
+
+    name: str
+    bandwidth_bytes_per_s: float
+    sent_bytes: int
+    busy: float
+    """Share of the run in which something crossed it."""
+    filled: float
+    """Bytes over what it could have carried in that time."""
+    waiting_s: float
+    """Time that transfers lost because they shared it, summed over them."""
+    transfers: int
+    peak_transfers: int
+
+
+@dataclass(frozen=True, slots=True)
+class TierSummary:
+    """A tier of the KV store; its memories together, over the whole run."""
+
+    name: str
+    memories: int
+    capacity_bytes: int
+    peak_share: float
+    hit_rate: float
+    """Tokens found over tokens looked for."""
+    hit_tokens: int
+    read_bytes: int
+    written_bytes: int
+    evictions: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSummary:
+    """How clients came and went, and what became of requests on those that died."""
+
+    started: int
+    stopped: int
+    retried: int
+    migrated: int
+    failed: int
+    changes: tuple[tuple[float, str, str], ...]
+    """Second, client and its new state; the first hundred."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunSummary:
     """Everything the summary screen shows. Times in seconds, energy in joules, money in US dollars."""
 
@@ -154,6 +273,14 @@ class RunSummary:
     schema_version: str = SCHEMA_VERSION
     itl_estimated_share: float = field(default=0.0)
     """Share of the gaps between tokens that belong to preempted requests, where only sum and number are exact."""
+    path: CriticalPath | None = None
+    pipelines: tuple[PipelineSummary, ...] = ()
+    branches: tuple[BranchSummary, ...] = ()
+    links: tuple[LinkSummary, ...] = ()
+    tiers: tuple[TierSummary, ...] = ()
+    store_missed_tokens: int = 0
+    """Prompt tokens that were looked for in the KV store and that no tier had."""
+    fleet: FleetSummary | None = None
 
     @property
     def total(self) -> GroupSummary:
@@ -217,6 +344,40 @@ class RunSummary:
                 )
                 for level in self.levels
             ],
+            path=_path_proto(self.path) if self.path is not None else None,
+            pipelines=[
+                rp.PipelineSummary(
+                    name=one.name,
+                    finished=one.finished,
+                    quality=one.quality if one.quality is not None else math.nan,
+                )
+                for one in self.pipelines
+            ],
+            links=[
+                rp.LinkSummary(
+                    name=link.name,
+                    bandwidth_bytes_per_s=link.bandwidth_bytes_per_s,
+                    sent_bytes=link.sent_bytes,
+                    busy=link.busy,
+                    filled=link.filled,
+                    waiting_s=link.waiting_s,
+                    transfers=link.transfers,
+                )
+                for link in self.links
+            ],
+            tiers=[
+                rp.TierSummary(
+                    name=tier.name,
+                    memories=tier.memories,
+                    capacity_bytes=tier.capacity_bytes,
+                    peak_share=tier.peak_share,
+                    hit_rate=tier.hit_rate,
+                    read_bytes=tier.read_bytes,
+                    written_bytes=tier.written_bytes,
+                    evictions=tier.evictions,
+                )
+                for tier in self.tiers
+            ],
         )
 
     def _repr_html_(self) -> str:
@@ -240,6 +401,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _path_proto(path: CriticalPath) -> rp.CriticalPath:
+    return rp.CriticalPath(
+        requests=path.requests,
+        parts=[rp.PathPart(**dataclasses.asdict(part)) for part in path.parts],
+        waits=dict(path.waits),
+        resources=dict(path.resources),
+        late_requests=path.late_requests,
+        late_means=path.late_means,
+        work_share=path.work_share,
+    )
 
 
 def _latency_proto(group: GroupSummary) -> rp.LatencySummary:

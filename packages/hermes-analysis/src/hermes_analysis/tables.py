@@ -38,6 +38,8 @@ class ColumnSpec:
     default: int | None = None
 
 
+NO_JOB: Final = 65535
+"""Instead of the number of a job or a client: none."""
 _I8: Final = ColumnSpec("<i8")
 _U2: Final = ColumnSpec("<u2")
 _U1: Final = ColumnSpec("<u1")
@@ -73,6 +75,7 @@ STAGE_JOBS: Final[Mapping[str, ColumnSpec]] = {
     "last_step": _I8,
     "preemptions": ColumnSpec("<u4", 0),
     "status": _U1,
+    "after": ColumnSpec("<u2", NO_JOB),
 }
 STEPS: Final[Mapping[str, ColumnSpec]] = {
     "client": _U2,
@@ -150,6 +153,10 @@ def decode_block(table: str, block: Any) -> tuple[Columns, tuple[str, ...]]:
         if len(values) != rows:
             raise BlockError(f"column {name!r} has {len(values)} values for {rows} rows")
         columns[name] = values
+    if "after" in absent:
+        # Older records know of pipelines in a line alone: each job follows the one before.
+        job = columns["job"]
+        columns["after"] = np.where(job > 0, job - np.minimum(job, 1), NO_JOB).astype("<u2")
     return columns, tuple(absent)
 
 

@@ -1,5 +1,6 @@
 """The summary as one screen of a terminal. Needs rich (extra "cli")."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, Final, TextIO
 
@@ -8,7 +9,7 @@ from hermes_analysis.metrics.details import RunDetails
 from hermes_analysis.metrics.distribution import Distribution
 from hermes_analysis.optional import optional
 from hermes_analysis.render import duration, energy, number, percent
-from hermes_analysis.summary import ClientSummary, GroupSummary, RunSummary, summary_json
+from hermes_analysis.summary import ClientSummary, CriticalPath, GroupSummary, PathPart, RunSummary, summary_json
 
 __all__ = ["print_comparison", "print_details", "print_summary", "summary_json"]
 
@@ -17,6 +18,8 @@ _MOST_CLIENTS: Final = 12
 """More are shown by pool."""
 _PIPED_WIDTH: Final = 140
 _SHORTEST_QUEUE: Final = 0.001
+_LEAST_SHARE: Final = 0.0005
+_MOST_PARTS: Final = 3
 _STYLES: Final = {"stable": "green", "near saturation": "yellow", "overloaded": "red", "undetermined": "dim"}
 
 
@@ -34,7 +37,12 @@ def print_summary(summary: RunSummary, *, file: TextIO | None = None, width: int
     for table in tables:
         console.print()
         console.print(table)
+    for table in _system(summary):
+        console.print()
+        console.print(table)
     console.print()
+    _path(console, summary.path)
+    _ways(console, summary)
     _money(console, summary)
     for warning in summary.warnings:
         console.print(_text(f"warning: {warning}", "yellow"))
@@ -49,6 +57,19 @@ def print_details(more: RunDetails, *, file: TextIO | None = None) -> None:
             seconds = part.seconds
             cells = (percent(part.share), duration(seconds.mean), duration(seconds.p50), duration(seconds.p99))
             table.add_row(_text(f"{part.stage} {part.part}".strip()), *cells)
+        console.print()
+        console.print(table)
+    if more.costs:
+        table = _table("energy and money", "dynamic", "idle", "J per token", "cost", "USD per 1,000 requests")
+        for cost in more.costs:
+            table.add_row(
+                _text(f"{cost.kind} {cost.name}"),
+                energy(cost.dynamic_energy_j),
+                energy(cost.idle_energy_j),
+                number(cost.energy_j / cost.output_tokens if cost.output_tokens else None),
+                f"{number(cost.cost_usd)} USD",
+                number(cost.cost_usd / cost.requests * 1e3 if cost.requests else None),
+            )
         console.print()
         console.print(table)
     if more.confidence:
@@ -196,14 +217,14 @@ def _levels(summary: RunSummary) -> Any:
 
 
 def _clients(clients: tuple[ClientSummary, ...]) -> Any:
-    table = _table("client", "device", "busy", "decode batch", "waiting", "KV peak", "preemptions", "energy", "cost")
+    table = _table("client", "device", "busy", "batch", "waiting", "KV peak", "preemptions", "energy", "cost")
     for name, several in _by_pool(clients):
         first = several[0]
         table.add_row(
             _text(name),
             _text(first.device if first.devices <= 1 else f"{first.devices} x {first.device}"),
             percent(_mean([c.utilisation for c in several])),
-            number(_mean([c.mean_decode_seqs for c in several])),
+            number(_mean([c.mean_decode_seqs if math.isnan(c.mean_batch) else c.mean_batch for c in several])),
             _queue(_mean([c.mean_waiting for c in several])),
             percent(max(c.kv_peak_share for c in several)),
             f"{sum(c.preemptions for c in several):,}",
@@ -211,6 +232,72 @@ def _clients(clients: tuple[ClientSummary, ...]) -> Any:
             f"{number(sum(c.cost_usd for c in several))} USD",
         )
     return table
+
+
+def _system(summary: RunSummary) -> Iterable[Any]:
+    """Yield tables of links and of the tiers of a KV store, where there are some."""
+    if summary.links:
+        table = _table("link", "busy", "filled", "sent", "transfers", "most at once", "lost by sharing")
+        for link in summary.links[:_MOST_CLIENTS]:
+            table.add_row(
+                _text(link.name),
+                percent(link.busy),
+                percent(link.filled),
+                f"{number(link.sent_bytes / 1e9)} GB",
+                f"{link.transfers:,}",
+                f"{link.peak_transfers:,}",
+                duration(link.waiting_s),
+            )
+        yield table
+    if summary.tiers:
+        table = _table("KV tier", "memories", "capacity", "peak", "hit rate", "read", "written", "evictions")
+        for tier in summary.tiers:
+            table.add_row(
+                _text(tier.name),
+                f"{tier.memories:,}",
+                f"{number(tier.capacity_bytes / 1e9)} GB",
+                percent(tier.peak_share),
+                percent(tier.hit_rate),
+                f"{number(tier.read_bytes / 1e9)} GB",
+                f"{number(tier.written_bytes / 1e9)} GB",
+                f"{tier.evictions:,}",
+            )
+        yield table
+
+
+def _path(console: Any, path: CriticalPath | None) -> None:
+    """Say what end-to-end time is spent on, and what made late requests late."""
+    if path is None:
+        return
+    shares = ", ".join(f"{name} {percent(share)}" for name, share in path.waits if share >= _LEAST_SHARE)
+    largest = ", ".join(f"{stage_part(part)} {percent(part.share)}" for part in path.parts[:_MOST_PARTS])
+    console.print(_text(f"critical path: {shares}; mostly {largest}"))
+    worst = path.lateness
+    if worst is not None:
+        share = f"{path.late_requests:,} late requests ({path.late_means})"
+        text = f"{share}: most of all {duration(worst.late_excess_s)} more in {stage_part(worst)} than the others"
+        console.print(_text(text))
+
+
+def stage_part(part: PathPart) -> str:
+    """Name a part of a stage: "decode of prefill+decode", "queue of rerank"."""
+    return part.stage if part.part in {"compute", "outside"} else f"{part.part} of {part.stage}"
+
+
+def _ways(console: Any, summary: RunSummary) -> None:
+    """Say how good answers were, which ways requests went, and how the fleet changed."""
+    for pipeline in summary.pipelines:
+        if pipeline.quality is not None:
+            good = f"{percent(pipeline.quality)} of answers are good, over {pipeline.finished:,}"
+            console.print(_text(f"pipeline {pipeline.name}: {good}"))
+    for branch in summary.branches[:_MOST_CLIENTS]:
+        total = sum(count for _, count in branch.ways)
+        shares = ", ".join(f"{name} {percent(count / total)}" for name, count in branch.ways)
+        console.print(_text(f"branch {branch.place} of {branch.pipeline}: {shares} of {total:,}"))
+    if summary.fleet is not None:
+        f = summary.fleet
+        text = f"fleet: {f.started} started, {f.stopped} stopped; requests retried {f.retried}, "
+        console.print(_text(text + f"migrated {f.migrated}, failed {f.failed}"))
 
 
 def _by_pool(clients: tuple[ClientSummary, ...]) -> list[tuple[str, list[ClientSummary]]]:

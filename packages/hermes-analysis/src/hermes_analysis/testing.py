@@ -51,9 +51,9 @@ def make_chunks(
     """Yield the chunks of a record whose rows are dicts of columns.
 
     A column that a row does not name is 0, but: requests and jobs have finished, requests have one prompt and one
-    output token, jobs -1 as steps, stretches one step. `manifest_fields` go into the manifest (by default one client
-    "llm/0" of pool "llm", pipeline, tenant and class "default", stage set "prefill+decode"). `end_ns` is the
-    trailer's; `cut` leaves the trailer out.
+    output token, jobs -1 as steps and the job before as the one that they follow, stretches one step.
+    `manifest_fields` go into the manifest (by default one client "llm/0" of pool "llm", pipeline, tenant and class
+    "default", stage set "prefill+decode"). `end_ns` is the trailer's; `cut` leaves the trailer out.
     """
     fields: dict[str, Any] = {
         "schema_version": "1.0",
@@ -90,6 +90,8 @@ def _columns(table: str, rows: Sequence[Row]) -> dict[str, list[int]]:
     defaults = _DEFAULTS[table]
     columns = {}
     for name, spec in TABLES[table].items():
+        if name == "after" and not any(name in row for row in rows):
+            continue  # each job follows the one before, as in a record that does not say
         fallback = defaults.get(name, spec.default or 0)
         columns[name] = [int(row.get(name, fallback)) for row in rows]
     return columns

@@ -1,5 +1,6 @@
 """How busy clients were, and what energy and money they took."""
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +11,7 @@ from hermes_analysis.load import RunRecord
 from hermes_analysis.metrics.distribution import Floats, Ints
 from hermes_analysis.metrics.requests import Window
 from hermes_analysis.metrics.steps import StepIndex
+from hermes_analysis.metrics.waiting import sampled_waiting, waiting_times
 from hermes_analysis.summary import ClientSummary, EnergySummary
 
 NS: Final = 1e-9
@@ -27,8 +29,7 @@ class _StepSums:
     energy_j: Floats
     decode_steps: Floats
     decode_seqs: Floats
-    waiting_s: Floats
-    some_waiting_s: Floats
+    batch_jobs: Floats
     peak_kv_blocks: Floats
 
 
@@ -42,11 +43,14 @@ def summarise_clients(run: RunRecord, index: StepIndex, window: Window) -> tuple
     sums = _step_sums(run, index, window) if index.rows else _trailer_sums(run, window)
     preemptions = _preemptions(run)
     span = window.span_s
+    waiting = waiting_times(run, index, window) if run.stage_jobs.rows else sampled_waiting(run, index, window)
+    off = off_seconds(run, window)
     clients = []
     for number, info in enumerate(manifest.clients):
-        idle_j = info.idle_power_w * span
+        on_s = span - float(off[number])
+        idle_j = info.idle_power_w * on_s
         energy_j = float(sums.energy_j[number]) + idle_j
-        rent = info.price_usd_per_h * span / S_PER_H
+        rent = info.price_usd_per_h * on_s / S_PER_H
         busy = float(sums.busy_s[number])
         clients.append(
             ClientSummary(
@@ -58,13 +62,17 @@ def summarise_clients(run: RunRecord, index: StepIndex, window: Window) -> tuple
                 steps=round(float(sums.steps[number])),
                 utilisation=_ratio(busy, span),
                 mean_decode_seqs=_ratio(float(sums.decode_seqs[number]), float(sums.decode_steps[number])),
-                mean_waiting=_ratio(float(sums.waiting_s[number]), busy),
-                waiting_share=_ratio(float(sums.some_waiting_s[number]), busy),
+                mean_waiting=_ratio(float(waiting.job_s[number]), span),
+                waiting_share=_ratio(float(waiting.crowded_s[number]), span),
                 kv_peak_share=_ratio(float(sums.peak_kv_blocks[number]), float(info.kv_blocks)),
                 preemptions=int(preemptions[number]),
                 energy_j=energy_j,
                 idle_energy_j=idle_j,
                 cost_usd=rent + _electricity(manifest, energy_j),
+                mean_batch=_ratio(float(sums.batch_jobs[number]), float(sums.steps[number]))
+                if info.workers
+                else math.nan,
+                off_s=float(off[number]),
             )
         )
     return tuple(clients)
@@ -80,7 +88,10 @@ def summarise_energy(
     manifest = run.manifest
     energy = sum(client.energy_j for client in clients)
     facility = energy * _pue(manifest)
-    rent = sum(info.price_usd_per_h for info in manifest.clients) * window.span_s / S_PER_H
+    rent = sum(
+        info.price_usd_per_h * (window.span_s - client.off_s) / S_PER_H
+        for info, client in zip(manifest.clients, clients, strict=True)
+    )
     electricity = _electricity(manifest, energy)
     return EnergySummary(
         energy_j=energy,
@@ -93,6 +104,55 @@ def summarise_energy(
         joules_per_output_token=_ratio(energy, tokens),
         usd_per_million_output_tokens=_ratio((rent + electricity) * TOKENS_PER_MILLION, tokens),
     )
+
+
+def workers_of(run: RunRecord, index: StepIndex) -> Floats:
+    """Return how many batches the client of each row works on at once: its rows overlap; shape (rows,)."""
+    workers = np.array([max(info.workers, 1) for info in run.manifest.clients] + [1], dtype=np.float64)
+    if (workers == 1).all():
+        return np.ones(1)
+    found: Floats = workers[np.minimum(index.client, len(workers) - 1)]
+    return found
+
+
+def off_seconds(run: RunRecord, window: Window) -> Floats:
+    """Return how long each client was switched off in the window, shape (clients,).
+
+    The trailer has the time over the whole run; where it also says when clients changed, the part that lies in the
+    window is taken, otherwise a part of the same length.
+    """
+    number = len(run.manifest.clients)
+    off = np.zeros(number)
+    if run.trailer is None:
+        return off
+    share = window.span_s / (window.end_ns * NS) if window.end_ns > 0 else 0.0
+    for place, totals in enumerate(run.trailer.clients[:number]):
+        if not totals.off_ns:
+            continue
+        spans = _down(run, place)
+        whole = sum(end - begin for begin, end in spans)
+        inside = sum(max(end - max(begin, window.begin_ns), 0) for begin, end in spans)
+        off[place] = totals.off_ns * NS * (inside / whole if whole else share)
+    return np.minimum(off, window.span_s)
+
+
+def _down(run: RunRecord, client: int) -> list[tuple[int, int]]:
+    """Return from when to when a client was down, by the changes that the trailer tells."""
+    if run.trailer is None:
+        return []
+    events = [(event.time_ns, event.state) for event in run.trailer.fleet.events if event.client == client]
+    spans = []
+    # Who starts in the middle of a run has been down until then.
+    since = 0 if events and events[0][1] == "starting" else -1
+    for time_ns, state in sorted(events, key=lambda event: event[0]):
+        if state == "down" and since < 0:
+            since = time_ns
+        elif state in {"starting", "up"} and since >= 0:
+            spans.append((since, time_ns))
+            since = -1
+    if since >= 0:
+        spans.append((since, run.end_ns))
+    return spans
 
 
 def inside_share(starts_s: Floats, durations_s: Floats, window: Window) -> Floats:
@@ -114,8 +174,7 @@ def _step_sums(run: RunRecord, index: StepIndex, window: Window) -> _StepSums:
 
     durations = index.durations_s()
     share = inside_share(index.starts_s(), durations, window) if window.begin_ns > 0 else np.ones(index.rows)
-    busy, steps = durations * share, index.steps * share
-    waiting = run.steps["waiting"]
+    busy, steps = durations * share / workers_of(run, index), index.steps * share
     decodes = index.decode_seqs > 0
     blocks = np.where(share > 0, run.steps["kv_blocks"], 0)
     peaks = np.array([float(blocks[begin:end].max(initial=0)) for begin, end in spans])
@@ -129,8 +188,7 @@ def _step_sums(run: RunRecord, index: StepIndex, window: Window) -> _StepSums:
         energy_j=total(run.steps["energy_nj"] * NS * share),
         decode_steps=total(np.where(decodes, steps, 0.0)),
         decode_seqs=total(index.decode_seqs * steps),
-        waiting_s=total(waiting * busy),
-        some_waiting_s=total(np.where(waiting > 0, busy, 0.0)),
+        batch_jobs=total(run.steps["prefill_seqs"] * steps),
         peak_kv_blocks=peaks,
     )
 
@@ -148,8 +206,7 @@ def _trailer_sums(run: RunRecord, window: Window) -> _StepSums:
         energy_j=np.array([t.dynamic_energy_nj for t in totals]) * NS * share,
         decode_steps=unknown,
         decode_seqs=unknown,
-        waiting_s=unknown,
-        some_waiting_s=unknown,
+        batch_jobs=unknown,
         peak_kv_blocks=np.array([t.peak_kv_blocks for t in totals], dtype=np.float64),
     )
 

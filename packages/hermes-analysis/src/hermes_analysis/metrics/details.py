@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hermes_analysis.load import RunRecord
+from hermes_analysis.metrics.clients import summarise_clients
 from hermes_analysis.metrics.confidence import ConfidenceInterval, batch_means, jain_index, warm_up_end
+from hermes_analysis.metrics.costs import CostShare, cost_shares, job_costs
 from hermes_analysis.metrics.stages import StagePart, stage_breakdown
 from hermes_analysis.metrics.summarise import Prepared
 
@@ -36,6 +38,8 @@ class RunDetails:
     suggested_warm_up_s: float | None
     """Arrival of the first request behind the warm-up found by MSER-5; None where no steady state shows."""
     fairness: Fairness | None
+    costs: tuple[CostShare, ...] = ()
+    """Energy and money by stage, and by pipeline, class and tenant where there are several."""
 
 
 def details(run: RunRecord, prepared: Prepared | None = None) -> RunDetails:
@@ -53,7 +57,12 @@ def details(run: RunRecord, prepared: Prepared | None = None) -> RunDetails:
     if cut is not None:
         behind = order[~np.isnan(e2e)][cut]
         warm_up = float(run.requests["arrival_ns"][behind]) * 1e-9
-    return RunDetails(stage_breakdown(run, ready.window), tuple(intervals), warm_up, _fairness(ready))
+    stages = stage_breakdown(run, ready.window, ready.jobs)
+    costs: tuple[CostShare, ...] = ()
+    if run.stage_jobs.rows:
+        clients = summarise_clients(run, ready.index, ready.window)
+        costs = cost_shares(run, ready.jobs, job_costs(run, ready.index, clients, ready.window))
+    return RunDetails(stages, tuple(intervals), warm_up, _fairness(ready), costs)
 
 
 def _fairness(ready: Prepared) -> Fairness | None:

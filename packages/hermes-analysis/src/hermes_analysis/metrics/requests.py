@@ -83,8 +83,12 @@ def window_of(run: RunRecord) -> Window:
     return Window(int(run.manifest.warm_up_ns), run.end_ns)
 
 
-def request_metrics(run: RunRecord, window: Window) -> RequestMetrics:
-    """Compute the per-request answers."""
+def request_metrics(run: RunRecord, window: Window, answers: tuple[Ints, Floats] | None = None) -> RequestMetrics:
+    """Compute the per-request answers.
+
+    `answers` has rows of the request table whose time per output token is another than from the first token to the
+    request's end, with that time in seconds: stages behind the answer are no part of it.
+    """
     table = run.requests
     arrival, first, end = table["arrival_ns"], table["first_token_ns"], table["end_ns"]
     status, tokens = table["status"], table["output_tokens"]
@@ -93,6 +97,9 @@ def request_metrics(run: RunRecord, window: Window) -> RequestMetrics:
     e2e = np.where(finished, (end - arrival) * NS, np.nan)
     several = finished & (tokens > 1) & (first >= 0)
     tpot = np.where(several, (end - first) * NS / np.maximum(tokens - 1, 1), np.nan)
+    if answers is not None:
+        rows, seconds = answers
+        tpot[rows] = np.where(several[rows], seconds, np.nan)
     normalised = np.where(finished & (tokens > 0), e2e / np.maximum(tokens, 1), np.nan)
     metrics = RequestMetrics(
         window=window,

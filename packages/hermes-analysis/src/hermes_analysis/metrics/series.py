@@ -24,8 +24,9 @@ class ClientSeries:
     busy: Floats
     """Share of the interval in which it worked."""
     decode_seqs: Floats
-    """Mean over time, 0 while it rests."""
+    """Mean over time, 0 while it rests; of a client of service stages, jobs in a batch."""
     waiting: Floats
+    """Mean number of jobs that were handed to it and not begun."""
     kv_share: Floats
 
 
@@ -42,7 +43,9 @@ class Series:
     """Output tokens of requests, each request's spread evenly from its first token to its end."""
     clients: tuple[ClientSeries, ...]
     links: tuple[tuple[str, Floats], ...]
-    """Bytes per second over each link, transfers spread evenly over their time."""
+    """Bytes per second over each link, transfers spread evenly over their time; by the narrowest link of each."""
+    link_shares: tuple[tuple[str, Floats], ...] = ()
+    """The same over what the link can carry, for those whose bandwidth the record says."""
 
     @property
     def middles_s(self) -> Floats:
@@ -60,6 +63,7 @@ def series(run: RunRecord, index: StepIndex, intervals: int = INTERVALS) -> Seri
     end, first = requests["end_ns"], requests["first_token_ns"]
     started = first >= 0
     stops = np.where(end >= 0, end, run.end_ns)
+    links = _links(run, edges)
     return Series(
         edges_s=edges,
         arrivals_per_s=np.histogram(requests["arrival_ns"] * NS, edges)[0] / width,
@@ -68,7 +72,8 @@ def series(run: RunRecord, index: StepIndex, intervals: int = INTERVALS) -> Seri
         tokens_per_s=spread(first[started] * NS, stops[started] * NS, requests["output_tokens"][started], edges)
         / width,
         clients=_clients(run, index, edges),
-        links=_links(run, edges),
+        links=links,
+        link_shares=_shares(run, links),
     )
 
 
@@ -92,20 +97,27 @@ def _clients(run: RunRecord, index: StepIndex, edges: Floats) -> tuple[ClientSer
     infos = run.manifest.clients
     bounds = index.bounds(len(infos))
     starts, durations = index.starts_s(), index.durations_s()
+    queues = _queues(run, len(infos), edges)
     found: dict[str, list[ClientSeries]] = {}
     for number, info in enumerate(infos):
         here = slice(int(bounds[number]), int(bounds[number + 1]))
         begin, length = starts[here], durations[here]
 
-        def mean(values: Array | float, begin: Floats = begin, length: Floats = length) -> Floats:
-            return _time_mean(begin, length, np.broadcast_to(values, begin.shape), edges)
+        def mean(
+            values: Array | float, begin: Floats = begin, length: Floats = length, workers: int = info.workers
+        ) -> Floats:
+            each = np.broadcast_to(values, begin.shape)
+            if workers > 1:  # batches overlap: all that are under way, and of these the mean
+                total: Floats = spread(begin, begin + length, each * length, edges)
+                return np.asarray(total / (edges[1] * workers))
+            return _time_mean(begin, length, each, edges)
 
         blocks = run.steps["kv_blocks"][here] / max(info.kv_blocks, 1)
         one = ClientSeries(
             name=info.name,
             busy=mean(1.0),
-            decode_seqs=mean(index.decode_seqs[here]),
-            waiting=mean(run.steps["waiting"][here]),
+            decode_seqs=mean(index.decode_seqs[here] if not info.workers else run.steps["prefill_seqs"][here]),
+            waiting=queues[number] if queues else mean(run.steps["waiting"][here]),
             kv_share=mean(blocks),
         )
         found.setdefault(info.name if len(infos) <= _MOST_CLIENTS else f"{info.pool} (mean)", []).append(one)
@@ -121,6 +133,21 @@ def _clients(run: RunRecord, index: StepIndex, edges: Floats) -> tuple[ClientSer
     )
 
 
+def _queues(run: RunRecord, clients: int, edges: Floats) -> list[Floats]:
+    """Return the mean number of jobs waiting at each client in each interval; none without stage jobs."""
+    table = run.stage_jobs
+    if not table.rows:
+        return []
+    stop = np.where(table["start_ns"] >= 0, table["start_ns"], table["end_ns"])
+    stop = np.where(stop >= 0, stop, run.end_ns)
+    waits = np.flatnonzero((stop > table["enqueue_ns"]) & (table["client"] < clients))
+    waits = waits[np.argsort(table["client"][waits], kind="stable")]
+    bounds = np.searchsorted(table["client"][waits], np.arange(clients + 1)).tolist()
+    begin, end = table["enqueue_ns"][waits] * NS, stop[waits] * NS
+    spans = [slice(bounds[number], bounds[number + 1]) for number in range(clients)]
+    return [spread(begin[one], end[one], end[one] - begin[one], edges) / edges[1] for one in spans]
+
+
 def _time_mean(begin_s: Floats, length_s: Floats, values: Array, edges: Floats) -> Floats:
     """Return the mean over time of a value that holds during successive spans, and is 0 between them."""
     if not len(begin_s):
@@ -132,6 +159,18 @@ def _time_mean(begin_s: Floats, length_s: Floats, values: Array, edges: Floats) 
     integral = np.where(row >= 0, sums[safe] + values[safe] * inside, 0.0)
     means: Floats = np.diff(integral) / np.diff(edges)
     return means
+
+
+def _shares(run: RunRecord, links: tuple[tuple[str, Floats], ...]) -> tuple[tuple[str, Floats], ...]:
+    """Return the links whose bandwidth is known, as shares of it."""
+    if run.trailer is None or len(run.trailer.links) != len(run.manifest.links):
+        return ()
+    bandwidth = {
+        name: totals.bandwidth_bytes_per_s
+        for name, totals in zip(run.manifest.links, run.trailer.links, strict=True)
+        if totals.bandwidth_bytes_per_s > 0
+    }
+    return tuple((name, rate / bandwidth[name]) for name, rate in links if name in bandwidth)
 
 
 def _links(run: RunRecord, edges: Floats) -> tuple[tuple[str, Floats], ...]:

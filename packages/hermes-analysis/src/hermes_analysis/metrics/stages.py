@@ -8,7 +8,8 @@ from hermes_proto.core.v1 import run_record_pb2 as rr
 
 from hermes_analysis.load import RunRecord
 from hermes_analysis.metrics.distribution import Distribution, Floats, Ints
-from hermes_analysis.metrics.requests import Window, job_requests
+from hermes_analysis.metrics.jobs import Jobs, predecessors
+from hermes_analysis.metrics.requests import Window
 
 NS: Final = 1e-9
 
@@ -30,13 +31,14 @@ class StagePart:
     """Of the end-to-end time of all finished requests. Shares add up to 1 where stages follow one another."""
 
 
-def stage_breakdown(run: RunRecord, window: Window) -> tuple[StagePart, ...]:
+def stage_breakdown(run: RunRecord, window: Window, index: Jobs | None = None) -> tuple[StagePart, ...]:
     """Return the parts of end-to-end time, largest first; empty when the record has no stage jobs.
 
     Stages that run side by side each count their own time, so their shares may add up to more than 1.
     """
     requests, jobs = run.requests, run.stage_jobs
-    of_job = job_requests(run)
+    index = index or Jobs.of(run)
+    of_job = index.request
     wanted = (requests["status"] == rr.REQUEST_STATUS_FINISHED) & (requests["arrival_ns"] >= window.begin_ns)
     wanted &= requests["end_ns"] >= 0
     known = (of_job >= 0) & (jobs["start_ns"] >= 0) & (jobs["end_ns"] >= 0)
@@ -44,19 +46,17 @@ def stage_breakdown(run: RunRecord, window: Window) -> tuple[StagePart, ...]:
     if not len(chosen):
         return ()
     request = of_job[chosen]
-    order = np.lexsort((jobs["job"][chosen], request))
-    chosen, request = chosen[order], request[order]
     whole = float((requests["end_ns"] - requests["arrival_ns"])[wanted].sum()) * NS
     enqueue, start, end = (jobs[name][chosen] for name in ("enqueue_ns", "start_ns", "end_ns"))
     token = jobs["first_token_ns"][chosen]
-    new = np.append(True, request[1:] != request[:-1])
-    before = np.where(new, requests["arrival_ns"][request], np.append(0, end[:-1]))
+    previous = predecessors(run, index)[chosen]
+    before = np.where(previous >= 0, jobs["end_ns"][np.maximum(previous, 0)], requests["arrival_ns"][request])
     spans: list[tuple[str, Ints | None, Floats]] = []
     has_token = token >= 0
     stage_set = np.minimum(jobs["stage_set"][chosen].astype(np.int64), len(run.manifest.stage_sets))
     prefills = np.array(["prefill" in name.split("+") for name in run.manifest.stage_sets] + [False])[stage_set]
     for part, seconds, which in (
-        ("handover", enqueue - before, np.ones(len(chosen), dtype=bool)),
+        ("handover", np.maximum(enqueue - before, 0), np.ones(len(chosen), dtype=bool)),
         ("queue", start - enqueue, np.ones(len(chosen), dtype=bool)),
         ("prefill", token - start, has_token & prefills),
         ("decode", end - token, has_token & prefills),
@@ -64,8 +64,11 @@ def stage_breakdown(run: RunRecord, window: Window) -> tuple[StagePart, ...]:
         ("compute", end - start, ~has_token),
     ):
         spans.append((part, stage_set[which], seconds[which] * NS))
-    last = np.append(request[1:] != request[:-1], True)
-    spans.append(("delivery", None, (requests["end_ns"][request[last]] - end[last]) * NS))
+    ended = np.zeros(requests.rows, np.int64)
+    np.maximum.at(ended, request, end)
+    present = np.unique(request)
+    late = np.maximum(requests["end_ns"][present] - ended[present], 0)
+    spans.append(("delivery", None, late * NS))
     return _parts(spans, [*run.manifest.stage_sets, "?"], whole)
 
 

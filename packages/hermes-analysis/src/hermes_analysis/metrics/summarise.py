@@ -10,19 +10,21 @@ from numpy.typing import NDArray
 from hermes_analysis.load import RunRecord
 from hermes_analysis.metrics.clients import summarise_clients, summarise_energy
 from hermes_analysis.metrics.distribution import Distribution
+from hermes_analysis.metrics.jobs import Jobs, answer_times
+from hermes_analysis.metrics.path import critical_path
 from hermes_analysis.metrics.requests import (
     MOST_TENANTS_WITH_ITL,
     Group,
     RequestMetrics,
     Window,
     groups_of,
-    job_requests,
     request_metrics,
     summarise_group,
     summarise_levels,
     window_of,
 )
 from hermes_analysis.metrics.steps import StepIndex
+from hermes_analysis.metrics.system import branches, fleet, links, pipelines, tiers
 from hermes_analysis.metrics.tokens import TokenGaps, token_gaps
 from hermes_analysis.metrics.verdict import verdict
 from hermes_analysis.summary import Counts, RunSummary
@@ -40,7 +42,7 @@ class Prepared:
     requests: RequestMetrics
     index: StepIndex
     gaps: TokenGaps | None
-    of_job: NDArray[np.int64]
+    jobs: Jobs
     groups: list[Group]
 
     @classmethod
@@ -48,16 +50,17 @@ class Prepared:
         """Index a record."""
         window = window_of(run)
         index = StepIndex.of(run.steps)
+        jobs = Jobs.of(run)
         gaps = token_gaps(run, index) if index.rows and run.stage_jobs.rows else None
-        of_job = job_requests(run) if gaps is not None else np.empty(0, np.int64)
-        return cls(run, window, request_metrics(run, window), index, gaps, of_job, groups_of(run))
+        metrics = request_metrics(run, window, answer_times(run, jobs))
+        return cls(run, window, metrics, index, gaps, jobs, groups_of(run))
 
     def jobs_of(self, group: Group) -> NDArray[np.bool_]:
-        """Mark the stage jobs of a group's measured requests."""
+        """Mark the stage jobs that gave the answers of a group's measured requests."""
         measured = self.requests.measured
         chosen = np.zeros(len(measured) + 1, dtype=bool)  # the last stands for "of no request"
         chosen[group.rows] = measured[group.rows]
-        marked: NDArray[np.bool_] = chosen[self.of_job]
+        marked: NDArray[np.bool_] = chosen[self.jobs.request] & self.jobs.answers
         return marked
 
 
@@ -95,6 +98,13 @@ def summarise(run: RunRecord, prepared: Prepared | None = None) -> RunSummary:
         verdict=verdict(run, metrics, clients, window),
         warnings=tuple(_warnings(run, summaries[0].counts, summaries[0].itl_s, gaps, estimated)),
         itl_estimated_share=estimated,
+        path=critical_path(run, metrics, ready.jobs),
+        pipelines=pipelines(run),
+        branches=branches(run),
+        links=links(run),
+        tiers=tiers(run),
+        store_missed_tokens=int(run.trailer.store_missed_tokens) if run.trailer is not None else 0,
+        fleet=fleet(run),
     )
 
 

@@ -293,10 +293,12 @@ def _shares(wanted: Ints, steps: Ints, preemptions: Ints) -> tuple[Floats, Ints,
 def _handovers(run: RunRecord) -> tuple[Ints, Floats]:
     """Return the jobs that decode what another job prefilled, and the seconds between their tokens.
 
-    That gap runs from the end of the job before to the first token of this one.
+    That gap runs from the end of the job before to the first token of this one. An answer that follows upon thoughts
+    has no such gap: it is another text.
     """
     kinds = [tuple(name.split("+")) for name in run.manifest.stage_sets]
     goes_on = np.array(["prefill" not in k and any(s in k for s in _TOKEN_STAGES) for k in kinds] + [False])
+    hands_on = np.array([k[-1] == "prefill" for k in kinds] + [False])
     table = run.stage_jobs
     stage_set = np.minimum(table["stage_set"], len(kinds))
     tokens = table["output_tokens"] > 0
@@ -306,7 +308,8 @@ def _handovers(run: RunRecord) -> tuple[Ints, Floats]:
     request = table["request_id"][rows]
     order = np.lexsort((table["job"][rows], request))
     rows, request = rows[order], request[order]
-    later = np.flatnonzero((request[1:] == request[:-1]) & goes_on[stage_set[rows[1:]]]) + 1
+    follows = (request[1:] == request[:-1]) & goes_on[stage_set[rows[1:]]] & hands_on[stage_set[rows[:-1]]]
+    later = np.flatnonzero(follows) + 1
     before, after = rows[later - 1], rows[later]
     ended = table["end_ns"][before]
     good = ended >= 0

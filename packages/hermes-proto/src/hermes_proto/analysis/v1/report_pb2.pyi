@@ -195,6 +195,214 @@ class ClientSummary(google.protobuf.message.Message):
 global___ClientSummary = ClientSummary
 
 @typing.final
+class PathPart(google.protobuf.message.Message):
+    """A part of a stage on the critical paths of finished requests."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: builtins.int
+    PART_FIELD_NUMBER: builtins.int
+    WAIT_FIELD_NUMBER: builtins.int
+    SHARE_FIELD_NUMBER: builtins.int
+    MEAN_S_FIELD_NUMBER: builtins.int
+    LATE_EXCESS_S_FIELD_NUMBER: builtins.int
+    stage: builtins.str
+    part: builtins.str
+    """"queue", "transfer", "prefill", "decode", "compute", "outside", "handover" or "delivery"."""
+    wait: builtins.str
+    """What kind of wait that is: "queue", "transfer", "compute" or "outside"."""
+    share: builtins.float
+    """Of all end-to-end time; the shares add up to 1."""
+    mean_s: builtins.float
+    """Seconds per finished request; and by how much late requests have more of it than the others."""
+    late_excess_s: builtins.float
+    def __init__(
+        self,
+        *,
+        stage: builtins.str = ...,
+        part: builtins.str = ...,
+        wait: builtins.str = ...,
+        share: builtins.float = ...,
+        mean_s: builtins.float = ...,
+        late_excess_s: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["late_excess_s", b"late_excess_s", "mean_s", b"mean_s", "part", b"part", "share", b"share", "stage", b"stage", "wait", b"wait"]) -> None: ...
+
+global___PathPart = PathPart
+
+@typing.final
+class CriticalPath(google.protobuf.message.Message):
+    """What end-to-end time was spent on, by walking back from the end of each request."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class WaitsEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    @typing.final
+    class ResourcesEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    REQUESTS_FIELD_NUMBER: builtins.int
+    PARTS_FIELD_NUMBER: builtins.int
+    WAITS_FIELD_NUMBER: builtins.int
+    RESOURCES_FIELD_NUMBER: builtins.int
+    LATE_REQUESTS_FIELD_NUMBER: builtins.int
+    LATE_MEANS_FIELD_NUMBER: builtins.int
+    WORK_SHARE_FIELD_NUMBER: builtins.int
+    requests: builtins.int
+    late_requests: builtins.int
+    late_means: builtins.str
+    """Which requests count as late."""
+    work_share: builtins.float
+    """Time in all jobs over that of the critical path."""
+    @property
+    def parts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PathPart]: ...
+    @property
+    def waits(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]: ...
+    @property
+    def resources(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """Share of each pool, of what lies between clients, and of what lies outside."""
+
+    def __init__(
+        self,
+        *,
+        requests: builtins.int = ...,
+        parts: collections.abc.Iterable[global___PathPart] | None = ...,
+        waits: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
+        resources: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
+        late_requests: builtins.int = ...,
+        late_means: builtins.str = ...,
+        work_share: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["late_means", b"late_means", "late_requests", b"late_requests", "parts", b"parts", "requests", b"requests", "resources", b"resources", "waits", b"waits", "work_share", b"work_share"]) -> None: ...
+
+global___CriticalPath = CriticalPath
+
+@typing.final
+class PipelineSummary(google.protobuf.message.Message):
+    """How good the answers of a pipeline were, as the scenario says for each model."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    FINISHED_FIELD_NUMBER: builtins.int
+    QUALITY_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    finished: builtins.int
+    quality: builtins.float
+    """NaN where no model has a quality."""
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        finished: builtins.int = ...,
+        quality: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["finished", b"finished", "name", b"name", "quality", b"quality"]) -> None: ...
+
+global___PipelineSummary = PipelineSummary
+
+@typing.final
+class LinkSummary(google.protobuf.message.Message):
+    """How busy a link was over the run."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    BANDWIDTH_BYTES_PER_S_FIELD_NUMBER: builtins.int
+    SENT_BYTES_FIELD_NUMBER: builtins.int
+    BUSY_FIELD_NUMBER: builtins.int
+    FILLED_FIELD_NUMBER: builtins.int
+    WAITING_S_FIELD_NUMBER: builtins.int
+    TRANSFERS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    bandwidth_bytes_per_s: builtins.float
+    sent_bytes: builtins.int
+    busy: builtins.float
+    """Share of the run in which something crossed it, and bytes over what it could have carried."""
+    filled: builtins.float
+    waiting_s: builtins.float
+    transfers: builtins.int
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        bandwidth_bytes_per_s: builtins.float = ...,
+        sent_bytes: builtins.int = ...,
+        busy: builtins.float = ...,
+        filled: builtins.float = ...,
+        waiting_s: builtins.float = ...,
+        transfers: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "busy", b"busy", "filled", b"filled", "name", b"name", "sent_bytes", b"sent_bytes", "transfers", b"transfers", "waiting_s", b"waiting_s"]) -> None: ...
+
+global___LinkSummary = LinkSummary
+
+@typing.final
+class TierSummary(google.protobuf.message.Message):
+    """A tier of the KV store."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: builtins.int
+    MEMORIES_FIELD_NUMBER: builtins.int
+    CAPACITY_BYTES_FIELD_NUMBER: builtins.int
+    PEAK_SHARE_FIELD_NUMBER: builtins.int
+    HIT_RATE_FIELD_NUMBER: builtins.int
+    READ_BYTES_FIELD_NUMBER: builtins.int
+    WRITTEN_BYTES_FIELD_NUMBER: builtins.int
+    EVICTIONS_FIELD_NUMBER: builtins.int
+    name: builtins.str
+    memories: builtins.int
+    capacity_bytes: builtins.int
+    peak_share: builtins.float
+    hit_rate: builtins.float
+    read_bytes: builtins.int
+    written_bytes: builtins.int
+    evictions: builtins.int
+    def __init__(
+        self,
+        *,
+        name: builtins.str = ...,
+        memories: builtins.int = ...,
+        capacity_bytes: builtins.int = ...,
+        peak_share: builtins.float = ...,
+        hit_rate: builtins.float = ...,
+        read_bytes: builtins.int = ...,
+        written_bytes: builtins.int = ...,
+        evictions: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["capacity_bytes", b"capacity_bytes", "evictions", b"evictions", "hit_rate", b"hit_rate", "memories", b"memories", "name", b"name", "peak_share", b"peak_share", "read_bytes", b"read_bytes", "written_bytes", b"written_bytes"]) -> None: ...
+
+global___TierSummary = TierSummary
+
+@typing.final
 class RunSummary(google.protobuf.message.Message):
     """The whole answer."""
 
@@ -216,6 +424,10 @@ class RunSummary(google.protobuf.message.Message):
     EVIDENCE_FIELD_NUMBER: builtins.int
     WARNINGS_FIELD_NUMBER: builtins.int
     LEVELS_FIELD_NUMBER: builtins.int
+    PATH_FIELD_NUMBER: builtins.int
+    PIPELINES_FIELD_NUMBER: builtins.int
+    LINKS_FIELD_NUMBER: builtins.int
+    TIERS_FIELD_NUMBER: builtins.int
     schema_version: builtins.str
     name: builtins.str
     seed: builtins.int
@@ -242,6 +454,16 @@ class RunSummary(google.protobuf.message.Message):
     def warnings(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
     @property
     def levels(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ServiceLevelSummary]: ...
+    @property
+    def path(self) -> global___CriticalPath:
+        """Absent where nothing finished, or nothing is known of its stages."""
+
+    @property
+    def pipelines(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___PipelineSummary]: ...
+    @property
+    def links(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___LinkSummary]: ...
+    @property
+    def tiers(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___TierSummary]: ...
     def __init__(
         self,
         *,
@@ -261,7 +483,12 @@ class RunSummary(google.protobuf.message.Message):
         evidence: collections.abc.Iterable[builtins.str] | None = ...,
         warnings: collections.abc.Iterable[builtins.str] | None = ...,
         levels: collections.abc.Iterable[global___ServiceLevelSummary] | None = ...,
+        path: global___CriticalPath | None = ...,
+        pipelines: collections.abc.Iterable[global___PipelineSummary] | None = ...,
+        links: collections.abc.Iterable[global___LinkSummary] | None = ...,
+        tiers: collections.abc.Iterable[global___TierSummary] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["clients", b"clients", "evidence", b"evidence", "groups", b"groups", "joules_per_output_token", b"joules_per_output_token", "levels", b"levels", "missing", b"missing", "name", b"name", "partial", b"partial", "schema_version", b"schema_version", "seed", b"seed", "simulated_s", b"simulated_s", "usd_per_million_output_tokens", b"usd_per_million_output_tokens", "verdict", b"verdict", "warm_up_s", b"warm_up_s", "warnings", b"warnings", "window_s", b"window_s"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["path", b"path"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["clients", b"clients", "evidence", b"evidence", "groups", b"groups", "joules_per_output_token", b"joules_per_output_token", "levels", b"levels", "links", b"links", "missing", b"missing", "name", b"name", "partial", b"partial", "path", b"path", "pipelines", b"pipelines", "schema_version", b"schema_version", "seed", b"seed", "simulated_s", b"simulated_s", "tiers", b"tiers", "usd_per_million_output_tokens", b"usd_per_million_output_tokens", "verdict", b"verdict", "warm_up_s", b"warm_up_s", "warnings", b"warnings", "window_s", b"window_s"]) -> None: ...
 
 global___RunSummary = RunSummary
