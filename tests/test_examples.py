@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 EXAMPLES = REPOSITORY / "examples"
-SCENARIOS = sorted(EXAMPLES.glob("*.yaml"))
+SCENARIOS = sorted([*EXAMPLES.glob("*.yaml"), *EXAMPLES.glob("pipelines/*.yaml")])
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 TIMEOUT_S = 120
 
@@ -22,7 +22,9 @@ def name_of(path: Path) -> str:
 def run(command: list[str], tmp_path: Path) -> str:
     """Run a command in a temporary folder with a copy of examples/; return what it printed."""
     shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    environment = {**os.environ, "HOME": str(tmp_path), "NO_COLOR": "1"}
+    here = str(Path(sys.executable).parent)
+    path = f"{here}{os.pathsep}{os.environ.get('PATH', '')}"  # an example launches a process in `python`
+    environment = {**os.environ, "HOME": str(tmp_path), "NO_COLOR": "1", "PATH": path}
     done = subprocess.run(
         [str(Path(sys.executable).parent / command[0]), *command[1:]],
         cwd=tmp_path,
@@ -39,7 +41,7 @@ def run(command: list[str], tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=name_of)
 def test_scenario_runs(path, tmp_path):
-    assert run(["hermes", "run", f"examples/{path.name}"], tmp_path).strip() != ""
+    assert run(["hermes", "run", f"examples/{name_of(path)}"], tmp_path).strip() != ""
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
@@ -56,7 +58,7 @@ def test_example_is_short_and_begins_with_a_sentence(path):
 
 @pytest.mark.parametrize("path", [*SCENARIOS, *SCRIPTS], ids=name_of)
 def test_example_is_listed(path):
-    assert f"({path.name})" in (EXAMPLES / "README.md").read_text()
+    assert f"({name_of(path)})" in (EXAMPLES / "README.md").read_text()
 
 
 def test_the_quickstart_is_there():

@@ -383,3 +383,10 @@ def test_mistakes_in_layers_and_sets_name_their_source(tmp_path):
     assert str(caught.value.place) == "--set workload.ouput=3 (workload.ouput)"
     assert "did you mean 'output'?" in caught.value.remedy
     assert load_scenario(path, sets=["workload.rate=9/s"]).workload["arrivals"]["rate_per_s"] == 9.0
+
+
+def test_parts_of_devices_need_prices_that_can_be_scaled():
+    error = refused("hardware: {device: mine, share: 0.5}", "devices: {mine: {remote: {address: 'localhost:1'}}}")
+    assert "knows whole devices only" in str(error)
+    assert "hardware.share" in str(error)
+    assert "more than 0" in str(refused("hardware: {device: l40s, share: 0}"))

@@ -565,3 +565,13 @@ def test_draws_have_their_mean(size, mean):
     n = 20_000
     values = [draw(unit(12345, key)) for key in range(n)]
     assert np.mean(values) == pytest.approx(mean, abs=4.5 * np.std(values) / n**0.5 + 0.51)
+
+
+def test_a_fresh_context_leaves_answers_out():
+    tool = Stage("tool", options={"latency": time_of(5), "result_tokens": fixed(40)})
+    judge = (Stage("prefill", options={"context": "continue"}), Stage("decode", options={"tokens": fixed(2)}))
+    again = (Stage("prefill", options={"context": "fresh"}), "decode")
+    ran = simulate(plan_of(["prefill", "decode", *judge, tool, *again]), one(prompt=100, output=20), STEPS)
+    jobs = [job for job in rows(ran) if job["what"] != "tool"]
+    assert [job["prompt_tokens"] for job in jobs] == [100, 120, 140], "the tool's result stays, both answers go"
+    assert [job["cached_tokens"] for job in jobs] == [0, 112, 96]

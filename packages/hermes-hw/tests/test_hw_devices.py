@@ -92,3 +92,17 @@ def test_an_engine_changes_what_is_its_own_and_no_more():
     assert (other.memory, other.compute) == (family.memory, family.compute)
     assert efficiency_of("hopper", engine="vllm-0.15") == family
     assert efficiency_of("hopper", {"step_s": 1e-3}, "tensorrt-llm").step_s == 1e-3
+
+
+def test_a_share_is_a_static_part_of_a_device():
+    whole, half = find_device("l40s"), find_device("l40s", {"share": 0.5})
+    for name in ("memory_bandwidth_bytes_per_s", "tdp_w", "idle_w", "price_usd_per_h"):
+        assert getattr(half, name) == pytest.approx(getattr(whole, name) / 2)
+    assert half.memory_bytes == whole.memory_bytes // 2
+    assert half.compute_units == whole.compute_units // 2
+    assert half.flops["bf16"] == whole.flops["bf16"] / 2
+    assert half.interconnect.bandwidth_bytes_per_s == whole.interconnect.bandwidth_bytes_per_s / 2
+    assert find_device("l40s", {"share": 1}) == whole
+    assert find_device("l40s", {"price": 2.0, "share": 0.5}).price_usd_per_h == 1.0
+    with pytest.raises(InputError, match="share must be above 0 and at most 1"):
+        find_device("l40s", {"share": 1.5})

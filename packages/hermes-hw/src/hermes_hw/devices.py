@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final
 
@@ -94,9 +94,13 @@ def find_device(name: str, spec: Mapping[str, Any] | None = None) -> Device:
     """Return the device called `name`, in any case and with any separators.
 
     `spec` overrides figures of the catalogue's entry, or describes a device that the catalogue does not have (then
-    memory_bytes, memory_bandwidth_bytes_per_s and flops are needed). Raises InputError with the nearest names, or
-    naming the figure that is absent, unknown or not a positive number.
+    memory_bytes, memory_bandwidth_bytes_per_s and flops are needed). Its key `share` makes it a static part of that
+    device. Raises InputError with the nearest names, or naming the figure that is absent, unknown or not a positive
+    number.
     """
+    if spec is not None and "share" in spec:
+        rest = {key: value for key, value in spec.items() if key != "share"}
+        return part_of(find_device(name, rest or None), spec["share"])
     devices = load_json("devices.json")["devices"]
     if spec is None or normalised(name) in _spellings():
         key = find_name(name, _spellings(), "device", devices)
@@ -106,6 +110,35 @@ def find_device(name: str, spec: Mapping[str, Any] | None = None) -> Device:
         if needed not in fields:
             raise InputError(f"device {name!r}: {needed} is needed for a device that the catalogue does not have")
     return _device(name, fields)
+
+
+def part_of(device: Device, share: float) -> Device:
+    """Return a static part of a device, as partitions of it (NVIDIA MPS with limits, MIG; AMD's modes) are.
+
+    All that is shared is scaled alike: compute units and FLOP/s, memory and its bandwidth, links, power and price. What
+    partitions do to one another beyond that (a shared L2 cache, clocks under a common power limit) is not represented.
+    Raises InputError unless 0 < share <= 1.
+    """
+    share = _number(device.name, "share", share)
+    if not 0.0 < share <= 1.0:
+        raise InputError(f"device {device.name!r}: share must be above 0 and at most 1, found {share:g}")
+    if share == 1.0:
+        return device
+    links = {
+        key: replace(link, bandwidth_bytes_per_s=link.bandwidth_bytes_per_s * share)
+        for key, link in (("interconnect", device.interconnect), ("network", device.network))
+    }
+    return replace(
+        device,
+        compute_units=max(1, int(device.compute_units * share)),
+        memory_bytes=int(device.memory_bytes * share),
+        memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s * share,
+        flops={name: value * share for name, value in device.flops.items()},
+        tdp_w=device.tdp_w * share,
+        idle_w=device.idle_w * share,
+        price_usd_per_h=device.price_usd_per_h * share,
+        **links,
+    )
 
 
 def device_memory_bytes(name: str, spec: Mapping[str, Any] | None = None) -> int:

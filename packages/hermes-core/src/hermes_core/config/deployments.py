@@ -215,7 +215,9 @@ class Deployments:
         hardware_section, hardware_at, spec = hardware
         tree.put_section((*at, "hardware"), hardware_section, hardware_at)
         if spec is not None:
-            tree.put((*at, "hardware", "device_spec"), spec, tree.origin(("devices", hardware_section.device)))
+            named = hardware_section.device in self._scenario.devices
+            origin = tree.origin(("devices", hardware_section.device) if named else (*hardware_at, "share"))
+            tree.put((*at, "hardware", "device_spec"), spec, origin)
 
 
 def _preset(layers: list[tuple[Section, Route]]) -> tuple[str, Route]:

@@ -17,6 +17,8 @@ DEVICE_CATALOGUES: Final = "hermes.device_catalogues"
 """Entry-point group. An entry has the name of a hardware model, is called with a device's name and its overrides
 (`Deployment.device_spec`), and returns the memory of one device in bytes; it raises `InputError` for an unknown one."""
 _ROUTERS: Final = "hermes.routers"
+_WHOLE: Final = ("remote", "measured", "silicon")
+"""Hardware models whose prices were given or measured for a whole device."""
 
 
 class Parts:
@@ -103,20 +105,28 @@ class Parts:
         if device is not None and device.remote is not None and "kind" not in found.model_fields_set:
             found = found.model_copy(update={"kind": "remote"})
         self.check_plugin(HARDWARE_MODELS, found.kind, (*at, "kind"), "hardware model")
+        if found.share != 1.0 and (found.kind in _WHOLE or "tables" in found.options):
+            self.findings.add(
+                (*at, "share"),
+                "what prices this hardware knows whole devices only",
+                "describe the part as a device of its own under `devices`, or let `roofline` price it",
+            )
         return found, at
 
     def device_spec(self, hardware: HardwareSection) -> dict[str, Any] | None:
         """Return what the scenario says of a device beside the catalogue."""
         device = self.scenario.devices.get(hardware.device)
+        part = {"share": hardware.share} if hardware.share != 1.0 else {}
         if device is None:
-            return None
+            return part or None
         # Who prices the device is no property of it to other hardware models.
-        return {key: value for key, value in device.spec().items() if key != "remote" or hardware.kind == "remote"}
+        spec = {key: value for key, value in device.spec().items() if key != "remote" or hardware.kind == "remote"}
+        return {**spec, **part}
 
     def device_memory(self, hardware: HardwareSection, at: Route, spec: Mapping[str, Any] | None) -> int | None:
         """Return the memory of one device, which engines choose defaults by; None where nobody knows it."""
         if spec is not None and "memory_bytes" in spec:
-            return int(spec["memory_bytes"])
+            return int(spec["memory_bytes"] * hardware.share)
         if hardware.kind not in plugin_names(DEVICE_CATALOGUES):
             return None
         try:

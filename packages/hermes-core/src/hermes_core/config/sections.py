@@ -59,6 +59,8 @@ class HardwareSection(Section):
     expert_parallel: Count = Field(1, alias="ep")
     kind: Name = "auto"
     """Name of the hardware model that prices it; `auto` takes the best that covers it."""
+    share: Annotated[float, Number(0.0, 1.0, open_low=True, what="share")] = 1.0
+    """A static part of each device, as MPS or MIG give: compute, memory, bandwidth, power and price are scaled by it."""
     options: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -167,6 +169,7 @@ class KvTransferSection(Section):
     bandwidth_bytes_per_s: BytesPerS | None = Field(None, alias="bandwidth")
     latency_ns: SpanNs | None = Field(None, alias="latency")
     layer_wise: Flag | None = None
+    convert_bytes_per_s: BytesPerS | None = Field(None, alias="convert")
     pairing: Literal["global", "local"] | None = None
 
 

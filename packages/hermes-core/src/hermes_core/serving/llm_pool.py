@@ -13,7 +13,7 @@ from hermes_core.serving.front_end import FrontEnd
 from hermes_core.serving.handover import Handover
 from hermes_core.serving.llm_client import LlmClient
 from hermes_core.serving.patience import Patience
-from hermes_core.serving.pipelines.flow import NO_JOB, Flow, absorb_answer, identify
+from hermes_core.serving.pipelines.flow import NO_JOB, Flow, absorb_answer, identify, leave_answers
 from hermes_core.serving.pipelines.luck import Draw, mix, unit
 from hermes_core.serving.request import DROPPED, FINISHED, Request
 from hermes_core.serving.routers import PoolLoad, Router
@@ -169,6 +169,7 @@ class LlmJob:
         "continues",
         "decodes",
         "earlier_tokens",
+        "fresh",
         "last",
         "pool",
         "prefills",
@@ -211,6 +212,8 @@ class LlmJob:
         """Probability that its answer is good."""
         self.continues = False
         """Whether the context goes on with what was answered before."""
+        self.fresh = False
+        """Whether the context begins anew, without any answer."""
         self.revisited = False
         """Whether later jobs see the same context again, and more."""
         self.earlier_tokens = 0
@@ -303,6 +306,8 @@ class LlmJob:
                 request.output_segment = flow.new_segment()
             if self.continues:
                 absorb_answer(request, flow)
+            elif self.fresh:
+                leave_answers(request, flow)
         prompt = request.prompt_tokens if self._prompt is None else self._prompt(unit(luck, self._place))
         if self._output is None:
             output = request.output_tokens if self.answers or self._thinking is False else 0
@@ -318,7 +323,7 @@ class LlmJob:
         """Let a request whose client has died go on elsewhere, with the tokens that it has been given."""
         job = copy(self)
         job.earlier_tokens = self.earlier_tokens + given
-        job.prefills, job.continues, job.revisited = True, False, False
+        job.prefills, job.continues, job.fresh, job.revisited = True, False, False, False
         job._thinking, job._graph = False, True  # noqa: SLF001 - a copy
         prompt, left = seq.prompt_tokens + given, max(1, seq.output_tokens - given)
         job._prompt, job._output = lambda u: prompt, lambda u: left  # noqa: ARG005, SLF001

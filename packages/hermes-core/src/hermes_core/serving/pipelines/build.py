@@ -253,6 +253,7 @@ class Builder:
         )
         context = options.get("prefill", {}).get("context")
         job.continues = context == "continue" if context else bool(self._in_loop or self._thought or apart)
+        job.fresh = context == "fresh"
         self._thought = apart
         self.emit(job)
         self._llm_jobs.append(job)

@@ -183,7 +183,7 @@ class Fork:
             path.flow = own = Flow(flow.root)
             own.luck = mix(mix(flow.luck, self._place), number)
             own.job = flow.job
-            own.grown_tokens = flow.grown_tokens
+            own.grown_tokens, own.absorbed = flow.grown_tokens, flow.absorbed
             own.answer_tokens, own.answer_segment = flow.answer_tokens, flow.answer_segment
             own.gathering = gathering
             own.path = number
@@ -302,14 +302,14 @@ def _go_on_with(parent: Request, path: Request) -> None:
     """Let the context of one path be that of the request."""
     flow, own = flow_of(parent), flow_of(path)
     parent.prompt_tokens, flow.grown_tokens = path.prompt_tokens, own.grown_tokens
-    parent.segments = path.segments
+    parent.segments, flow.absorbed = path.segments, own.absorbed
     _take_answer(flow, own)
 
 
 def _gather(parent: Request, paths: Sequence[Request]) -> None:
     """Add what each path has added to the context, in the order of the paths."""
     flow = flow_of(parent)
-    base, held = flow.grown_tokens, len(parent.segments or ())
+    base, held, before = flow.grown_tokens, len(parent.segments or ()), len(flow.absorbed)
     for path in paths:
         own = flow_of(path)
         if path.segments is not None and parent.segments is not None:
@@ -317,6 +317,7 @@ def _gather(parent: Request, paths: Sequence[Request]) -> None:
                 extend(parent, flow, segment, tokens)
         else:
             extend(parent, flow, -1, own.grown_tokens - base)
+        flow.absorbed += own.absorbed[before:]
         if own.given_tokens or own.answer_tokens:
             _take_answer(flow, own)
 

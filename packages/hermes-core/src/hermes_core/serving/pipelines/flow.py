@@ -17,6 +17,7 @@ class Flow:
     """What a request, or one of its paths, carries through a graph."""
 
     __slots__ = (
+        "absorbed",
         "after",
         "answer_segment",
         "answer_tokens",
@@ -53,6 +54,8 @@ class Flow:
         self.answer_tokens = 0
         """Of the last answer, if that is not part of the context yet."""
         self.answer_segment = -1
+        self.absorbed: tuple[tuple[int, int], ...] = ()
+        """Answers that are part of the context, as segments: what a fresh context leaves out again."""
         self.grown_tokens = 0
         """Tokens of the context that the user has not sent."""
         self.given_tokens = 0
@@ -106,6 +109,19 @@ def extend(request: "Request", flow: Flow, segment: int, tokens: int) -> None:
 def absorb_answer(request: "Request", flow: Flow) -> None:
     """Let the last answer become part of the context, as in the next turn of a conversation."""
     if flow.answer_tokens:
-        segment = flow.answer_segment
-        extend(request, flow, segment if segment != -1 else flow.new_segment(), flow.answer_tokens)
+        segment = flow.answer_segment if flow.answer_segment != -1 else flow.new_segment()
+        extend(request, flow, segment, flow.answer_tokens)
+        flow.absorbed += ((segment, flow.answer_tokens),)
         flow.answer_tokens = 0
+
+
+def leave_answers(request: "Request", flow: Flow) -> None:
+    """Let the context be what it was without any answer: what the user has sent, and what stages have added."""
+    flow.answer_tokens = 0
+    absorbed, flow.absorbed = flow.absorbed, ()
+    if absorbed:
+        tokens = sum([size for _, size in absorbed])
+        request.prompt_tokens -= tokens
+        flow.grown_tokens -= tokens
+        if request.segments is not None:
+            request.segments = tuple(part for part in request.segments if part not in absorbed)
