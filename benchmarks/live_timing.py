@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import re
 import sys
 import time
@@ -117,6 +118,7 @@ def serve(folder: str, clients: int, pipe: Any) -> None:
 
         server.run(ready)
         lag = server._lag  # noqa: SLF001
+        os.set_blocking(pipe.fileno(), True)
         pipe.recv()
         pipe.send((sink.chunks, lag.p95_s, lag.worst_s, lag.warnings, time.process_time()))
 

@@ -1,4 +1,4 @@
-"""How late the event loop is: whether what a client measures is the simulated cluster or this host."""
+"""How late the event loop wakes up, and tokens reach their writers: whether what a client measures is the simulated cluster or this host."""
 
 from collections import deque
 from typing import Final
@@ -9,9 +9,9 @@ _log = structlog.get_logger(__name__)
 
 BUCKETS_S: Final = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 """Upper bounds of the histogram of lateness."""
-_WINDOW: Final = 1000
+_WINDOW: Final = 4000
 """Wake-ups that the judgement looks back on."""
-_LOOK_EVERY: Final = 100
+_LOOK_EVERY: Final = 500
 LIMIT_S: Final = 0.003
 """Lateness that one wake-up in twenty may have before timing is called untrue: the accuracy that is promised."""
 _QUIET: Final = 20
@@ -29,7 +29,7 @@ class LagWatch:
         self.wakes = 0
         self.worst_s = 0.0
         self.p95_s = 0.0
-        """Of the last thousand wake-ups."""
+        """Of the last few thousand."""
         self.warnings = 0
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._quiet = 0

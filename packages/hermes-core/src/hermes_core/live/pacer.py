@@ -32,7 +32,18 @@ _LATEST_S = 60.0
 class Stream:
     """One request as its reader sees it: tokens that have come, and how it ended."""
 
-    __slots__ = ("_pacer", "_reader", "cached_tokens", "end", "incremental", "pushed", "request", "thinking", "tokens")
+    __slots__ = (
+        "_pacer",
+        "_reader",
+        "cached_tokens",
+        "due_ns",
+        "end",
+        "incremental",
+        "pushed",
+        "request",
+        "thinking",
+        "tokens",
+    )
 
     def __init__(self, pacer: "Pacer", *, incremental: bool) -> None:
         self.request: Request
@@ -45,6 +56,8 @@ class Stream:
         """Tokens of thinking that come first, beyond those of the answer."""
         self.cached_tokens = 0
         """Of its prompt, found in the prefix cache."""
+        self.due_ns: Nanos = 0
+        """When the user had the newest of them."""
         self.end: RequestEnd | None = None
         """Set when the last token has come, or it is known that none will."""
         self._reader: asyncio.Future[None] | None = None
@@ -59,6 +72,7 @@ class Stream:
             await self._reader
         finally:
             self._reader = None
+        self._pacer.note_read(self)
 
     def cancel(self) -> None:
         """Nobody reads on: the engine stops working on it. Harmless after the end."""
@@ -166,6 +180,11 @@ class Pacer:
         stream = self._streams.get(end.request_id)
         if stream is not None:
             stream.cached_tokens = max(stream.cached_tokens, end.cached_tokens)
+
+    def note_read(self, stream: Stream) -> None:
+        """A reader has been reached: how long after the simulated user had the token?"""
+        if self.clock.paced:
+            self.lag.woke_late(self.clock.wall_s(max(0, self.clock.now() - stream.due_ns)))
 
     @property
     def open(self) -> int:
@@ -279,7 +298,8 @@ class Pacer:
         woken: list[Stream] = []
         begun = 0
         while due and (now is None or due[0][0] <= now):
-            _, _, stream, tokens, end = heappop(due)
+            due_ns, _, stream, tokens, end = heappop(due)
+            stream.due_ns = due_ns
             if stream.tokens:
                 woken.append(stream)
             else:
