@@ -155,3 +155,24 @@ def test_several_deployments_at_a_time_give_what_each_gives(scenario):
     single = json.loads(capacity(CapacityRequest(scenario, sets=("hardware={device: l40s, tp: 2}",), **base)))
     assert together[4]["rate_per_s"] == single["rate_per_s"]
     assert make_executor(workers=1).workers == 1
+
+
+def test_a_fleet_that_scales_itself_serves_a_day_for_less():
+    """Quiet, busy, quiet: a fixed fleet is paid for its peak all day."""
+    phases = [{"rate": f"{rate}/s", "duration": "120 s"} for rate in (5, 60, 5)]
+    day = {
+        **{key: value for key, value in SCENARIO.items() if key != "hardware"},
+        "hardware": "h100-sxm",
+        "pools": {"chat": {"stages": ["prefill", "decode"], "clients": 1}},
+        "workload": {"arrivals": {"stages": phases}, "prompt": 1024, "output": 64},
+        "slo": {"ttft": "2 s", "attainment": 0.95},
+    }
+    scale = "{min: 1, max: 8, target: {queue: 1}, start_up: 5 s, interval: 2 s, cool_down: 30 s}"
+    fixed = smallest_fleet(day, parse_axis("pools.chat.clients=1..6"), seeds=(1,))
+    scaled = smallest_fleet(
+        day, parse_axis("pools.chat.autoscale.max=1..6"), [f"pools.chat.autoscale={scale}"], seeds=(1,)
+    )
+    assert fixed.smallest == "2"
+    assert int(scaled.smallest) >= 2
+    prices = [answer.at.metrics["usd_per_h"].mean for answer in (fixed, scaled)]
+    assert prices[1] < prices[0]

@@ -19,10 +19,12 @@ from hermes_analysis.metrics.clients import summarise_clients, summarise_energy
 from hermes_analysis.metrics.distribution import Floats
 from hermes_analysis.metrics.requests import RequestMetrics, request_metrics, summarise_levels, window_of
 from hermes_analysis.metrics.steps import StepIndex
+from hermes_analysis.summary import ClientSummary, EnergySummary
 
 Metrics: TypeAlias = dict[str, float]
 
 QUANTILES: Final[Mapping[str, float]] = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+_S_PER_H: Final = 3600.0
 LATENCIES: Final = ("ttft", "tpot", "e2e")
 UNITS: Final[Mapping[str, str]] = {
     **{f"{latency}.{part}": "s" for latency in LATENCIES for part in ("mean", *QUANTILES, "max")},
@@ -81,7 +83,7 @@ def point_metrics(record: RunRecord | Iterable[rr.RunRecordChunk]) -> Metrics:
         else np.nan,
         "simulated_s": run.end_ns * 1e-9,
         "devices": float(devices),
-        "usd_per_h": float(sum(info.price_usd_per_h for info in run.manifest.clients)),
+        "usd_per_h": _price_per_h(run.manifest, clients, energy, span),
         "usd_per_million_tokens": energy.usd_per_million_output_tokens,
         "tokens_per_usd": tokens / energy.cost_usd if energy.cost_usd > 0 else np.nan,
         "energy_j": energy.energy_j,
@@ -128,6 +130,15 @@ def _latencies(metrics: RequestMetrics, finished: np.typing.NDArray[np.bool_]) -
             answer[f"{name}.{part}"] = quantile(ascending, level)
         answer[f"{name}.max"] = float(ascending[-1]) if len(ascending) else np.nan
     return answer
+
+
+def _price_per_h(
+    manifest: rr.RunManifest, clients: tuple[ClientSummary, ...], energy: EnergySummary, span_s: float
+) -> float:
+    """Return the rent of an hour: of all clients, or of those that were on where some were switched off meanwhile."""
+    if any(client.off_s > 0 for client in clients):
+        return energy.rent_usd / span_s * _S_PER_H
+    return float(sum(info.price_usd_per_h for info in manifest.clients))
 
 
 def _extrapolated(manifest: rr.RunManifest) -> float:
