@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any, Final
@@ -310,6 +311,7 @@ def _open_workload(plan: SimulationPlan) -> RequestSource:
     return source
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for name in _DISTRIBUTIONS:
