@@ -240,6 +240,17 @@ def test_prefill_and_decode_on_two_makes_in_a_graph():
     assert ran.table("requests")["output_tokens"].tolist() == [5]
 
 
+def test_kv_of_another_make_is_converted():
+    def end(rate):
+        plan = plan_of(["prefill", "decode"], stages=("prefill",))
+        transfer = KvTransferPlan(bandwidth_bytes_per_s=1e12, latency_ns=0, convert_bytes_per_s=rate)
+        decode = replace(plan.pools[0], name="decode", stages=("decode",), kv_transfer=transfer)
+        return simulate(replace(plan, pools=(*plan.pools, decode)), one(), STEPS)
+
+    moved = int(end(0.0).table("transfers")["bytes"][0])
+    assert end_to_end(end(1e9)) - end_to_end(end(0.0)) == moved
+
+
 # --- branches ---------------------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ from hermes_core.serving.assembly import Assembly, Compiled, compile_pool, kv_bl
 from hermes_core.serving.coordinator import Coordinator
 from hermes_core.serving.llm_client import StretchObserver
 from hermes_core.serving.llm_pool import LlmPool
-from hermes_core.serving.plan import SimulationPlan
+from hermes_core.serving.plan import PoolPlan, SimulationPlan
 from hermes_core.serving.request import Status
 
 __all__ = ["Progress", "RunOutcome", "Simulation", "kv_blocks_of"]
@@ -201,6 +201,7 @@ class Simulation:
             compiled = self._compiled[pool.name]
             parts = [compiled] if isinstance(compiled, CompiledDeployment) else list(compiled.values())
             notes += [f"{pool.name}: {note}" for part in parts for note in part.notes]
+        notes += _unlike_kv(plan, assembly)
         info = diagnostic_pb2.SEVERITY_INFO
         return run_record_pb2.RunManifest(
             schema_version=RECORD_SCHEMA_VERSION,
@@ -282,6 +283,24 @@ class Simulation:
             memories=assembly.wiring.memory_totals(),
             store_missed_tokens=assembly.wiring.store.missed_tokens if assembly.wiring.store is not None else 0,
         )
+
+
+def _unlike_kv(plan: SimulationPlan, assembly: Assembly) -> list[str]:
+    """Say where KV changes its form between two pools and nobody has said what that takes."""
+    engines = [(pool, assembly.pools[pool.name]) for pool in plan.pools if isinstance(pool, PoolPlan)]
+    notes = []
+    for taker, takes in engines:
+        if "prefill" in taker.stages or taker.kv_transfer.convert_bytes_per_s or not isinstance(takes, LlmPool):
+            continue
+        notes += [
+            f"{taker.name}: a token's KV has {makes.kv_bytes_per_token} bytes in {maker.name} and "
+            f"{takes.kv_bytes_per_token} here; turning one into the other takes no time (kv_transfer.convert)"
+            for maker, makes in engines
+            if "decode" not in maker.stages
+            and isinstance(makes, LlmPool)
+            and makes.kv_bytes_per_token != takes.kv_bytes_per_token
+        ]
+    return notes
 
 
 def _limits(assembly: Assembly, limit_of: Callable[[LlmPool], int]) -> str:

@@ -235,8 +235,11 @@ def simulate(
     stages: Any = None,
     **compiled: Any,
 ) -> Simulated:
-    """Run `plan` on `source` with the step model `steps` (an AffineStepModel by default) in every pool of engines, and
-    with the stage model `stages` (a LinearStageModel) in every other one."""
+    """Run `plan` on `source`.
+
+    Engines of every pool step as `steps` says (an AffineStepModel by default), batches of every other pool take as
+    long as `stages` says (a LinearStageModel).
+    """
     ready = compiled_with(steps if steps is not None else AffineStepModel(), **compiled)
     sink = MemorySink()
     model = stages if stages is not None else LinearStageModel()

@@ -11,8 +11,8 @@ from typing import Any, Protocol, runtime_checkable
 from hermes_core.api.time import Femtos
 
 STAGE_MODELS = "hermes.stage_models"
-"""Entry-point group. Each entry has the name of a stage kind (`embed`, `rerank`, `encode`, `retrieve`, `guard`, `route`,
-`preprocess`, `postprocess`) and is a `StageCompiler`."""
+"""Entry-point group. Each entry has the name of a stage kind (`embed`, `rerank`, `encode`, `retrieve`, `guard`,
+`route`, `preprocess`, `postprocess`) and is a `StageCompiler`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ class Deployments:
             return None
         if served:
             return self._services.plan(name, section, stages)
-        for key in ("workers", "max_batch", "variation", "scatter", "index", "models", "options"):
+        for key in ("client", "workers", "max_batch", "variation", "scatter", "index", "models", "options"):
             if key in section.model_fields_set:
                 self._findings.add((*here, key), f"`{key}` says nothing about LLM engines", "leave it out", at_key=True)
         model = self._parts.model(section, here)

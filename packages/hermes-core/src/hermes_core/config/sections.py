@@ -186,6 +186,8 @@ class PoolSection(Section):
     autoscale: AutoscaleSection | None = None
     models: dict[str, Model] = Field(default_factory=dict)
     """Models of single stages, where a client of several stages runs several."""
+    client: Name | None = None
+    """Of a pool for service stages: the kind of client (`batching`), a plug-in's perhaps."""
     workers: Count | None = None
     """Of a pool for service stages: batches that one client serves at once."""
     max_batch: Count | None = None

@@ -11,6 +11,8 @@ from hermes_core.config.sections import HardwareSection, ModelSection, PoolSecti
 from hermes_core.serving.plan import ServicePoolPlan
 
 DEFAULT_ROUTER: Final = "least_outstanding"
+DEFAULT_CLIENT: Final = "batching"
+_CLIENTS: Final = "hermes.service_clients"
 _WITH_MODEL: Final = ("embed", "rerank", "encode", "guard", "route")
 """Stages that run a model."""
 _DRAWN: Final = ("tool",)
@@ -49,6 +51,8 @@ class ServicePools:
             if deployment is None:
                 return None
             deployments[stage] = deployment
+        if section.client is not None:
+            parts.check_plugin(_CLIENTS, section.client, (*at, "client"), "client")
         router = parts.router(name, at, DEFAULT_ROUTER)
         self._write(name, section, stages, hardware)
         return ServicePoolPlan(
@@ -57,6 +61,7 @@ class ServicePools:
             clients=parts.clients(section),
             autoscale=parts.autoscale(section, at),
             deployments=deployments,
+            client=section.client or DEFAULT_CLIENT,
             workers=workers,
             variation=section.variation or 0.0,
             scatter=bool(section.scatter),
@@ -107,7 +112,8 @@ class ServicePools:
     ) -> None:
         tree, at = self._parts.tree, ("pools", name)
         tree.put((*at, "stages"), list(stages), tree.origin((*at, "stages")))
-        defaults = {"clients": 1, "workers": 1, "max_batch": _MAX_BATCH, "variation": 0.0, "scatter": False}
+        defaults: dict[str, Any] = {"client": DEFAULT_CLIENT, "clients": 1, "workers": 1, "max_batch": _MAX_BATCH}
+        defaults |= {"variation": 0.0, "scatter": False}
         for key, default in defaults.items():
             value = getattr(section, key)
             given = key in section.model_fields_set and value is not None

@@ -32,7 +32,7 @@ from hermes_core.serving.plan import AnyPoolPlan, PoolPlan, ServicePoolPlan, Sim
 from hermes_core.serving.queues import QUEUE_ORDERS
 from hermes_core.serving.request import Request
 from hermes_core.serving.routers import ROUTERS, Router
-from hermes_core.serving.service_client import ServiceClient
+from hermes_core.serving.service_client import SERVICE_CLIENTS, ServiceClient
 from hermes_core.serving.service_pool import ServicePool
 from hermes_core.serving.settings import EngineSettings
 from hermes_core.serving.transfer import KvTransfer
@@ -170,11 +170,12 @@ class Assembly:
         if isinstance(compiled, CompiledDeployment):
             raise TypeError("a pool of service clients has compiled stages")
         pool = ServicePool(plan.name, self.coordinator, plan.stages, plan.scatter)
+        make: Callable[..., ServiceClient] = self.plugin(SERVICE_CLIENTS, plan.client)
         models = [compiled[stage].model if stage in compiled else None for stage in plan.stages]
         batches = [plan.deployments[stage].max_batch if stage in compiled else 1 for stage in plan.stages]
         clients = []
         for index in range(plan.clients):
-            client = ServiceClient(
+            client = make(
                 number=len(self.clients),
                 kernel=self.kernel,
                 recorder=self.recorder if self.plan.record.steps else None,

@@ -88,10 +88,15 @@ class Handovers:
         handover.takers -= 1
         last = not handover.takers
 
+        convert_ns = transfer.convert_ns(size_bytes)
+
         def arrived(now: Nanos) -> None:
             if last:
                 source.kv_taken(source_seq, now)
-            target.kv_fetched(seq, now)
+            if convert_ns:
+                self._kernel.schedule(now + convert_ns, _TRANSFER, partial(target.kv_fetched, seq))
+            else:
+                target.kv_fetched(seq, now)
 
         computed_ns = handover.since_ns - source_seq.start_ns if transfer.layer_wise else 0
         carrier.carry(

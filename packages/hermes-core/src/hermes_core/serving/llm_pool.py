@@ -152,7 +152,9 @@ class LlmPool:
             raise AssertionError("a sequence fetches what was handed over")
         request.handover = None
         target = self.clients[seq.client]
-        self.coordinator.handovers.fetch(handover, seq, target, tokens * self.kv_bytes_per_token, self.transfer, now)
+        # It goes as its maker keeps it; what the receiver makes of it is the receiver's.
+        size_bytes = tokens * handover.seq.job.pool.kv_bytes_per_token
+        self.coordinator.handovers.fetch(handover, seq, target, size_bytes, self.transfer, now)
 
 
 class LlmJob:

@@ -22,6 +22,8 @@ class KvTransferPlan:
     latency_ns: Nanos = 20_000
     layer_wise: bool = False
     """Send each layer as soon as it is computed, so that only what the prefill could not hide is waited for."""
+    convert_bytes_per_s: float = 0.0
+    """Rate at which KV of another make is brought into one's own layout and type; 0 where nothing is converted."""
     pairing: Literal["global", "local"] = "global"
     """"global": the router picks any client of the pool; "local": prefill client i always feeds decode client i."""
 
@@ -92,6 +94,8 @@ class ServicePoolPlan:
     clients: int
     deployments: Mapping[str, StageDeployment]
     """By stage kind; a kind that is missing takes the times that its jobs draw (`tool`)."""
+    client: str = "batching"
+    """Name in the entry-point group hermes.service_clients."""
     workers: int = 1
     """Batches that one client serves at once."""
     variation: float = 0.0

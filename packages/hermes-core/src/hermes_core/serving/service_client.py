@@ -23,6 +23,10 @@ _JITTER: Final = 1 << 34
 """Key of the variation of service times, above all places in a program."""
 
 
+SERVICE_CLIENTS = "hermes.service_clients"
+"""Entry-point group. Each entry is made like `ServiceClient`, by keyword, and has what it has in public."""
+
+
 class Work:
     """One stage job of one request, at a service client."""
 

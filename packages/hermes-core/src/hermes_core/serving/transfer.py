@@ -24,4 +24,9 @@ class KvTransfer:
         span_ns = round(size_bytes / self._plan.bandwidth_bytes_per_s * NS_PER_S)
         if self.layer_wise:
             span_ns = max(span_ns // self.layers, span_ns - prefill_ns)
-        return self._plan.latency_ns + span_ns
+        return self._plan.latency_ns + span_ns + self.convert_ns(size_bytes)
+
+    def convert_ns(self, size_bytes: int) -> Nanos:
+        """Return how long it takes to bring KV into the receiver's own layout and type, after it has come."""
+        rate = self._plan.convert_bytes_per_s
+        return round(size_bytes / rate * NS_PER_S) if rate else 0
