@@ -137,8 +137,7 @@ def test_progress_in_the_middle_of_a_stretch_is_that_of_the_slow_engine():
         counts = []
         for now in range(30 * MS, 220 * MS, 1_300_001):
             session.advance(now)
-            steps = [session.next_step_ns(0, now)[0]]
-            counts.append([session.progress(request, steps)[0] for request in requests])
+            counts.append([session.progress(request, now)[0] for request in requests])
         seen.append(counts)
     assert seen[0] == seen[1]
     assert max(map(max, seen[0])) > 10
@@ -149,8 +148,8 @@ def test_next_step_is_when_the_next_token_comes():
     request = session.inject(Ask(50, 30), 0)
     tokens, at = [], 0
     for _ in range(200):
-        steps, end_ns = session.next_step_ns(0, at)
-        tokens.append(session.progress(request, [steps])[0])
+        _, end_ns = session.next_step_ns(0, at)
+        tokens.append(session.progress(request, at)[0])
         at = max(at + 1, end_ns if end_ns > at else session.next_event_ns() or at + MS)
         session.advance(at)
     given = [b - a for a, b in pairwise(tokens) if b > a]

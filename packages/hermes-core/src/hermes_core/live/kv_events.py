@@ -16,7 +16,7 @@ import zmq
 
 from hermes_core.api.errors import InputError
 from hermes_core.live.clock import unix_s
-from hermes_core.live.session import LiveSession
+from hermes_core.live.session import LiveSession, ranks_of
 from hermes_core.serving.blocks import BlockPool, PrefixNode
 from hermes_core.serving.llm_client import LlmClient
 
@@ -164,10 +164,11 @@ def watch_pools(session: LiveSession, sink: EventSink, memory: TokenMemory) -> N
     for number, client in enumerate(session.clients):
         if not isinstance(client, LlmClient):
             continue
-        plain = client.scheduler.pool
-        pool = WatchedPool(plain.total, plain.block_size, caching=plain.caching)
-        pool.watch(number, sink, memory)
-        client.scheduler.pool = client.scheduler.memory.pool = pool
+        for rank in ranks_of(client):
+            plain = rank.pool
+            pool = WatchedPool(plain.total, plain.block_size, caching=plain.caching)
+            pool.watch(number, sink, memory)
+            rank.pool = rank.memory.pool = pool
 
 
 class KvPublisher:

@@ -99,6 +99,7 @@ class _Client:
     generation: Histogram = field(init=False)
     ends: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("stop", "length", "abort", "error"), 0))
     tokens: int = 0
+    """First tokens of finished requests: steps with prompts give them, the others are the engine's count."""
 
     def __post_init__(self) -> None:
         self.prompt = Histogram(one_two_five(self.most_tokens))
@@ -188,7 +189,6 @@ class Metrics:
         client = self._clients[stretch.client]
         if stretch.decode_seqs:
             client.itl.add_steps(stretch.t0_fs, stretch.slope_fs, stretch.steps, stretch.decode_seqs)
-            client.tokens += stretch.decode_seqs * stretch.steps
         client.iteration.add(stretch.decode_seqs + stretch.prefill_tokens, stretch.steps)
 
     # --- what is shown ----------------------------------------------------------------------------------------------
@@ -207,17 +207,17 @@ class Metrics:
             for label, state in zip(labels, states, strict=True):
                 counter.add_metric(label, value(state))
             yield counter
-        yield from self._counted(labels)
+        yield from self._counted(labels, states)
         yield from self._configured(labels, states)
         yield from self._own()
 
-    def _counted(self, labels: list[tuple[str, str]]) -> Iterator[Metric]:
+    def _counted(self, labels: list[tuple[str, str]], states: list[ClientState]) -> Iterator[Metric]:
         tokens = CounterMetricFamily("vllm:generation_tokens", "Tokens generated.", labels=_LABELS)
         ends = CounterMetricFamily(
             "vllm:request_success", "Requests that ended, by reason.", labels=(*_LABELS, "finished_reason")
         )
-        for label, client in zip(labels, self._clients, strict=True):
-            tokens.add_metric(label, client.tokens)
+        for label, client, state in zip(labels, self._clients, states, strict=True):
+            tokens.add_metric(label, client.tokens + state.decode_tokens)
             for reason, count in client.ends.items():
                 ends.add_metric((*label, reason), count)
         yield tokens

@@ -272,11 +272,14 @@ class Pacer:
         if not self._readers:
             return
         session, ends, steps = self.session, self._step_ends, self._steps
-        given_ns = list(ends)
+        given_ns, before = list(ends), list(steps)
         for client in range(len(ends)):
             steps[client], ends[client] = session.next_step_ns(client, now)
+        stood = [was == is_ for was, is_ in zip(before, steps, strict=True)]
         for stream in self._readers.values():
-            tokens, thinking = session.progress(stream.request, steps)
+            if stream.pushed and stood[session.client_of(stream.request)]:
+                continue
+            tokens, thinking = session.progress(stream.request, now)
             if tokens <= stream.pushed:
                 continue
             stream.thinking = thinking

@@ -27,8 +27,10 @@ from hermes_core.serving.llm_client import LlmClient, Stretch
 from hermes_core.serving.pipelines.control import Gathering
 from hermes_core.serving.pipelines.nodes import Branch, Loop, Node, Parallel, Stage
 from hermes_core.serving.plan import AnyPoolPlan, PoolPlan, SimulationPlan
+from hermes_core.serving.rank_group import RankGroup
 from hermes_core.serving.request import CANCELLED, FAILED, Request
 from hermes_core.serving.routers import PoolLoad, Router
+from hermes_core.serving.scheduler import Scheduler
 from hermes_core.serving.sequence import Sequence
 from hermes_core.serving.service_client import Work
 from hermes_core.simulation import Simulation
@@ -342,11 +344,12 @@ class LiveSession:
         if not isinstance(client, LlmClient):
             return
         # A process that has begun anew has nothing cached.
-        pool = client.scheduler.pool
-        low, free = pool.low, pool.available
-        pool.allocate(free)
-        pool.take_back(free)
-        pool.low = low
+        for rank in ranks_of(client):
+            pool = rank.pool
+            low, free = pool.low, pool.available
+            pool.allocate(free)
+            pool.take_back(free)
+            pool.low = low
 
     def _stop(self, request: Request, now: Nanos, status: int) -> None:
         """Stop a request, or one of its paths."""
@@ -356,18 +359,15 @@ class LiveSession:
 
     # --- what can be seen -------------------------------------------------------------------------------------------
 
-    def progress(self, request: Request, steps: SequenceOf[int]) -> tuple[int, int]:
-        """Return how many tokens the user has been given, and how many of all that come first are thinking.
-
-        `steps` are the decoding steps of every client.
-        """
+    def progress(self, request: Request, now: Nanos) -> tuple[int, int]:
+        """Return how many tokens the user has been given by `now`, and how many that come first are thinking."""
         seq = request.task
         if request.first_token_ns < 0 or not isinstance(seq, Sequence) or not seq.job.answers:
             return 0, 0
-        thinking = max(0, seq.output_tokens - request.output_tokens)
-        if seq.leave_step < 0:
-            return seq.generated, thinking
-        return seq.decode_base + steps[_client_of(seq)] - seq.prompt_tokens + 1, thinking
+        client = self.clients[_client_of(seq)]
+        if not isinstance(client, LlmClient):
+            return 0, 0
+        return client.tokens_given(seq, now), max(0, seq.output_tokens - request.output_tokens)
 
     def client_of(self, request: Request) -> int:
         """Return the number of the client that serves a request; -1 while none does."""
@@ -437,8 +437,8 @@ class LiveSession:
             running=len(scheduler.running),
             waiting=client.waiting,
             kv_blocks=pool.total,
-            kv_blocks_used=pool.used,
-            block_size_tokens=pool.block_size,
+            kv_blocks_used=pool.total - pool.available,
+            block_size_tokens=client.settings.block_size_tokens,
             decode_context=scheduler.batch.sums()[0],
             decode_seqs=scheduler.batch.count,
             preemptions=scheduler.preemptions,
@@ -464,14 +464,14 @@ class LiveSession:
                     tokens += max(0, seq.target - seq.computed)
                 else:
                     decoding += 1
-                    remaining += seq.leave_step - client.scheduler.batch.step + 1
+                    remaining += seq.output_tokens - client.tokens_given(seq, self._ran_ns)
         pool = client.scheduler.pool
         return EngineLoad(
             client.scheduler.batch.count,
             client.scheduler.batch.sums()[0],
             waiting,
             tokens,
-            pool.available * pool.block_size,
+            pool.available * client.settings.block_size_tokens,
             max(1, remaining // decoding) if decoding else 0,
         )
 
@@ -499,11 +499,17 @@ def client_model(plan: AnyPoolPlan) -> str:
     return plan.deployment.model if isinstance(plan, PoolPlan) else ""
 
 
+def ranks_of(client: LlmClient) -> SequenceOf[Scheduler]:
+    """Return the schedulers of an engine: one, or one for each data-parallel rank."""
+    scheduler = client.scheduler
+    return scheduler.ranks if isinstance(scheduler, RankGroup) else [scheduler]
+
+
 def _client_of(task: Any) -> int:
     """Return the number of the client that has a task; -1 if none has."""
     if isinstance(task, Sequence):
         return task.job.pool.first_client + task.client
-    return task.client.number if isinstance(task, Work) else -1
+    return task.job._pool.first_client + task.slot if isinstance(task, Work) else -1  # noqa: SLF001
 
 
 def _paths(request: Request) -> Iterator[Request]:
