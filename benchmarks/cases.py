@@ -29,6 +29,8 @@ class Case:
     """File among the traces; empty for Poisson arrivals."""
     streamed: bool = False
     """Draw the workload inside the clock and write the record to a file."""
+    flows: int = 0
+    """Transfers under way at a time, where it is the network alone that is measured."""
     command: Sequence[str] = ()
     """What is started; {folder} stands for a temporary folder."""
 
@@ -36,6 +38,12 @@ class Case:
 def _scale(requests: int, name: str) -> Case:
     what = "1 client, Poisson 8/s, prompt U(512, 1536), output U(128, 384), chunked"
     return Case(f"poisson-{name}", what, requests=requests)
+
+
+def _transfers(flows: int) -> Case:
+    what = f"network alone: 128 clients in racks, {flows} transfers under way at a time"
+    # 256 at a time on half as many adapters: nearly all share with others that share.
+    return Case(f"transfers-{flows}", what, requests=100_000, flows=flows, most_repeats=1 if flows > 64 else None)
 
 
 def _start(name: str, what: str, command: Sequence[str]) -> Case:
@@ -94,6 +102,10 @@ CASES: Final = {
             default=False,
             most_repeats=1,
         ),
+        _transfers(1),
+        _transfers(16),
+        _transfers(64),
+        _transfers(256),
         _start("import", "import hermes_core and its public names", python("from hermes_core import run")),
         _start("help", "hermes --help", hermes("--help")),
         _start(

@@ -17,6 +17,10 @@ def run_case(case: Case, repeat: int, traces: Path) -> Row:
         row = Row(case.name, skipped=reason)
     elif case.command:
         row = measure_start(case.name, case.command, repeat)
+    elif case.flows:
+        from benchmarks.transfers import measure_transfers  # noqa: PLC0415 - counts as setup
+
+        row = measure_transfers(case.name, case.requests, case.flows, repeat)
     else:
         # What this imports counts as setup, and in the memory of commands that are started.
         from benchmarks.measure import measure  # noqa: PLC0415

@@ -28,7 +28,7 @@ def tier(clients: int, capacity: str, bandwidth: str, latency: str, link: str, l
     """Return the one tier of an organisation that `clients` share."""
     return (
         f"{{name: store, clients: {clients}, capacity: {capacity}, bandwidth: {bandwidth}, latency: {latency}, "
-        f"link: {{bandwidth: {link}, latency: {link_latency}}}, hit_rate: 1}}"
+        f"link: {{bandwidth: {link}, latency: {link_latency}}}, hit_rate: 1.0}}"
     )
 
 
@@ -61,7 +61,7 @@ def session() -> Session:
     return Session()
 
 
-def simulate(case: Case) -> dict[str, Any]:
+def simulate(case: Case, hit_rate: float = 1.0) -> dict[str, Any]:
     """Run one case and return its row."""
     context, access, name, contention = case
     tokens = CONTEXTS[context]
@@ -71,6 +71,7 @@ def simulate(case: Case) -> dict[str, Any]:
         spots = ACCESS[access]
         flag = str(contention).lower()
         sets.append(f"kv_store={{context: {tokens}, hot_spots: {spots}, contention: {flag}, tiers: [{store}]}}")
+        sets.append(f"kv_store.tiers[0].hit_rate={hit_rate}")
         # A context is used where it is: the least loaded of the clients that reach it.
         sets.append("routing={kind: kv_aware, load_weight: 0.001}")
     record = session().run(CLUSTER, sets)
@@ -112,23 +113,33 @@ def simulate(case: Case) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def same_as(case: Case) -> Case:
+    """Return the case whose run serves this one too: without a store nothing is shared, one store is everywhere."""
+    context, access, name, contention = case
+    if name == "E":
+        return (context, "private", "E", True)
+    return (context, "private", name, contention) if name in ("D", "D'") else (context, access, name, contention)
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a table for each context and access."""
     for (context, access), published in PUBLISHED.items():
         for contention in (False, True):
             how = "links and stores shared" if contention else "each load as if alone, as published"
             print(f"\n{context} {access}: {how}")
-            heads = f"finished{'unfinished':>12}{'p50 s':>8}{'p90 s':>8}{'p99 s':>8}{'goodput':>9}{'loaded':>9}{'busiest':>9}"
-            print(f"{'':<24}{heads}  published p90")
+            heads = ("p50 s", "p90 s", "p99 s", " goodput", "  loaded", " busiest")
+            print(f"{'':<24}finished  unfinished{''.join(f'{head:>8}' for head in heads)}  published p90")
             for row in rows:
                 if (row["context"], row["access"], row["contention"]) == (context, access, contention):
                     name = row["organisation"]
                     p90, count = published.get(name, (0, 0))
                     beside = f"{p90 / 1000:.1f} s [{count}]" if count else ""
                     spans = "".join(f"{row[key] / 1000:>8.2f}" for key in ("p50_ms", "p90_ms", "p99_ms"))
+                    spans = spans.replace("nan", "  -")
+                    use = f"{row['goodput_per_s']:>6.1f}/s{row['arrived_tb']:>5.1f} TB{row['utilisation']:>8.0%}"
                     print(
                         f"{name:<2} {ORGANISATIONS[name][0]:<21}{row['finished']:>9}{row['unfinished']:>12}{spans}"
-                        f"{row['goodput_per_s']:>7.1f}/s{row['arrived_tb']:>6.2f} TB{row['utilisation']:>9.0%}  {beside}"
+                        f"{use}  {beside}"
                     )
 
 
@@ -137,6 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     parser.add_argument("--only", choices=list(CONTEXTS), help="one of the contexts")
+    parser.add_argument("--hit-rate", type=float, default=1.0, help="of every store; a miss is computed again")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     given = parser.parse_args()
     contexts = [given.only] if given.only else list(CONTEXTS)
@@ -147,14 +159,13 @@ def main() -> None:
         for name in ORGANISATIONS
         for contention in (False, True)
     ]
-    # Without a store there is nothing to share, and nowhere to be sent to: one run for each context.
-    runs = list(dict.fromkeys((case[0], "private", "E", True) if case[2] == "E" else case for case in cases))
+    runs = list(dict.fromkeys(same_as(case) for case in cases))
     began = time.perf_counter()
     with ProcessPoolExecutor(given.jobs, get_context("spawn")) as workers:
-        found = dict(zip(runs, workers.map(simulate, runs), strict=True))
+        found = dict(zip(runs, workers.map(simulate, runs, [given.hit_rate] * len(runs)), strict=True))
     rows = []
     for case in cases:
-        row = found[(case[0], "private", "E", True) if case[2] == "E" else case]
+        row = found[same_as(case)]
         rows.append({**row, "access": case[1], "contention": case[3]})
     show(rows)
     print(f"\n{len(runs)} runs in {time.perf_counter() - began:.0f} s", file=sys.stderr)

@@ -1,6 +1,6 @@
 """The network as time passes: flows begin, share what they cross, and end."""
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import gcd
 from typing import Final
 
@@ -11,6 +11,7 @@ from hermes_core.network.shares import Level, repaired
 
 _TRANSFER: Final = rank(Phase.TRANSFER)
 _SHARE: Final = rank(Phase.SHARE)
+_COMPACT_ABOVE: Final = 4096
 
 
 class Network:
@@ -203,6 +204,10 @@ class Network:
     def _await_next(self) -> None:
         """See to it that an event comes for the first forecast that holds, and none if there is none."""
         forecasts = self._forecasts
+        if len(forecasts) > _COMPACT_ABOVE and len(forecasts) > 4 * len(self.moving):
+            # Most are void: flows got another share.
+            forecasts[:] = [entry for entry in forecasts if entry[2] == entry[3].version]
+            heapify(forecasts)
         while forecasts and forecasts[0][2] != forecasts[0][3].version:
             heappop(forecasts)
         if not forecasts:
@@ -263,10 +268,17 @@ class Network:
         for flow in joined:
             _attach(flow, now, contention=self.contention)
         for flow in joined:
-            seeds[flow] = None
+            shares = False
             for resource in flow.path.resources:
-                if resource.bound:
-                    seeds.update(resource.bound)
+                if resource.active:
+                    shares = True
+                    if resource.bound:
+                        seeds.update(resource.bound)
+            if shares:
+                seeds[flow] = None
+            elif flow not in seeds:
+                # Nobody can hold it back, nor does it anyone.
+                self._set(flow, Level(flow.solo, flow.weight, None), now)
 
     def _set(self, flow: Flow, level: Level, now: Nanos) -> None:
         bottleneck = level.bottleneck

@@ -126,59 +126,86 @@ def _left_by_others(filling: _Filling) -> tuple[int, int]:
     return n, d
 
 
-_Entry: TypeAlias = tuple[int, int, _Filling | Flow]
-"""Sort key of a level, a number that makes it unique, and who is met there: a resource, or a flow's own limit."""
+class _Limit:
+    """Flows that have the same limit of their own."""
+
+    __slots__ = ("d", "members", "n")
+
+    def __init__(self, n: int, d: int) -> None:
+        self.n = n
+        self.d = d
+        self.members: list[Flow] = []
+
+
+_Entry: TypeAlias = tuple[int, int, _Filling | _Limit]
+"""Sort key of a level, a number that makes it unique, and who is met there: a resource, or a limit of flows."""
+
+
+def _one_for_all(among: dict[Flow, None], filling: _Filling) -> dict[Flow, Level] | None:
+    """Return the levels where the only resource in question holds all back, as most often; else None."""
+    level = Level(filling.n, filling.d * filling.weight, filling.resource)
+    n, d = level.n, level.d
+    if len(filling.members) < len(among):
+        return None
+    for flow in among:
+        if flow.solo * d <= n * flow.weight:
+            return None
+    filling.level_n, filling.level_d = n, d
+    filling.take(n, d, filling.weight)
+    return dict.fromkeys(among, level)
 
 
 def _fill(among: dict[Flow, None], fillings: dict[Resource, _Filling]) -> dict[Flow, Level]:
     """Raise the level of all flows alike; each stops where a resource on its path is used up, or at its own limit."""
+    if len(fillings) == 1 and (one := _one_for_all(among, *fillings.values())) is not None:
+        return one
     levels: dict[Flow, Level] = {}
-    heap: list[_Entry] = []
+    limits: dict[tuple[int, int], _Limit] = {}
     for flow in among:
-        heap.append(((flow.solo << _KEY_BITS) // flow.weight, len(heap), flow))
-    for filling in fillings.values():
-        heap.append((filling.key(), len(heap), filling))
+        key = (flow.solo, flow.weight)
+        limit = limits.get(key)
+        if limit is None:
+            limit = limits[key] = _Limit(*key)
+        limit.members.append(flow)
+    heap: list[_Entry] = [((n << _KEY_BITS) // d, order, limit) for order, ((n, d), limit) in enumerate(limits.items())]
+    heap += [(filling.key(), len(limits) + order, filling) for order, filling in enumerate(fillings.values())]
     heapify(heap)
     left = len(among)
     while left:
-        met = _lowest(heap, levels)
-        if isinstance(met, Flow):
-            levels[met] = level = Level(met.solo, met.weight, None)
-            _charge(met, level, fillings)
-            left -= 1
+        met = _lowest(heap)
+        stopping = [flow for flow in met.members if flow not in levels]
+        if isinstance(met, _Limit):
+            level = Level(met.n, met.d, None)
         else:
             level = Level(met.n, met.d * met.weight, met.resource)
             met.level_n, met.level_d = level.n, level.d
-            for member in met.members:
-                if member not in levels:
-                    levels[member] = level
-                    _charge(member, level, fillings)
-                    left -= 1
+        taken: dict[Resource, int] = {}
+        for flow in stopping:
+            levels[flow] = level
+            weight = flow.weight
+            for resource in flow.path.resources:
+                if resource.active:
+                    taken[resource] = taken.get(resource, 0) + weight
+        for resource, weight in taken.items():
+            fillings[resource].take(level.n, level.d, weight)
+        left -= len(stopping)
     return levels
 
 
-def _charge(flow: Flow, level: Level, fillings: dict[Resource, _Filling]) -> None:
-    for resource in flow.path.resources:
-        if resource.active:
-            fillings[resource].take(level.n, level.d, flow.weight)
-
-
-def _lowest(heap: list[_Entry], levels: dict[Flow, Level]) -> _Filling | Flow:
-    """Take whoever is met first as levels rise."""
+def _lowest(heap: list[_Entry]) -> _Filling | _Limit:
+    """Take whoever is met first as levels rise. A limit may be met again by flows that have stopped below it."""
     best: _Entry | None = None
     again: list[_Entry] = []
     while heap and (best is None or heap[0][0] == best[0]):
         entry = heappop(heap)
         key, order, met = entry
-        if isinstance(met, Flow):
-            if met in levels:
+        if isinstance(met, _Filling):
+            if not met.weight:
                 continue
-        elif not met.weight:
-            continue
-        elif (present := met.key()) > key:
-            # It is used up later by now, since others have stopped below: levels only rise.
-            heappush(heap, (present, order, met))
-            continue
+            if (present := met.key()) > key:
+                # It is used up later by now, since others have stopped below: levels only rise.
+                heappush(heap, (present, order, met))
+                continue
         if best is None:
             best = entry
         elif _below(met, best[2]):
@@ -193,10 +220,10 @@ def _lowest(heap: list[_Entry], levels: dict[Flow, Level]) -> _Filling | Flow:
     return best[2]
 
 
-def _below(one: _Filling | Flow, other: _Filling | Flow) -> bool:
-    n1, d1 = (one.solo, one.weight) if isinstance(one, Flow) else (one.n, one.d * one.weight)
-    n2, d2 = (other.solo, other.weight) if isinstance(other, Flow) else (other.n, other.d * other.weight)
-    return n1 * d2 < n2 * d1
+def _below(one: _Filling | _Limit, other: _Filling | _Limit) -> bool:
+    d1 = one.d if isinstance(one, _Limit) else one.d * one.weight
+    d2 = other.d if isinstance(other, _Limit) else other.d * other.weight
+    return one.n * d2 < other.n * d1
 
 
 def _unsettled(filling: _Filling, among: dict[Flow, None]) -> list[Flow]:
