@@ -17,8 +17,9 @@ from hermes_core.live.refusals import Refusal
 from hermes_core.live.replay import replay
 from hermes_core.live.session import LiveSession, QuietObserver
 from hermes_core.record import MemorySink
+from hermes_core.serving.pipelines.nodes import Stage
 from hermes_core.serving.request import Status
-from hermes_core.serving.settings import EngineSettings, FrontEndSettings
+from hermes_core.serving.settings import EngineSettings, FrontEndSettings, SpeculationSettings
 from hermes_core.simulation import Simulation
 from hermes_core.testing import AffineStepModel, ScriptedSource, compiled_with, simulate, small_plan
 from hypothesis import given, settings
@@ -328,6 +329,40 @@ def test_streams_get_their_tokens_when_the_simulated_user_has_them(speed):
     Simulation(small_plan(SMALL), source=journal_of(notes.came).source(), compiled=COMPILED).run(sink=offline)
     assert serialised(offline) == serialised(sink)
     assert pacer.open == 0
+
+
+NINE = Stage("reason", options={"tokens": {"kind": "fixed", "tokens": 9}})
+GUESSING = replace(SMALL, speculation=SpeculationSettings(3, (0.8, 0.6, 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("plan", "extra"),
+    [
+        (small_plan(GUESSING), 0),
+        (
+            small_plan(
+                SMALL,
+                stages=("prefill", "reason", "decode"),
+                pipelines={"default": ("prefill", NINE, "decode")},
+            ),
+            9,
+        ),
+    ],
+    ids=["speculation", "thinking"],
+)
+def test_streams_of_engines_that_give_tokens_otherwise(plan, extra):
+    """Several a step, or thinking first: all come, in time, and the record is that of the offline run."""
+    asks = [Ask(40 + number, 12 + number) for number in range(6)]
+    seen, sink, notes, _ = run_paced(asks, "1x", plan)
+    assert max(len(counts) for _, counts in seen) > 2
+    for (stream, counts), ask in zip(seen, asks, strict=True):
+        end = notes.ends[stream.request.request_id]
+        assert end.status == Status.FINISHED
+        assert counts[-1][1] == end.output_tokens == ask.output_tokens + extra
+        assert stream.thinking == extra
+    offline = MemorySink()
+    Simulation(plan, source=journal_of(notes.came).source(), compiled=COMPILED).run(sink=offline)
+    assert serialised(offline) == serialised(sink)
 
 
 def test_a_broken_engine_tells_all_who_wait():

@@ -1,4 +1,7 @@
-"""How late the event loop wakes up, and tokens reach their writers: whether what a client measures is the simulated cluster or this host."""
+"""How late the event loop wakes up, and tokens reach their writers.
+
+It tells whether what a client measures is the simulated cluster or this host.
+"""
 
 from collections import deque
 from typing import Final

@@ -344,8 +344,8 @@ class LiveSession:
         if not isinstance(client, LlmClient):
             return
         # A process that has begun anew has nothing cached.
-        for rank in ranks_of(client):
-            pool = rank.pool
+        for scheduler in ranks_of(client):
+            pool = scheduler.pool
             low, free = pool.low, pool.available
             pool.allocate(free)
             pool.take_back(free)
@@ -509,7 +509,7 @@ def _client_of(task: Any) -> int:
     """Return the number of the client that has a task; -1 if none has."""
     if isinstance(task, Sequence):
         return task.job.pool.first_client + task.client
-    return task.job._pool.first_client + task.slot if isinstance(task, Work) else -1  # noqa: SLF001
+    return task.job.pool.first_client + task.slot if isinstance(task, Work) else -1
 
 
 def _paths(request: Request) -> Iterator[Request]:
