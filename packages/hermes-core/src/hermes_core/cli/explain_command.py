@@ -1,6 +1,7 @@
 """`hermes explain`: every value of a scenario with where it comes from, and what its deployments come to."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,11 +23,20 @@ def explain(
     seed: SeedOption = None,
     as_json: AsJson = False,
     topology: Annotated[bool, typer.Option(help="Draw what joins the clients instead.")] = False,
+    graph: Annotated[bool, typer.Option(help="Draw the pipelines instead, as Mermaid text.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --graph: where to, as .svg, .mmd or .md.")
+    ] = None,
 ) -> None:
     """Show every value of a scenario, and where it comes from."""
     from hermes_core.runs import plan_of  # noqa: PLC0415 - only what runs is loaded
 
     plan = plan_of(scenario, sets=sets or [], seed=seed)
+    if out is not None and not graph:
+        raise InputError(f"--out {out} is for --graph", remedy="Add --graph, or leave --out out.")
+    if graph:
+        _graph(plan, out)
+        return
     if topology:
         typer.echo("\n".join(_drawn(plan)))
         return
@@ -41,6 +51,28 @@ def explain(
         typer.echo("\n".join(_deployment_lines(deployments)))
     if failed is not None:
         raise failed
+
+
+def _graph(plan: "SimulationPlan", out: Path | None) -> None:
+    from hermes_core.serving.pipelines.mermaid import mermaid  # noqa: PLC0415
+
+    pools = {pool.name: pool for pool in plan.pools}
+    if out is None:
+        typer.echo(mermaid(plan.pipelines, pools), nl=False)
+        return
+    if out.suffix == ".svg":
+        from hermes_core.serving.pipelines.svg import svg  # noqa: PLC0415
+
+        text = svg(plan.pipelines, pools)
+    elif out.suffix in (".mmd", ".md"):
+        text = mermaid(plan.pipelines, pools)
+        text = f"```mermaid\n{text}```\n" if out.suffix == ".md" else text
+    else:
+        raise InputError(f"--out {out}: a graph is drawn as .svg, .mmd or .md", remedy="Name a file with one of them.")
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out} cannot be written: {error.strerror}") from error
 
 
 def _drawn(plan: "SimulationPlan") -> list[str]:
