@@ -34,7 +34,7 @@ def run(plan, source, model=None) -> Run:
     sink = MemorySink()
     simulation = Simulation(plan, source=source, compiled={pool.name: ready for pool in plan.pools})
     outcome = simulation.run(sink=sink)
-    return Run(Simulated(outcome, sink.chunks), simulation)
+    return Run(Simulated(outcome, sink.chunks, simulation), simulation)
 
 
 @st.composite
