@@ -124,10 +124,7 @@ def part_of(device: Device, share: float) -> Device:
         raise InputError(f"device {device.name!r}: share must be above 0 and at most 1, found {share:g}")
     if share == 1.0:
         return device
-    links = {
-        key: replace(link, bandwidth_bytes_per_s=link.bandwidth_bytes_per_s * share)
-        for key, link in (("interconnect", device.interconnect), ("network", device.network))
-    }
+    near, far = device.interconnect, device.network
     return replace(
         device,
         compute_units=max(1, int(device.compute_units * share)),
@@ -137,7 +134,8 @@ def part_of(device: Device, share: float) -> Device:
         tdp_w=device.tdp_w * share,
         idle_w=device.idle_w * share,
         price_usd_per_h=device.price_usd_per_h * share,
-        **links,
+        interconnect=replace(near, bandwidth_bytes_per_s=near.bandwidth_bytes_per_s * share),
+        network=replace(far, bandwidth_bytes_per_s=far.bandwidth_bytes_per_s * share),
     )
 
 
