@@ -319,11 +319,13 @@ class LockStepModel:
             if rank.batch.count:
                 outlook = rank.batch.outlook()
                 runs.append(self._model.decode_run(rank.batch.count, *outlook[:3]))
-        t0, slope, valid, energy, energy_slope = max(runs)
+        # How long its price holds says nothing about who is the slowest.
+        t0, slope, valid, energy, energy_slope = max(runs, key=lambda run: (run[0], run[1], run[3], run[4]))
         for other_t0, other_slope, other_valid, _, _ in runs:
             valid = min(valid, other_valid)
             if other_slope > slope:
-                valid = min(valid, (t0 - other_t0) // (other_slope - slope) + 1)
+                # At the step at which it is as slow, it is the slowest: it grows faster.
+                valid = min(valid, -((other_t0 - t0) // (other_slope - slope)))
         return t0, slope, valid, energy, energy_slope
 
     def step(self, shape: StepShape) -> tuple[int, int]:  # noqa: ARG002 - the sums over the ranks have no price
