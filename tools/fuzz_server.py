@@ -21,7 +21,7 @@ def main() -> int:
     settings = replace(ServeSettings(speed=Speed(None)), app=AppSettings(log_requests=False))
     with LiveThread(small_plan(clients=2), settings, compiled=compiled) as live:
         command = [
-            Path(sys.executable).parent / "schemathesis", "run", f"{live.url}/openapi.json",
+            str(Path(sys.executable).parent / "schemathesis"), "run", f"{live.url}/openapi.json",
             # Dead replicas refuse what is right; and no schema says how long a context may be in tokens.
             "--exclude-path-regex", "/hermes/v1/replicas/.*", "--exclude-checks", "positive_data_acceptance",
             *sys.argv[1:],

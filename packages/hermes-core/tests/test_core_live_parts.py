@@ -15,9 +15,10 @@ from hermes_core.live.kv_events import KvPublisher, TokenMemory, block_hash, wat
 from hermes_core.live.lag import LagWatch
 from hermes_core.live.prefixes import PrefixIndex
 from hermes_core.live.server import ServeSettings
-from hermes_core.live.session import LiveSession, QuietObserver
+from hermes_core.live.session import LiveSession
 from hermes_core.live.testing import LiveThread
 from hermes_core.live.text import ApproximateTokeniser, FileTokeniser
+from hermes_core.live.told import QuietObserver
 from hermes_core.live.tracing import Tracing
 from hermes_core.record import MemorySink
 from hermes_core.serving.settings import EngineSettings

@@ -12,7 +12,8 @@ from hermes_core.live.predict import EngineLoad, Predictor, Shape
 from hermes_core.live.rpc_prediction import PredictionServicer
 from hermes_core.live.rpc_services import least_loaded, predictors_of, rpc_server
 from hermes_core.live.rpc_simulation import SimulationServicer
-from hermes_core.live.session import LiveSession, QuietObserver
+from hermes_core.live.session import LiveSession
+from hermes_core.live.told import QuietObserver
 from hermes_core.record import MemorySink
 from hermes_core.rpc import RpcServer, ServerSecurity, open_channel, parse_address
 from hermes_core.runs import run

@@ -15,7 +15,8 @@ from hermes_core.live.lag import LagWatch
 from hermes_core.live.pacer import Pacer
 from hermes_core.live.refusals import Refusal
 from hermes_core.live.replay import replay
-from hermes_core.live.session import LiveSession, QuietObserver
+from hermes_core.live.session import LiveSession
+from hermes_core.live.told import QuietObserver
 from hermes_core.record import MemorySink
 from hermes_core.serving.pipelines.nodes import Stage
 from hermes_core.serving.request import Status

@@ -1,7 +1,7 @@
 """Passes what happens in a session on to all who want to know."""
 
 from hermes_core.live.asks import Arrival, Intervention
-from hermes_core.live.session import RequestEnd, SessionObserver, StageEnd
+from hermes_core.live.told import RequestEnd, SessionObserver, StageEnd
 from hermes_core.serving.llm_client import Stretch
 
 

@@ -19,7 +19,7 @@ from hermes_proto.workload.v1 import request_pb2
 from hermes_core.api.errors import InputError, OutputError, Place
 from hermes_core.api.workload import RequestBatch
 from hermes_core.live.asks import Arrival, Ask, Intervention
-from hermes_core.live.session import RequestEnd, StageEnd
+from hermes_core.live.told import RequestEnd, StageEnd
 from hermes_core.serving.llm_client import Stretch
 
 VERSION: Final = "1.0"

@@ -19,7 +19,8 @@ from hermes_core.live.faults import Faults
 from hermes_core.live.histograms import Histogram, one_two_five
 from hermes_core.live.lag import BUCKETS_S, LagWatch
 from hermes_core.live.service import Choice
-from hermes_core.live.session import ClientState, LiveSession, RequestEnd, StageEnd
+from hermes_core.live.session import LiveSession
+from hermes_core.live.told import ClientState, RequestEnd, StageEnd
 from hermes_core.serving.llm_client import Stretch
 from hermes_core.serving.request import CANCELLED, FINISHED
 

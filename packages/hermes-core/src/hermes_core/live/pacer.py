@@ -16,7 +16,8 @@ from hermes_core.live.asks import Arrival, Ask, Intervention
 from hermes_core.live.clock import WallClock
 from hermes_core.live.lag import LagWatch
 from hermes_core.live.refusals import Refusal
-from hermes_core.live.session import LiveSession, RequestEnd, StageEnd
+from hermes_core.live.session import LiveSession
+from hermes_core.live.told import RequestEnd, StageEnd
 from hermes_core.serving.llm_client import Stretch
 from hermes_core.serving.request import FAILED, Request
 

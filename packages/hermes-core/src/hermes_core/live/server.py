@@ -27,8 +27,9 @@ from hermes_core.live.models import catalogue_of
 from hermes_core.live.pacer import Pacer
 from hermes_core.live.protocol import HEADER_TIMEOUT_S, timed_protocol
 from hermes_core.live.service import Service
-from hermes_core.live.session import LiveSession, SessionObserver
+from hermes_core.live.session import LiveSession
 from hermes_core.live.text import tokeniser_of
+from hermes_core.live.told import SessionObserver
 from hermes_core.record import RecordSink
 from hermes_core.serving.assembly import Compiled
 from hermes_core.serving.plan import SimulationPlan

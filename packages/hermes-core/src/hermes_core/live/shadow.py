@@ -8,8 +8,9 @@ from typing import Any, Final
 from hermes_core.api.time import Nanos
 from hermes_core.live.asks import Arrival, Ask, Intervention
 from hermes_core.live.drift import Drift
-from hermes_core.live.session import LiveSession, RequestEnd, StageEnd
+from hermes_core.live.session import LiveSession
 from hermes_core.live.shadow_log import Observed
+from hermes_core.live.told import RequestEnd, StageEnd
 from hermes_core.serving.llm_client import Stretch
 from hermes_core.serving.request import FINISHED
 
