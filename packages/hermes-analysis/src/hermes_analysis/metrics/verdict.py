@@ -1,9 +1,10 @@
 """Did the cluster keep up? The verdict rests on how the number of requests in the system moves while requests arrive.
 
-A stable queue fluctuates about a level; an overloaded one grows for as long as more arrives than is served. So a line
-is fitted to the number in the system between a fifth of the arrivals' time (the fill-up) and their end, and its rise
-compared with the mean. Beside it stand what was refused, and whether clients had requests waiting or too little KV
-memory.
+A stable queue fluctuates about a level; an overloaded one grows for as long as more arrives than is served. Traffic
+itself may grow, though, and with it the number in a system that keeps up. By Little's law the number over the rate of
+arrivals is the time in the system, which does not: a line is fitted to both between a fifth of the arrivals' time (the
+fill-up) and their end, and both have to rise. Where traffic falls again an overload leaves no rise: it shows in how
+long requests waited against how long they were served, and in what was left when the last had arrived.
 """
 
 from typing import Final
@@ -27,7 +28,11 @@ GROWTH_NEAR: Final = 0.25
 REFUSED_OVERLOADED: Final = 0.01
 """Share of arrivals refused or given up for want of capacity."""
 WAITING_NEAR: Final = 0.25
-"""Share of its busy time during which a client had requests waiting."""
+"""Share of the window in which somebody waited at a client for longer than two of its steps last."""
+WAITED_OVERLOADED: Final = 0.5
+"""Share of their end-to-end time that requests waited in queues: from here on for longer than they were served."""
+LEFT_OVERLOADED: Final = 0.25
+"""Time that it took to serve what was left at the last arrival, over the time of the arrivals."""
 PREEMPTED_NEAR: Final = 0.01
 """Preemptions per request."""
 _SAMPLES: Final = 200
@@ -66,6 +71,7 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
     states = []
 
     growth, rise, mean = _growth(run, begin + FILL_UP * (last - begin), last)
+    waited = _waited(run, metrics)
     typical = _early_e2e(metrics.e2e_s[measured], arrivals)
     # Enough arrivals to see a level; or few, but what they left took long to serve.
     long_enough = last - begin >= _LEAST_TIMES_E2E * typical
@@ -88,11 +94,18 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
     if refused:
         evidence.append(f"{refused} of {arrived} requests ({refused / arrived:.2%}) were shed or timed out")
         states.append("overloaded" if refused / arrived > REFUSED_OVERLOADED else "near saturation")
+    if waited > WAITED_OVERLOADED:
+        states.append("overloaded")
+        evidence.append(f"requests waited for {waited:.0%} of their time: for longer than they were served")
+    if drain_s > _LEAST_TIMES_E2E * typical and drain_s > LEFT_OVERLOADED * (last - begin):
+        states.append("overloaded")
+        early = f"early requests take {duration(typical)}"
+        evidence.append(f"to serve what was left at the last arrival took {duration(drain_s)}; {early}")
     waiting = [client for client in clients if client.waiting_share > WAITING_NEAR]
     if waiting:
         worst = max(waiting, key=lambda client: client.waiting_share)
         states.append("near saturation")
-        evidence.append(f"{worst.name} had requests waiting {worst.waiting_share:.0%} of its busy time")
+        evidence.append(f"{worst.name} had requests waiting {worst.waiting_share:.0%} of the time")
     if preempted / arrived > PREEMPTED_NEAR:
         states.append("near saturation")
         evidence.append(f"{preempted} preemptions for want of KV memory ({preempted / arrived:.2f} per request)")
@@ -109,14 +122,43 @@ def _early_e2e(e2e_s: Floats, arrival_ns: Ints) -> float:
     return float(np.median(early)) if len(early) else float("inf")
 
 
+def _waited(run: RunRecord, metrics: RequestMetrics) -> float:
+    """Return the time that jobs of measured requests waited, over the time that the requests were there."""
+    table, requests = run.stage_jobs, run.requests
+    measured = metrics.measured
+    if not table.rows:
+        return 0.0
+    stop = np.where(table["start_ns"] >= 0, table["start_ns"], table["end_ns"])
+    stop = np.where(stop >= 0, stop, run.end_ns)
+    waited = np.maximum(stop - table["enqueue_ns"], 0)[table["enqueue_ns"] >= metrics.window.begin_ns].sum()
+    ended = np.where(requests["end_ns"] >= 0, requests["end_ns"], run.end_ns)
+    there = (ended - requests["arrival_ns"])[measured].sum()
+    return float(waited) / float(there) if there > 0 else 0.0
+
+
 def _growth(run: RunRecord, begin_s: float, end_s: float) -> tuple[float, float, float]:
-    """Fit a line to the number in the system: its rise over the mean, its rise, and the mean."""
+    """Fit lines to the number in the system, and to the time in it: the lesser rise over its mean; rise, and mean.
+
+    The time is that number over the rate of arrivals so far back as it reaches (Little's law).
+    """
     times = np.linspace(begin_s, end_s, _SAMPLES)
     here = in_system(run, times)
     mean = float(here.mean())
     if end_s <= begin_s or mean == 0:
         return 0.0, 0.0, mean
+    arrivals = np.sort(run.requests["arrival_ns"]) * NS
+    number = np.searchsorted(arrivals, times, side="right")
+    # Who is here has come within about as many arrivals; half of the fill-up's at the least, so that chance evens out.
+    back = np.maximum(here, min(number[0], _FEWEST)).astype(np.int64)
+    since = arrivals[np.maximum(number - back, 0)]
+    spent = here * np.maximum(times - since, NS) / np.maximum(np.minimum(back, number), 1)
+    rise = _rise(times, here)
+    growth = min(rise / mean, _rise(times, spent) / float(spent.mean()))
+    return growth, rise, mean
+
+
+def _rise(times: Floats, values: Floats) -> float:
+    """Return how much a line fitted to the values rises from the first time to the last."""
     centred = times - times.mean()
-    slope = float((centred * here).sum() / (centred**2).sum())
-    rise = slope * (end_s - begin_s)
-    return rise / mean, rise, mean
+    slope = float((centred * values).sum() / (centred**2).sum())
+    return slope * float(times[-1] - times[0])
