@@ -96,7 +96,7 @@ def stores(draw, scopes=("client", "all")):
     tiers = [
         tier(
             f"tier{at}",
-            draw(st.sampled_from([8, 100, 10**5])),
+            draw(st.sampled_from([24, 100, 10**5])),
             per=draw(st.sampled_from(scopes)),
             bandwidth_bytes_per_s=draw(st.sampled_from([G // 10, G, 100 * G])),
             latency_ns=draw(st.sampled_from([0, 1000, 5 * MS])),
@@ -351,3 +351,50 @@ def test_no_room_and_no_path_are_refused_before_the_run():
     plan = small_plan(clients=9, topology=topology(nodes=1))
     with pytest.raises(InputError, match="no room for default/8"):
         simulate(plan, ScriptedSource([(0, 10, 1)]))
+
+
+# --- routing ---------------------------------------------------------------------------------------------------------
+
+
+def clients_of(run):
+    table = run.table("stage_jobs")
+    return table["client"][np.argsort(table["request_id"])].tolist()
+
+
+def test_the_router_sends_a_prefix_where_it_was_sent_before():
+    # All begin at once, so that the two documents go to two clients; each comes back to its own.
+    segments = [DOCUMENT, ((5, 1280), (6, 16)), ((5, 1280), (7, 16)), ((1, 1280), (8, 16))]
+    times = (0, 1, 10_000 * MS, 20_000 * MS)
+    rows = [(at, sum(tokens for _, tokens in text), 1) for at, text in zip(times, segments, strict=True)]
+    run = simulate(
+        small_plan(SMALL, clients=3, router="kv_aware"), ScriptedSource(rows, {}, [list(text) for text in segments])
+    )
+    assert clients_of(run) == [0, 1, 1, 0]
+    assert cached(run) == [0, 0, 1280, 1280]
+
+
+def test_a_session_moves_to_a_client_that_can_load_what_it_said():
+    """Its own client is busy with a long prompt: another one that reaches the same memory loads the prefix."""
+    segments = [DOCUMENT, ((3, 1590),), ((1, 1280), (4, 16))]
+    times = (0, 10_000 * MS, 10_000 * MS + 1)
+    rows = [(at, sum(tokens for _, tokens in text), 1) for at, text in zip(times, segments, strict=True)]
+    plan = small_plan(SMALL, clients=2, router="kv_aware", kv_store=KvStorePlan((tier(per="all"),)))
+    run = simulate(plan, ScriptedSource(rows, {}, [list(text) for text in segments]))
+    assert clients_of(run) == [0, 0, 1]
+    assert cached(run)[2] == 1280
+
+
+def test_the_router_sends_a_request_to_those_who_reach_its_context():
+    store = KvStorePlan((tier(per_clients=2, hit_rate=1.0),), hits="drawn", context_tokens=64, hot_spots=1)
+    rows = [(at * MS, 100, 1) for at in range(40)]
+    options = {"load_weight": 0.0}
+    plan = small_plan(SMALL, clients=8, router="kv_aware", router_options=options, kv_store=store)
+    run = simulate(plan, ScriptedSource(rows))
+    assert set(clients_of(run)) <= {0, 1}
+    assert set(cached(run)) == {64}
+
+
+@pytest.mark.parametrize(("options", "told"), [({"weight": 1}, "no option 'weight'"), ({"load_cost": -1}, "load_cost")])
+def test_options_of_the_router_are_checked(options, told):
+    with pytest.raises(InputError, match=told):
+        simulate(small_plan(SMALL, router="kv_aware", router_options=options), ScriptedSource([(0, 1, 1)]))
