@@ -92,6 +92,8 @@ def test_the_identity_follows_what_decides_the_run(tmp_path):
         [],
         ["replicas=1", "workload.rate=200/s"],
         ["hardware.tp=4"],
+        ["hardware.dp=4", "replicas=1", "workload.prompt=3000", "workload.rate=900/s"],
+        ["hardware.pp=2", "workload.rate=200/s"],
         ["hardware.device=a100-sxm-80gb", "engine=sglang"],
         ["engine.batching=continuous"],
         ["engine.batching=static"],
@@ -124,7 +126,7 @@ def test_no_run_is_better_than_its_outlook(sets):
     assert outlook.requests == len(order)
     assert np.array_equal(outlook.output_tokens, table["output_tokens"][order])
     pool = outlook.pools[0]
-    assert pool.kv_tokens == pytest.approx(result.manifest.clients[0].kv_blocks * 16, abs=16) or "engine=sglang" in sets
+    assert pool.kv_tokens == pytest.approx(result.manifest.clients[0].kv_blocks * 16, abs=64) or "engine=sglang" in sets
 
 
 def test_bounds_are_worth_having():

@@ -131,7 +131,7 @@ def _pool(pool: PoolPlan, compiled: CompiledDeployment) -> PoolOutlook:
         price_usd_per_h=compiled.price_usd_per_h * fewest_clients(pool),
         device_bytes=memory.device_bytes,
         weights_bytes=memory.weights_bytes,
-        kv_tokens=tokens,
+        kv_tokens=tokens * pool.deployment.data_parallel,
         extrapolated_share=float(compiled.source_share.get("extrapolated", 0.0)),
     )
 
@@ -215,7 +215,7 @@ def _prefill_s(pool: PoolPlan, steps: StepModel, clients: int | None = None) -> 
     """Return the seconds of one prompt token at the best size of a step, over all clients of the pool."""
     budget = max(pool.engine.max_num_batched_tokens, 1)
     best = min(_prompt_fs(steps, tokens) / tokens for tokens in _sizes(budget))
-    return best * _FS / (clients or pool.clients)
+    return best * _FS / (clients or _ranks(pool))
 
 
 def _decode_s(pool: PoolPlan, steps: StepModel, prompts: NDArray[np.int64]) -> float:
@@ -223,7 +223,12 @@ def _decode_s(pool: PoolPlan, steps: StepModel, prompts: NDArray[np.int64]) -> f
     context = int(prompts.min(initial=1)) if len(prompts) else 1
     per_step = 1 + (pool.engine.speculation.draft_tokens if pool.engine.speculation is not None else 0)
     best = min(_decode_fs(steps, seqs, context) / seqs for seqs in _sizes(pool.engine.max_num_seqs))
-    return best * _FS / pool.clients / per_step
+    return best * _FS / _ranks(pool) / per_step
+
+
+def _ranks(pool: PoolPlan) -> int:
+    """Return how many steps go on at once in a pool: one in each data-parallel rank of each client."""
+    return pool.clients * pool.deployment.data_parallel
 
 
 def _sizes(most: int) -> Iterator[int]:
