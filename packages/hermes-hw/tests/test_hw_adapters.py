@@ -6,6 +6,7 @@ from hermes_hw.adapters import adapted_width, adapter_prices
 from hermes_hw.models.catalogue import find_model
 from hermes_hw.models.hf_config import architecture_from_config
 from hermes_hw.resolve import resolve
+from hermes_hw.roofline import RooflineModel
 
 LLAMA = "meta-llama/Llama-3.1-8B"
 
@@ -35,3 +36,10 @@ def test_prices_of_an_adapter():
 
 def test_latent_attention_has_no_price_for_adapters():
     assert adapter_prices(resolve(Deployment("deepseek-ai/DeepSeek-V3", "h200-sxm", tensor_parallel=8))) is None
+
+
+def test_a_compiled_model_tells_its_layers_and_what_adapters_cost():
+    """By the layers KV goes from client to client one after the other."""
+    compiled = RooflineModel().compile(Deployment(LLAMA, "h100-sxm"))
+    assert compiled.layers == 32
+    assert compiled.adapter == adapter_prices(resolve(Deployment(LLAMA, "h100-sxm")))

@@ -70,6 +70,7 @@ def compile_deployment(
         idle_power_w=device.idle_w * deployment.devices,
         price_usd_per_h=device.price_usd_per_h * deployment.devices,
         fingerprint=_fingerprint(deployment, resolved, kind, content or {}),
+        layers=model.layers,
         adapter=adapter_prices(resolved),
         compile_error=_compile_error(direct, steps, deployment),
         source_share=source_share(representative),

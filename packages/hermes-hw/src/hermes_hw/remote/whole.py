@@ -14,6 +14,7 @@ from hermes_core.api.errors import InputError
 from hermes_core.api.hardware import CompiledDeployment, Deployment, OperatorPrice, StepShape
 from hermes_core.api.streams import stream
 
+from hermes_hw.adapters import adapter_prices
 from hermes_hw.client import Session, StepQuestion
 from hermes_hw.client.answers import Answers
 from hermes_hw.compiler import representative_shape
@@ -72,6 +73,7 @@ def compile_steps(work: Work) -> CompiledDeployment:
         price_usd_per_h=device.price_usd_per_h * devices,
         fingerprint=_fingerprint(deployment, session),
         layers=model.layers,
+        adapter=adapter_prices(resolved),
         compile_error=_error(steps, plan.checks[1:], _part(parts[-1], 1, len(plan.checks))),
         source_share={SOURCES[int(parts[-1].source[0])]: 1.0},
         notes=(*resolved.notes, "Steps are priced whole; contexts within a batch are taken as equal."),
