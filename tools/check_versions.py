@@ -33,8 +33,8 @@ def wrong_requirements(projects: dict[str, Project]) -> list[str]:
         extras = project.get("optional-dependencies", {}).values()
         for text in [*project["dependencies"], *(text for extra in extras for text in extra)]:
             requirement = Requirement(text)
-            if requirement.name not in projects:
-                continue
+            if requirement.name not in projects or requirement.name == name:
+                continue  # an extra that takes in another of its own distribution is met by that very version
             floors = [Version(part.version) for part in requirement.specifier if part.operator == ">="]
             if not floors or max(floors) < LOWEST_FLOOR:
                 wrong.append(f"{name}: '{text}' needs a floor of at least {LOWEST_FLOOR} (>={LOWEST_FLOOR})")

@@ -67,10 +67,6 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
     statuses = np.bincount(metrics.status[measured], minlength=256)
     refused = int(statuses[rr.REQUEST_STATUS_SHED] + statuses[rr.REQUEST_STATUS_TIMED_OUT])
     preempted = sum(client.preemptions for client in clients)
-    evidence = []
-    states = []
-
-    growth, rise, mean = _growth(run, begin + FILL_UP * (last - begin), last)
     waited = _waited(run, metrics)
     typical = _early_e2e(metrics.e2e_s[measured], arrivals)
     # Enough arrivals to see a level; or few, but what they left took long to serve.
@@ -81,16 +77,7 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
         early = f"early ones take {duration(typical)} end to end" if typical < float("inf") else "no early one finished"
         reason = f"requests arrived for {duration(last - begin)}, {early}"
         return Verdict("undetermined", (f"{reason}: too short to tell a level from a rise",))
-    sign = "-" if rise < 0 else "+"
-    trend = f"fitted rise {sign}{number(abs(rise))} while requests arrive"
-    evidence.append(f"{number(mean)} requests in the system on average; {trend}")
-    significant = rise > _LEAST_RISE * max(mean, 1.0) ** 0.5
-    if growth > GROWTH_OVERLOADED and significant:
-        states.append("overloaded")
-        evidence.append(f"the number in the system grew by {growth:.0%} of its mean: more arrives than is served")
-    elif growth > GROWTH_NEAR and significant:
-        states.append("near saturation")
-        evidence.append(f"the number in the system grew by {growth:.0%} of its mean")
+    states, evidence = _trend(run, begin + FILL_UP * (last - begin), last)
     if refused:
         evidence.append(f"{refused} of {arrived} requests ({refused / arrived:.2%}) were shed or timed out")
         states.append("overloaded" if refused / arrived > REFUSED_OVERLOADED else "near saturation")
@@ -113,6 +100,22 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
         if state in states:
             return Verdict(state, tuple(evidence))
     return Verdict("stable", (*evidence, "nobody was refused, and queues did not grow"))
+
+
+def _trend(run: RunRecord, begin_s: float, end_s: float) -> tuple[list[str], list[str]]:
+    """Return what the number in the system says of the state, and the evidence."""
+    growth, rise, mean = _growth(run, begin_s, end_s)
+    sign = "-" if rise < 0 else "+"
+    trend = f"fitted rise {sign}{number(abs(rise))} while requests arrive"
+    states, evidence = [], [f"{number(mean)} requests in the system on average; {trend}"]
+    significant = rise > _LEAST_RISE * max(mean, 1.0) ** 0.5
+    if growth > GROWTH_OVERLOADED and significant:
+        states.append("overloaded")
+        evidence.append(f"the number in the system grew by {growth:.0%} of its mean: more arrives than is served")
+    elif growth > GROWTH_NEAR and significant:
+        states.append("near saturation")
+        evidence.append(f"the number in the system grew by {growth:.0%} of its mean")
+    return states, evidence
 
 
 def _early_e2e(e2e_s: Floats, arrival_ns: Ints) -> float:

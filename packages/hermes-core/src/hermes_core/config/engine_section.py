@@ -81,13 +81,15 @@ def _field_type(field: str, hint: Any) -> Any:
         return Annotated[tuple[item, ...], BeforeValidator(_one_or_many, json_schema_input_type=item | list[item])]  # type: ignore[valid-type]
     if origin is dict:
         return dict[str, Any]
-    if dataclasses.is_dataclass(hint):
-        section = section_of(typing.cast("type", hint))
-        if any(part.name == "kind" for part in dataclasses.fields(hint)):
-            # Its name alone says it all, where it needs no settings.
-            return Annotated[section, BeforeValidator(_by_kind, json_schema_input_type=section | str)]
-        return section
-    return _quantity(field, hint)
+    return _subsection(hint) if dataclasses.is_dataclass(hint) else _quantity(field, hint)
+
+
+def _subsection(settings: Any) -> Any:
+    """Return the section of a dataclass; where it has a `kind`, its name alone says it all if it needs no settings."""
+    section = section_of(settings)
+    if any(part.name == "kind" for part in dataclasses.fields(settings)):
+        return Annotated[section, BeforeValidator(_by_kind, json_schema_input_type=section | str)]
+    return section
 
 
 def section_of(settings: type) -> type[Section]:

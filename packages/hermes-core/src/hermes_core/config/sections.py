@@ -60,7 +60,7 @@ class HardwareSection(Section):
     kind: Name = "auto"
     """Name of the hardware model that prices it; `auto` takes the best that covers it."""
     share: Annotated[float, Number(0.0, 1.0, open_low=True, what="share")] = 1.0
-    """A static part of each device, as MPS or MIG give: compute, memory, bandwidth, power and price are scaled by it."""
+    """A static part of each device, as MPS or MIG give; scales compute, memory, bandwidth, power and price."""
     options: dict[str, Any] = Field(default_factory=dict)
 
 

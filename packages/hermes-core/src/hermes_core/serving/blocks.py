@@ -63,7 +63,18 @@ class BlockPool:
     `available` counts the blocks that can be had at once: empty ones, and cached ones that no sequence holds.
     """
 
-    __slots__ = ("_dead_runs", "_queue", "available", "block_size", "caching", "empty", "low", "on_evict", "root", "total")
+    __slots__ = (
+        "_dead_runs",
+        "_queue",
+        "available",
+        "block_size",
+        "caching",
+        "empty",
+        "low",
+        "on_evict",
+        "root",
+        "total",
+    )
 
     def __init__(self, total: int, block_size: int, *, caching: bool) -> None:
         self.total = total

@@ -108,7 +108,6 @@ class ServicePoolPlan:
     router_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-
 @dataclass(frozen=True, slots=True)
 class PlacePlan:
     """Where the clients of a pool are."""
