@@ -70,6 +70,11 @@ def report(
 
             tasks.report(run, out=out, as_json=as_json, summary=summary or details, force=force)
             return
+        if (run / "replicates.json").is_file():
+            from hermes_analysis.replicates import tasks as replicated  # noqa: PLC0415
+
+            replicated.report(run, out=out, as_json=as_json, summary=summary or details, force=force)
+            return
         if summary or as_json or details:
             commands.summary(run, as_json=as_json, more=details)
         else:
@@ -117,9 +122,14 @@ def compare(
     from hermes_analysis import commands  # noqa: PLC0415
 
     with told():
-        broken = commands.compare(
-            runs, tolerances=tolerance or (), service_levels=service_levels, as_json=as_json, out=out, force=force
-        )
+        if all((run / "replicates.json").is_file() for run in runs) and len(runs) > 1:
+            from hermes_analysis.replicates import tasks as replicated  # noqa: PLC0415
+
+            broken = replicated.compare(runs, tolerances=tolerance or (), as_json=as_json, out=out, force=force)
+        else:
+            broken = commands.compare(
+                runs, tolerances=tolerance or (), service_levels=service_levels, as_json=as_json, out=out, force=force
+            )
     if as_json:  # the screen shows them
         for text in broken:
             typer.echo(f"broken: {text}", err=True)

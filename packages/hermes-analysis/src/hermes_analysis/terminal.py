@@ -147,6 +147,10 @@ def _headline(console: Any, summary: RunSummary) -> None:
     fates = [f"{value:,} {name.replace('_', ' ')}" for name, value in _fates(total) if value]
     text = f"{counts.arrived:,} requests: {counts.finished:,} finished"
     console.print(_text(", ".join([text, *fates])))
+    if counts.arrived and counts.dropped == counts.arrived:
+        why = [warning for warning in summary.warnings if "dropped" in warning]
+        reason = why[0] if why else "the record does not say which limit they break"
+        console.print(_text(f"ALL REQUESTS WERE DROPPED: {reason}", "bold red"))
     rates = [
         f"{number(total.request_throughput_per_s)} requests/s",
         f"{number(total.output_token_throughput_per_s)} output tokens/s",

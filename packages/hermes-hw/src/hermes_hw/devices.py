@@ -144,6 +144,17 @@ def device_memory_bytes(name: str, spec: Mapping[str, Any] | None = None) -> int
     return find_device(name, spec).memory_bytes
 
 
+def device_figures(name: str, spec: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a device's figures under the keys by which a scenario's `devices` may change them. Raises InputError."""
+    device = find_device(name, spec)
+    return {
+        "memory_bytes": device.memory_bytes,
+        "memory_bandwidth_bytes_per_s": device.memory_bandwidth_bytes_per_s,
+        "flops": dict(device.flops),
+        "interconnect_bandwidth_bytes_per_s": device.interconnect.bandwidth_bytes_per_s,
+    }
+
+
 @cache
 def _spellings() -> dict[str, str]:
     spellings: dict[str, str] = {}

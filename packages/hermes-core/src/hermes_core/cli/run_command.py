@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hermes_core.api.errors import Interrupted, MissingExtraError
+from hermes_core.api.errors import InputError, Interrupted, MissingExtraError
 from hermes_core.cli.options import AsJson, ScenarioFile, SeedOption, Sets
+
+_REPLICATIONS = "hermes.replications"
+"""Entry-point group: who runs a scenario under several seeds."""
 
 if TYPE_CHECKING:
     from hermes_proto.core.v1.run_record_pb2 import RunRecordChunk
@@ -28,14 +31,52 @@ def run(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a run that is in DIR.")] = False,
     as_json: AsJson = False,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="N", help="Run N seeds, or a list of them: bands over them.")
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Walk step by step: slow, the same results.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")] = False,
 ) -> None:
     """Simulate a scenario and say how it went."""
+    if seeds is not None:
+        _replicate(scenario, seeds, sets=sets or [], seed=seed, out=out, force=force, as_json=as_json, exact=exact)
+        return
     try:
         _run(scenario, sets=sets or [], seed=seed, out=out, force=force, as_json=as_json, exact=exact, quiet=quiet)
     except KeyboardInterrupt:
         raise Interrupted("stopped before there was anything to tell") from None
+
+
+def _replicate(
+    scenario: Path,
+    seeds: str,
+    *,
+    sets: list[str],
+    seed: int | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+    exact: bool,
+) -> None:
+    """Let the analysis package run several seeds, and print what it says."""
+    from hermes_core.api.plugins import load_plugin, plugin_names  # noqa: PLC0415 - as below
+
+    if exact:
+        raise InputError("--exact walks one run step by step", remedy="Leave out --seeds or --exact.")
+    if "default" not in plugin_names(_REPLICATIONS):
+        raise MissingExtraError(
+            "hermes-analysis is not installed, which --seeds needs: pip install 'hermes-analysis[cli,sweep]'"
+        )
+    first = seed if seed is not None else 1
+    try:
+        text = load_plugin(_REPLICATIONS, "default")(
+            scenario, seeds, first=first, sets=sets, out=out, force=force, as_json=as_json
+        )
+    except ValueError as error:
+        if getattr(error, "exit_code", None) is None:
+            raise
+        raise InputError(str(error)) from error
+    typer.echo(text, nl=False)
 
 
 def _run(
@@ -78,6 +119,10 @@ def _run(
         _tell_speed(outcome, out)
     if stop is not None:
         raise stop
+    trailer = outcome.trailer
+    if outcome.requests and trailer.arrived and not any(client.steps for client in trailer.clients):
+        # Nothing was ever worked on: what the diagnostics name is a limit that no request keeps.
+        raise typer.Exit(1)
 
 
 def _answer(

@@ -1,0 +1,153 @@
+"""Runs of one scenario under several seeds: what is kept of them, in memory or as a folder.
+
+The folder has a run directory for each seed, `seed-N`, and `replicates.json` with the metrics of each.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from hermes_analysis.errors import AnalysisError, OutputError, RecordError
+from hermes_analysis.executors import Executor, SerialExecutor, WorkerLost
+from hermes_analysis.framing import RECORD_NAME, write_chunks
+from hermes_analysis.load import RunRecord, read_run
+from hermes_analysis.metrics.summarise import Prepared
+from hermes_analysis.output import json_text, write_text
+from hermes_analysis.points import Metrics, point_metrics
+from hermes_analysis.replicate import Estimate, estimates
+from hermes_analysis.simulator import SimulationError, refusal, session
+from hermes_analysis.summary import plain
+
+FILE: Final = "replicates.json"
+LEVELS: Final = tuple(round(level, 4) for level in (*np.linspace(0, 0.95, 39), *np.linspace(0.96, 1, 9)))
+"""Shares of requests at which the distributions of seeds are laid over one another."""
+CURVES: Final = ("ttft_s", "tpot_s", "e2e_s")
+
+
+@dataclass(frozen=True, slots=True)
+class SeedResult:
+    """What is kept of the run of one seed."""
+
+    seed: int
+    metrics: Metrics
+    curves: dict[str, list[float]]
+    """Quantiles at `LEVELS` of each of `CURVES`; none where no request has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replicates:
+    """The runs of a scenario under several seeds."""
+
+    name: str
+    results: tuple[SeedResult, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, in order."""
+        return tuple(result.seed for result in self.results)
+
+    @property
+    def metrics(self) -> dict[str, Estimate]:
+        """Every metric of `hermes_analysis.points`, over the seeds."""
+        return estimates([result.metrics for result in self.results])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values: mean, half width of the 95 % interval and the value of each seed."""
+        metrics = {
+            name: {"mean": e.mean, "half_width": e.half_width, "values": list(e.values)}
+            for name, e in self.metrics.items()
+        }
+        found: dict[str, Any] = plain({"name": self.name, "seeds": list(self.seeds), "metrics": metrics})
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Runs one seed on a worker, and keeps its record when a folder is given."""
+
+    scenario: Any
+    out: Path | None
+    runner: str = field(default="default")
+
+    def __call__(self, seed: int) -> SeedResult:
+        try:
+            chunks = list(session(self.runner).run(self.scenario, (), seed))
+        except Exception as error:
+            message = refusal(error)
+            if message is None:
+                raise
+            raise SimulationError(message) from error
+        if self.out is not None:
+            place = self.out / f"seed-{seed}"
+            place.mkdir(parents=True, exist_ok=True)
+            write_chunks(place / RECORD_NAME, chunks)
+        return result_of(seed, RunRecord.from_chunks(chunks))
+
+
+def result_of(seed: int, run: RunRecord) -> SeedResult:
+    """Return what is kept of a run."""
+    metrics = Prepared.of(run).requests
+    curves = {}
+    for name in CURVES:
+        values = getattr(metrics, name)[metrics.measured]
+        values = values[~np.isnan(values)]
+        curves[name] = [float(value) for value in np.quantile(values, LEVELS)] if len(values) else []
+    return SeedResult(seed, point_metrics(run), curves)
+
+
+def run_replicates(
+    scenario: Any,
+    seeds: Sequence[int],
+    *,
+    sets: Sequence[str] = (),
+    out: Path | None = None,
+    force: bool = False,
+    executor: Executor | None = None,
+    runner: str = "default",
+) -> Replicates:
+    """Run `scenario` once for each seed; with `out`, keep the records and `replicates.json` there.
+
+    Raises SimulationError when it cannot be simulated, OutputError when `out` holds something already (unless `force`).
+    """
+    if out is not None:
+        if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not force)):
+            raise OutputError(f"{out}: is not an empty folder; choose another --out, or give --force")
+        out.mkdir(parents=True, exist_ok=True)
+    here = session(runner)
+    try:
+        draft = here.read(scenario, sets)
+        resolved = here.resolved(draft)
+    except Exception as error:
+        message = refusal(error)
+        if message is None:
+            raise
+        raise SimulationError(message) from error
+    results: dict[int, SeedResult] = {}
+    for position, result in (executor or SerialExecutor()).run(_Work(draft, out, runner), list(seeds)):
+        if isinstance(result, WorkerLost):
+            raise AnalysisError(f"seed {seeds[position]}: {result.reason}")
+        results[position] = result
+    answer = Replicates(str(resolved.get("name", "run")), tuple(results[place] for place in range(len(seeds))))
+    if out is not None:
+        write_text(out / FILE, json_text(answer.to_dict()), force=True)
+    return answer
+
+
+def is_replicates(place: Path) -> bool:
+    """Say whether a folder holds the runs of several seeds."""
+    return (place / FILE).is_file()
+
+
+def read_replicates(place: Path) -> Replicates:
+    """Read a folder again, from its records. Raises RecordError when it is none."""
+    try:
+        head = json.loads((place / FILE).read_text(encoding="utf-8"))
+        seeds = [int(seed) for seed in head["seeds"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{place}: holds no runs of several seeds ({FILE}): {error}") from error
+    results = tuple(result_of(seed, read_run(place / f"seed-{seed}")) for seed in seeds)
+    return Replicates(str(head.get("name", "run")), results)

@@ -1,0 +1,62 @@
+"""Several seeds as one HTML page: every metric with its interval, and distributions as bands."""
+
+from typing import Any
+
+from hermes_analysis.render import number
+from hermes_analysis.replicates.folder import LEVELS, Replicates
+from hermes_analysis.replicates.terminal import band_text
+from hermes_analysis.report.charts import COLOURS, Figure, latency_chart, short
+from hermes_analysis.report.page import render
+
+_TITLES = (
+    ("ttft_s", "Time to first token"),
+    ("tpot_s", "Time per output token (TPOT)"),
+    ("e2e_s", "End to end"),
+)
+
+
+def replicates_html(runs: list[Replicates]) -> str:
+    """Return one page for the runs of one scenario under several seeds, or of several such scenarios together."""
+    charts = []
+    for name, title in _TITLES:
+        traces = [trace for place, one in enumerate(runs) for trace in _band(one, name, place)]
+        if traces:
+            charts.append(latency_chart(name, title, name, traces))
+    rows = [
+        (name, [(*band_text(name, one.metrics[name]),) for one in runs])
+        for name, estimate in runs[0].metrics.items()
+        if any(value == value for value in estimate.values)  # noqa: PLR0124 - not NaN
+    ]
+    heads = [(one.name, len(one.seeds)) for one in runs]
+    title = " against ".join(one.name for one in runs)
+    return render("replicates.html.j2", charts, title=title, heads=heads, rows=rows, shown=number)
+
+
+def _band(runs: Replicates, name: str, place: int) -> list[Figure]:
+    """Return the least and the most of the seeds at each share of requests, filled, and the mean as a line."""
+    curves = [result.curves[name] for result in runs.results if result.curves[name]]
+    if not curves:
+        return []
+    columns = list(zip(*curves, strict=True))
+    kept = [at for at, column in enumerate(columns) if min(column) > 0]
+    if not kept:
+        return []
+    shares = short([LEVELS[at] for at in kept])
+    colour = COLOURS[place % len(COLOURS)]
+    edge: dict[str, Any] = {"type": "scatter", "mode": "lines", "y": shares, "hoverinfo": "skip", "showlegend": False}
+    least = edge | {"x": short([min(columns[at]) for at in kept]), "line": {"width": 0, "color": colour}}
+    most = edge | {
+        "x": short([max(columns[at]) for at in kept]),
+        "line": {"width": 0, "color": colour},
+        "fill": "tonextx",
+        "fillcolor": f"rgba({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))}, 0.25)",
+    }
+    mean = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": f"{runs.name}, mean of {len(curves)} seeds",
+        "x": short([sum(columns[at]) / len(columns[at]) for at in kept]),
+        "y": shares,
+        "line": {"color": colour, "width": 1.8},
+    }
+    return [least, most, mean]

@@ -1,0 +1,78 @@
+"""What `hermes replicate`, and `report` and `compare` of its folders do, without the command line."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hermes_analysis.compare import parse_tolerances
+from hermes_analysis.executors import make_executor
+from hermes_analysis.output import check_free, json_text, write_text
+from hermes_analysis.replicates.comparing import differences, values_of
+from hermes_analysis.replicates.folder import read_replicates, run_replicates
+from hermes_analysis.replicates.terminal import differences_text, replicates_text
+from hermes_analysis.sweep.space import chosen_seeds
+
+
+def replicate(
+    scenario: Any,
+    seeds: str,
+    *,
+    first: int = 1,
+    sets: Sequence[str] = (),
+    out: Path | None = None,
+    force: bool = False,
+    as_json: bool = False,
+    executor: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
+) -> str:
+    """Run a scenario under several seeds ("5" from `first` on, or "1,2,7"), and return what is printed.
+
+    This is the entry point of `hermes run --seeds`. Raises AnalysisError.
+    """
+    chosen = chosen_seeds(seeds, first)
+    with make_executor(executor, workers=workers or None, address=address) as ready:
+        runs = run_replicates(scenario, chosen, sets=sets, out=out, force=force, executor=ready)
+    return json_text(runs.to_dict()) if as_json else replicates_text(runs)
+
+
+def report(place: Path, *, out: Path | None, as_json: bool, summary: bool, force: bool) -> None:
+    """Print the bands of a folder, or write them as a page."""
+    runs = read_replicates(place)
+    if as_json or summary:
+        sys.stdout.write(json_text(runs.to_dict()) if as_json else replicates_text(runs))
+        return
+    from hermes_analysis.replicates.report import replicates_html  # noqa: PLC0415 - needs the extra "report"
+
+    target = out or place / "report.html"
+    check_free(target, force=force)
+    write_text(target, replicates_html([runs]), force=force)
+    sys.stderr.write(f"wrote {target}\n")
+
+
+def compare(
+    places: Sequence[Path], *, tolerances: Sequence[str], as_json: bool, out: Path | None, force: bool
+) -> tuple[str, ...]:
+    """Print folders of several seeds beside the first; return the tolerances that are broken."""
+    if out is not None:
+        check_free(out, force=force)
+    allowed = parse_tolerances(tolerances)
+    runs = [read_replicates(place) for place in places]
+    found = [differences(runs[0], other, allowed) for other in runs[1:]]
+    names = [str(place) for place in places]
+    if out is not None:
+        from hermes_analysis.replicates.report import replicates_html  # noqa: PLC0415 - needs the extra "report"
+
+        write_text(out, replicates_html(runs), force=force)
+    if as_json:
+        rows = {name: values_of(one) for name, one in zip(names[1:], found, strict=True)}
+        sys.stdout.write(json_text({"baseline": names[0], "runs": rows}))
+    else:
+        sys.stdout.write(differences_text(names, runs[0], found))
+    return tuple(
+        f"{name}: {one.metric} {one.change:+.1%}" if one.change is not None else f"{name}: {one.metric}"
+        for name, group in zip(names[1:], found, strict=True)
+        for one in group
+        if one.broken
+    )

@@ -1,0 +1,61 @@
+"""Bands over seeds as text."""
+
+import math
+
+from hermes_analysis.points import UNITS
+from hermes_analysis.render import duration, number, percent
+from hermes_analysis.replicate import Estimate
+from hermes_analysis.replicates.comparing import BandDifference
+from hermes_analysis.replicates.folder import Replicates
+
+_SHARES = frozenset({"unserved", "slo_attainment", "utilisation", "waiting_share", "kv_peak", "extrapolated_share"})
+
+
+def band_text(name: str, estimate: Estimate) -> tuple[str, str]:
+    """Return mean and half width of a metric in its unit; a request that was never served makes a latency "never"."""
+    return _one(name, estimate.mean), _one(name, estimate.half_width)
+
+
+def replicates_text(runs: Replicates) -> str:
+    """Return every metric over the seeds, one a line: mean, 95 % interval, least and most."""
+    seeds = ", ".join(str(seed) for seed in runs.seeds)
+    rows = [["metric", "mean", "+-", "least", "most"]]
+    for name, estimate in runs.metrics.items():
+        if not all(math.isnan(value) for value in estimate.values):
+            ends = (min(estimate.values), max(estimate.values))
+            rows.append([name, *band_text(name, estimate), *(_one(name, value) for value in ends)])
+    head = f"{runs.name}: {len(runs.seeds)} seeds ({seeds}); +- is half of the 95 % interval of the mean (Student's t)"
+    return "\n".join([head, "", *_aligned(rows)]) + "\n"
+
+
+def differences_text(names: list[str], baseline: Replicates, others: list[tuple[BandDifference, ...]]) -> str:
+    """Return scenarios beside the baseline; "~" marks a change within chance."""
+    rows = [["metric", names[0], *(cell for name in names[1:] for cell in (name, "change"))]]
+    for place, first in enumerate(others[0]):
+        row = [first.metric, _band(first.metric, first.baseline)]
+        for found in others:
+            one = found[place]
+            mark = " ~" if one.sure is False else " ?" if one.sure is None else ""
+            change = "" if one.change is None else f"{one.change:+.1%}{mark}"
+            row += [_band(one.metric, one.value), f"{change}{' BROKEN' if one.broken else ''}"]
+        rows.append(row)
+    head = f"{len(baseline.seeds)} seeds; ~ marks a change within the 95 % interval of the difference"
+    return "\n".join([head, "", *_aligned(rows)]) + "\n"
+
+
+def _band(name: str, estimate: Estimate) -> str:
+    mean, half = band_text(name, estimate)
+    return mean if math.isnan(estimate.half_width) else f"{mean} +- {half}"
+
+
+def _one(name: str, value: float) -> str:
+    if math.isinf(value):
+        return "never"
+    if name in _SHARES:
+        return percent(value)
+    return duration(value) if UNITS[name] == "s" else number(value)
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    wide = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
