@@ -27,6 +27,7 @@ MODULES: Final = (
     "serving/kv_exchange",
     "serving/kv_layout",
     "serving/kv_memory",
+    "serving/engine_facts",
     "serving/llm_client",
     "serving/llm_pool",
     "serving/policies/chunked",

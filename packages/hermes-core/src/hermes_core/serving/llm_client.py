@@ -17,6 +17,7 @@ from hermes_core.record import Recorder
 from hermes_core.record.tables import STEPS
 from hermes_core.serving.batching import BatchPolicy
 from hermes_core.serving.decode_batch import NEVER
+from hermes_core.serving.engine_facts import EngineFacts
 from hermes_core.serving.kv_exchange import WITHDRAWN, Owner
 from hermes_core.serving.kv_layout import kv_layout
 from hermes_core.serving.queues import WaitingQueue
@@ -33,7 +34,7 @@ _pack_step: Final = STEPS.pack
 _ARRIVAL: Final = rank(Phase.ARRIVAL)
 
 
-class LlmClient:
+class LlmClient(EngineFacts):
     """One engine on its devices."""
 
     __slots__ = (
@@ -265,71 +266,6 @@ class LlmClient:
         self._end_fs = end = self._end_after(steps)
         self._end_ns = end_ns = (end + HALF_NS_FS) // FS_PER_NS
         self._event = self._kernel.schedule(end_ns, self._rank, self._on_end)
-
-    # --- what others may ask ----------------------------------------------------------------------------------------
-
-    @property
-    def streams(self) -> int:
-        """Sequences that are admitted, and so hold a stream open."""
-        return len(self.scheduler.running)
-
-    @property
-    def busy_fs(self) -> Femtos:
-        """Time in stretches that are settled."""
-        return (self._begin_fs if self._steps else self._end_fs) - self._idle_fs
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait to be admitted."""
-        return len(self.scheduler.queue) + len(self.scheduler.incoming)
-
-    def steps_done(self, now: Nanos) -> tuple[int, Nanos]:
-        """Return how many decoding steps have ended by `now`, and when the next step ends (-1 while it is idle).
-
-        The first counts as the decoding batch does: a member that has not ended has given
-        `seq.decode_base + steps - seq.prompt_tokens + 1` tokens.
-        """
-        step = self.scheduler.batch.step
-        if not self._steps:
-            return step, -1
-        number = self._steps_ended_by(now)
-        end_ns = round_fs_to_ns(self._end_after(number))
-        if end_ns <= now:
-            # All its steps have ended, or the last of them does now.
-            if number < self._steps:
-                return step + (number if self._seqs else 0), round_fs_to_ns(self._end_after(number + 1))
-            return step + (number if self._seqs else 0), end_ns
-        return step + (number - 1 if self._seqs else 0), end_ns
-
-    @property
-    def kv_tokens(self) -> int:
-        """Tokens whose KV fits its memory."""
-        return self.scheduler.pool.total * self._block_size
-
-    def kv_share(self, now: Nanos) -> float:
-        """Return the part of its KV memory that sequences hold, by their tokens."""
-        scheduler = self.scheduler
-        held = self._context if self._steps else 0
-        ranks = scheduler.ranks if isinstance(scheduler, RankGroup) else [scheduler]
-        for rank_ in ranks:
-            held += sum([seq.computed for seq in rank_.prefilling])
-            if self.settings.speculation is not None:
-                held += sum([self.tokens_given(seq, now) for seq in rank_.running.values()])
-        if self._steps and self.settings.speculation is None:
-            ended = self._steps_ended_by(now)
-            ended -= round_fs_to_ns(self._end_after(ended)) > now
-            held += self._seqs * ended
-        return min(1.0, held / self.kv_tokens)
-
-    def tokens_given(self, seq: Sequence, now: Nanos) -> int:
-        """Return how many tokens a sequence that has not ended has given by `now`."""
-        if seq.leave_step < 0:
-            return seq.generated
-        ended = 0
-        if self._steps and self._seqs:
-            ended = self._steps_ended_by(now)
-            ended -= round_fs_to_ns(self._end_after(ended)) > now
-        return self.scheduler.batch.given_after(seq, ended)
 
     def cancel(self, seq: Sequence, now: Nanos, status: int) -> None:
         """Stop a sequence: at once if it waits, else with the first step that is not planned yet."""
