@@ -136,10 +136,18 @@ class DecodeEntry(_Stage):
     node: Literal["decode"]
     tokens: Size | None = None
     n: Count = 1
+    beam: Count | None = None
+    """Beam search of this width: so many sequences of one length."""
     internal: Flag = False
     """Not for the user: a judge's verdict, a plan."""
     quality: Share = 0.0
     """Probability that an answer of this model is good."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> "DecodeEntry":
+        if self.beam is not None and self.n > 1:
+            raise mistake("both `n` and `beam`", "keep one: a beam search has as many sequences as it is wide")
+        return self
 
 
 class Tree(Section):
@@ -357,6 +365,10 @@ def _entry(value: Any) -> Any:
         rest = {key: item for key, item in options.items() if key != "pool"}
         pool = {"pool": options["pool"]} if "pool" in options else {}
         return {"node": "plugin", "kind": kind, **pool, "options": rest}
+    if kind == "kv_retrieve":
+        raise mistake(
+            "kv_retrieve is no stage of its own: engines load KV when they admit a prompt", "add a `kv_store` instead"
+        )
     raise mistake(f"{shown(kind)} is not a stage", suggest(kind, [*stage_kinds(), *GRAPH_NODES], what="stages"))
 
 
