@@ -339,6 +339,14 @@ _BY_NODE: Final = (
 _MAIN: Final = {"parallel": "branches", "loop": "do"}
 
 
+def _no_stage(kind: Any) -> Exception:
+    if kind == "kv_retrieve":
+        return mistake(
+            "kv_retrieve is no stage of its own: engines load KV when they admit a prompt", "add a `kv_store` instead"
+        )
+    return mistake(f"{shown(kind)} is not a stage", suggest(kind, [*stage_kinds(), *GRAPH_NODES], what="stages"))
+
+
 def _entry(value: Any) -> Any:
     if isinstance(value, Section):
         return value
@@ -365,11 +373,7 @@ def _entry(value: Any) -> Any:
         rest = {key: item for key, item in options.items() if key != "pool"}
         pool = {"pool": options["pool"]} if "pool" in options else {}
         return {"node": "plugin", "kind": kind, **pool, "options": rest}
-    if kind == "kv_retrieve":
-        raise mistake(
-            "kv_retrieve is no stage of its own: engines load KV when they admit a prompt", "add a `kv_store` instead"
-        )
-    raise mistake(f"{shown(kind)} is not a stage", suggest(kind, [*stage_kinds(), *GRAPH_NODES], what="stages"))
+    raise _no_stage(kind)
 
 
 Entry: TypeAlias = Annotated[
