@@ -27,7 +27,7 @@ HEAVY += ["sklearn", "starlette", "typer", "uvicorn"]
 
 # Where a distribution's import name is not its own name with underscores.
 IMPORT_NAMES = {"ruamel.yaml": "ruamel", "grpcio": "grpc", "grpcio-reflection": "grpc_reflection", "pyyaml": "yaml"}
-IMPORT_NAMES |= {"scikit-learn": "sklearn", "opentelemetry-api": "opentelemetry", "salib": "SALib"}
+IMPORT_NAMES |= {"scikit-learn": "sklearn", "opentelemetry-sdk": "opentelemetry", "salib": "SALib"}
 
 # Run in the fresh environment: what an import of the package loads, and which of its modules cannot be imported.
 PROBE = """

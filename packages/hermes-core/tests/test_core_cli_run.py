@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import json
 import signal
 import subprocess
@@ -432,3 +433,20 @@ def test_mistakes_in_python_values_have_a_path():
     with pytest.raises(InputError) as caught:
         hermes.run({"model": "m", "hardware": "d", "workload": {"rate": 8, "requests": 3}})
     assert str(caught.value.place) == "scenario (workload.rate)"
+
+
+def test_logs_go_to_what_is_stderr_now(monkeypatch):
+    structlog = pytest.importorskip("structlog")
+    from hermes_core.cli.logs import configure_logging  # noqa: PLC0415
+
+    before = structlog.get_config()
+    first, second = io.StringIO(), io.StringIO()
+    try:
+        monkeypatch.setattr("sys.stderr", first)
+        configure_logging()
+        first.close()
+        monkeypatch.setattr("sys.stderr", second)
+        structlog.get_logger("test").warning("told")
+    finally:
+        structlog.configure(**before)
+    assert "event='told'" in second.getvalue()

@@ -6,6 +6,11 @@ import sys
 import structlog
 
 
+def stderr_logger(*_: object) -> structlog.PrintLogger:
+    """Return a logger to what is stderr now: one that was replaced since may be closed."""
+    return structlog.PrintLogger(sys.stderr)
+
+
 def configure_logging(*, debug: bool = False) -> None:
     """Send structured logs to stderr as `key=value` lines; from warnings up, or everything with `debug`."""
     structlog.configure(
@@ -16,6 +21,6 @@ def configure_logging(*, debug: bool = False) -> None:
             structlog.processors.KeyValueRenderer(key_order=["level", "event"], drop_missing=True),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.WARNING),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=stderr_logger,
         cache_logger_on_first_use=False,
     )

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -159,6 +158,8 @@ def _configure_logging(form: str) -> None:
     """Send structured logs to stderr, one line each."""
     import structlog  # noqa: PLC0415
 
+    from hermes_core.cli.logs import stderr_logger  # noqa: PLC0415
+
     renderer: Any = structlog.processors.JSONRenderer()
     if form == "text":
         renderer = structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)
@@ -171,5 +172,5 @@ def _configure_logging(form: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=stderr_logger,
     )
