@@ -1,7 +1,7 @@
 """Numbers as people read them."""
 
 import math
-from typing import Final
+from typing import Final, Protocol
 
 ABSENT: Final = "-"
 """What stands where there is no number."""
@@ -54,6 +54,23 @@ def percent(share: float | None) -> str:
     if 0.9995 <= share < 1:  # noqa: PLR2004 - would read 100.0 %
         return f"{math.floor(share * 1e4) / 1e2:.2f} %"
     return f"{share:.1%}".replace("%", " %")
+
+
+class Part(Protocol):
+    """A part of a stage on the critical path."""
+
+    @property
+    def stage(self) -> str:
+        """Stage set."""
+
+    @property
+    def part(self) -> str:
+        """Part of it."""
+
+
+def stage_part(part: Part) -> str:
+    """Name a part of a stage: "decode of prefill+decode", "queue of rerank"; what it does is the stage itself."""
+    return part.stage if part.part in {"compute", "outside"} else f"{part.part} of {part.stage}"
 
 
 def _significant(value: float) -> str:

@@ -8,8 +8,8 @@ from hermes_analysis.compare import Comparison, Difference
 from hermes_analysis.metrics.details import RunDetails
 from hermes_analysis.metrics.distribution import Distribution
 from hermes_analysis.optional import optional
-from hermes_analysis.render import duration, energy, number, percent
-from hermes_analysis.summary import ClientSummary, CriticalPath, GroupSummary, PathPart, RunSummary, summary_json
+from hermes_analysis.render import duration, energy, number, percent, stage_part
+from hermes_analysis.summary import ClientSummary, CriticalPath, GroupSummary, RunSummary, summary_json
 
 __all__ = ["print_comparison", "print_details", "print_summary", "summary_json"]
 
@@ -281,11 +281,6 @@ def _path(console: Any, path: CriticalPath | None) -> None:
         share = f"{path.late_requests:,} late requests ({path.late_means})"
         text = f"{share}: most of all {duration(worst.late_excess_s)} more in {stage_part(worst)} than the others"
         console.print(_text(text))
-
-
-def stage_part(part: PathPart) -> str:
-    """Name a part of a stage: "decode of prefill+decode", "queue of rerank"."""
-    return part.stage if part.part in {"compute", "outside"} else f"{part.part} of {part.stage}"
 
 
 def _ways(console: Any, summary: RunSummary) -> None:

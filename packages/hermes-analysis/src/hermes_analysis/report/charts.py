@@ -15,12 +15,14 @@ from hermes_analysis.metrics.series import ClientSeries, Series
 from hermes_analysis.metrics.stages import StagePart
 from hermes_analysis.metrics.summarise import Prepared
 from hermes_analysis.render import duration
+from hermes_analysis.summary import CriticalPath
 
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B5A600")
 _LEVELS: Final = np.concatenate(
     [np.linspace(0, 0.9, 121), np.linspace(0.9, 0.99, 37)[1:], np.linspace(0.99, 1, 41)[1:]]
 )
 _MOST_GROUPS: Final = 6
+_MOST_LINKS: Final = 8
 _DIGITS: Final = 5
 _WIDE: Final = 8
 """An axis from some time to this many times it is logarithmic."""
@@ -42,10 +44,15 @@ class Chart:
 def all_charts(ready: Prepared, series: Series, stages: tuple[StagePart, ...]) -> list[Chart]:
     """Return the charts of a run, in the order of the page."""
     charts = [*_latency_charts(ready), *_load_charts(series), *_client_charts(series.clients, series)]
-    if series.links:
-        lines = [line(name, series.middles_s, rate, number) for number, (name, rate) in enumerate(series.links)]
-        label = "Bytes per second over each link, over time"
-        charts.append(Chart("links", "resources", "Links", label, figure_of(lines, "time, s", "bytes/s")))
+    for name, title, unit, values in (
+        ("links", "Links", "bytes/s", series.links),
+        ("link_shares", "Links, of what they can carry", "share of bandwidth", series.link_shares),
+    ):
+        if values:
+            busiest = sorted(values, key=lambda pair: -float(pair[1].sum()))[:_MOST_LINKS]
+            lines = [line(link, series.middles_s, rate, number) for number, (link, rate) in enumerate(busiest)]
+            label = f"{unit} of each link and memory, over time, by the narrowest of each transfer"
+            charts.append(Chart(name, "links", title, label, figure_of(lines, "time, s", unit)))
     if stages:
         charts.append(_stage_chart(stages))
     return charts
@@ -183,6 +190,36 @@ def _stage_chart(stages: tuple[StagePart, ...]) -> Chart:
     figure["layout"]["yaxis"]["automargin"] = True
     figure["layout"]["height"] = 120 + 28 * len(shown)
     return Chart("stages", "stages", "Where the time goes", "Share of end-to-end time by stage and part", figure)
+
+
+_PATH_COLOURS: Final = {"queue": COLOURS[5], "transfer": COLOURS[3], "compute": COLOURS[0], "outside": COLOURS[6]}
+
+
+def path_chart(path: CriticalPath) -> Chart:
+    """Return the critical path as one bar for each stage, of its parts by kind of wait."""
+    stages = list(dict.fromkeys(part.stage for part in path.parts))[::-1]
+    bars = []
+    for wait, colour in _PATH_COLOURS.items():
+        shares = [
+            sum(part.share for part in path.parts if (part.stage, part.wait) == (stage, wait)) for stage in stages
+        ]
+        if any(shares):
+            bars.append(
+                {
+                    "type": "bar",
+                    "orientation": "h",
+                    "name": wait,
+                    "x": short([share * 100 for share in shares]),
+                    "y": stages,
+                    "marker": {"color": colour},
+                    "hovertemplate": f"%{{y}}, {wait}: %{{x:.2f}} %<extra></extra>",
+                }
+            )
+    figure = figure_of(bars, "per cent of all end-to-end time", "")
+    figure["layout"] |= {"barmode": "stack", "height": 140 + 28 * len(stages)}
+    figure["layout"]["yaxis"]["automargin"] = True
+    label = "Share of end-to-end time on the critical path, by stage and kind of wait"
+    return Chart("critical_path", "path", "What requests waited for", label, figure)
 
 
 def line(name: str, x: Floats, y: Floats, number: int, *, dash: str = "solid") -> Figure:

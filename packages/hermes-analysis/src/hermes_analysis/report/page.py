@@ -13,8 +13,8 @@ from hermes_analysis.metrics.series import series
 from hermes_analysis.metrics.summarise import Prepared, summarise
 from hermes_analysis.optional import optional
 from hermes_analysis.output import write_text
-from hermes_analysis.render import duration, energy, number, percent
-from hermes_analysis.report.charts import Chart, all_charts
+from hermes_analysis.render import duration, energy, number, percent, stage_part
+from hermes_analysis.report.charts import Chart, all_charts, path_chart
 
 _MOST_ROWS = 60
 """Rows of a table in the page; what is left out is said below it."""
@@ -27,12 +27,15 @@ def report_html(run: RunRecord) -> str:
     summary = summarise(run, ready)
     more = details(run, ready)
     charts = all_charts(ready, series(run, ready.index), more.stages)
+    if summary.path is not None:
+        charts.append(path_chart(summary.path))
     return render(
         "page.html.j2",
         charts,
         title=summary.name or "run",
         summary=summary,
         details=more,
+        stage_part=stage_part,
         latencies=[
             (name, getattr(summary.total, field))
             for name, field in (
