@@ -31,8 +31,8 @@ WAITING_NEAR: Final = 0.25
 """Share of the window in which somebody waited at a client for longer than two of its steps last."""
 WAITED_OVERLOADED: Final = 0.5
 """Share of their end-to-end time that requests waited in queues: from here on for longer than they were served."""
-LEFT_OVERLOADED: Final = 0.25
-"""Time that it took to serve what was left at the last arrival, over the time of the arrivals."""
+LEFT_OVERLOADED: Final = 0.125
+"""Time until half of those were served who were there at the last arrival, over the time of the arrivals."""
 PREEMPTED_NEAR: Final = 0.01
 """Preemptions per request."""
 _SAMPLES: Final = 200
@@ -84,10 +84,11 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
     if waited > WAITED_OVERLOADED:
         states.append("overloaded")
         evidence.append(f"requests waited for {waited:.0%} of their time: for longer than they were served")
-    if drain_s > _LEAST_TIMES_E2E * typical and drain_s > LEFT_OVERLOADED * (last - begin):
+    left_s = _half_left(run, last)
+    if left_s > _LEAST_TIMES_E2E * typical and left_s > LEFT_OVERLOADED * (last - begin):
         states.append("overloaded")
         early = f"early requests take {duration(typical)}"
-        evidence.append(f"to serve what was left at the last arrival took {duration(drain_s)}; {early}")
+        evidence.append(f"half of those there at the last arrival took {duration(left_s)} more; {early}")
     waiting = [client for client in clients if client.waiting_share > WAITING_NEAR]
     if waiting:
         worst = max(waiting, key=lambda client: client.waiting_share)
@@ -123,6 +124,14 @@ def _early_e2e(e2e_s: Floats, arrival_ns: Ints) -> float:
     early = e2e_s[np.argsort(arrival_ns, kind="stable")[: max(len(e2e_s) // 10, _FEWEST // 5)]]
     early = early[~np.isnan(early)]
     return float(np.median(early)) if len(early) else float("inf")
+
+
+def _half_left(run: RunRecord, last_s: float) -> float:
+    """Return how long after the last arrival half of those there had ended; who never did ends with the run."""
+    ends = run.requests["end_ns"]
+    left = np.where(ends >= 0, ends, run.end_ns) * NS - last_s
+    left = left[left > 0]
+    return float(np.median(left)) if len(left) else 0.0
 
 
 def _waited(run: RunRecord, metrics: RequestMetrics) -> float:
