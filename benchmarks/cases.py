@@ -29,6 +29,8 @@ class Case:
     """File among the traces; empty for Poisson arrivals."""
     streamed: bool = False
     """Draw the workload inside the clock and write the record to a file."""
+    pipeline: str = ""
+    """Scenario in `benchmarks.pipelines`; empty for engines alone."""
     flows: int = 0
     """Transfers under way at a time, where it is the network alone that is measured."""
     command: Sequence[str] = ()
@@ -106,6 +108,20 @@ CASES: Final = {
         _transfers(16),
         _transfers(64),
         _transfers(256),
+        Case(
+            "rag-pipeline",
+            "embed, search, rerank, prefill and decode on 16 clients of five makes",
+            requests=50_000,
+            rate_per_s=60.0,
+            pipeline="rag",
+        ),
+        Case(
+            "agent-loop",
+            "ten rounds of model and tool for each question, sticky sessions, prefix cache, 8 H100s",
+            requests=5_000,
+            rate_per_s=6.0,
+            pipeline="agent",
+        ),
         _start("import", "import hermes_core and its public names", python("from hermes_core import run")),
         _start("help", "hermes --help", hermes("--help")),
         _start(

@@ -26,6 +26,8 @@ class Row:
     """By CPU time: on a machine that others use too, wall time is theirs as well."""
     steps_per_s: float | None = None
     """Engine steps of all clients, by CPU time."""
+    stage_jobs_per_s: float | None = None
+    """What clients and tools have done for requests, by CPU time; of pipelines alone."""
     bare_loop_ratio: float | None = None
     """CPU time for each request over that of the bare loop."""
     bare_us_per_request: float | None = None

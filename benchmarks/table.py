@@ -32,6 +32,8 @@ def notes(row: dict[str, Any]) -> str:
         told.append(f"{row['preemptions']:,} preemptions")
     if row["cached_share"]:
         told.append(f"{row['cached_share']:.0%} of prompt tokens cached")
+    if row["stage_jobs_per_s"]:
+        told.append(f"{row['stage_jobs_per_s']:,.0f} stage jobs/s")
     if row["record_mib"]:
         told.append(f"record {row['record_mib']:,.0f} MiB")
     return ", ".join(told)

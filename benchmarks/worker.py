@@ -21,6 +21,10 @@ def run_case(case: Case, repeat: int, traces: Path) -> Row:
         from benchmarks.transfers import measure_transfers  # noqa: PLC0415 - counts as setup
 
         row = measure_transfers(case.name, case.requests, case.flows, repeat)
+    elif case.pipeline:
+        from benchmarks.pipelines import measure_pipeline  # noqa: PLC0415 - counts as setup
+
+        row = measure_pipeline(case.name, case.pipeline, case.requests, case.rate_per_s, repeat)
     else:
         # What this imports counts as setup, and in the memory of commands that are started.
         from benchmarks.measure import measure  # noqa: PLC0415

@@ -38,8 +38,15 @@ class Columns:
         return self.draw()
 
 
-def poisson(requests: int, rate_per_s: float, *, held: bool = True) -> Columns:
-    """Return Poisson arrivals with prompts U(512, 1536) and outputs U(128, 384), both ends included.
+def poisson(
+    requests: int,
+    rate_per_s: float,
+    *,
+    held: bool = True,
+    prompt: tuple[int, int] = _PROMPT,
+    output: tuple[int, int] = _OUTPUT,
+) -> Columns:
+    """Return Poisson arrivals with prompts U(512, 1536) and outputs U(128, 384) unless told, both ends included.
 
     `held` draws everything now and keeps it; otherwise each batch is drawn when the simulation asks for it.
     """
@@ -52,8 +59,8 @@ def poisson(requests: int, rate_per_s: float, *, held: bool = True) -> Columns:
             gaps = np.rint(rng.exponential(NS_PER_S / rate_per_s, rows)).astype(np.int64)
             arrivals = now + np.cumsum(gaps)
             now = int(arrivals[-1])
-            prompts = rng.integers(*_PROMPT, rows, endpoint=True)
-            yield Batch(first, arrivals, prompts, rng.integers(*_OUTPUT, rows, endpoint=True))
+            prompts = rng.integers(*prompt, rows, endpoint=True)
+            yield Batch(first, arrivals, prompts, rng.integers(*output, rows, endpoint=True))
 
     if not held:
         return Columns(draw, requests)

@@ -1,10 +1,13 @@
 """Pipelines as graphs: what a lone request takes, what is conserved, and that jumping over steps changes nothing."""
 
+import gc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hermes_core.api.errors import InputError
+from hermes_core.serving.llm_pool import LlmJob
+from hermes_core.serving.pipelines.flow import Flow
 from hermes_core.serving.pipelines.luck import draw_of, unit
 from hermes_core.serving.pipelines.nodes import Branch, Choice, Loop, Parallel, Stage, Stop
 from hermes_core.serving.plan import KvTransferPlan
@@ -146,6 +149,19 @@ def test_best_of_n_shares_the_prompt():
     assert (answer["what"], answer["prompt_tokens"]) == ("decode", 210)
     assert answer["cached_tokens"] == 208, "prompt and thoughts but for the last token's block"
     assert end_to_end(ran) == thinking + llm_ns(210 - 208, 10)
+
+
+@pytest.mark.parametrize("key", ["n", "beam"])
+def test_several_answers_share_the_prompt(key):
+    size = {"kind": "uniform", "low": 5, "high": 60}
+    nodes = ["prefill", Stage("decode", options={key: 4, "tokens": size})]
+    ran = simulate(plan_of(nodes), one(prompt=160), STEPS)
+    answers = rows(ran)
+    assert sorted(answer["cached_tokens"] for answer in answers) == [0, 144, 144, 144]
+    lengths = {answer["output_tokens"] for answer in answers}
+    assert len(lengths) == (1 if key == "beam" else 4), "beams are of one length"
+    prompts = 30_000 * (160 + 3 * 16)
+    assert end_to_end(ran) == 3_000_000 * max(lengths) + prompts
 
 
 def test_thinking_before_the_answer_is_one_job():
@@ -586,3 +602,33 @@ def test_a_fresh_context_leaves_answers_out():
     jobs = [job for job in rows(ran) if job["what"] != "tool"]
     assert [job["prompt_tokens"] for job in jobs] == [100, 120, 140], "the tool's result stays, both answers go"
     assert [job["cached_tokens"] for job in jobs] == [0, 112, 96]
+
+
+def test_nothing_waits_for_the_end_of_the_run_to_be_freed():
+    """The collector of reference cycles is off while a run lasts, so what has ended must not be in one."""
+    tool = Stage("tool", options={"latency": time_of(1_000_000), "result_tokens": fixed(8)})
+    think = Stage("reason", options={"tokens": {"kind": "uniform", "low": 4, "high": 40}, "paths": 3, "vote": "first"})
+    nodes = ["embed", Parallel((("embed",), (tool,)), "first"), Loop(("prefill", "decode", tool), most=2), "prefill",
+             think, "decode"]  # fmt: skip
+    source = ScriptedSource([(i * 1_000_000_000, 32, 4) for i in range(60)])
+    gc.collect()
+    gc.disable()
+    try:
+        ran = simulate(plan_of(nodes, service_pool("gpu", "embed")), source, STEPS)
+        left = sum(isinstance(thing, Flow) for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert len(ran.table("requests")["end_ns"]) == 60
+    assert left <= 8, "a few may still be in the hands of an engine"
+
+
+def test_only_a_context_that_is_computed_again_is_told_apart():
+    """Two ways of a branch are no second look at one context: no identity, nothing kept in the prefix cache."""
+    ways = Branch((Choice("a", ("prefill", "decode"), 0.5), Choice("b", ("prefill", "decode"), 0.5)))
+    ran = simulate(plan_of([ways]), one(), STEPS)
+    assert [op.revisited for op in ran.simulation.assembly.programs[0].ops if isinstance(op, LlmJob)] == [False, False]
+    again = simulate(plan_of(["prefill", "decode", ways]), one(), STEPS)
+    jobs = [op.revisited for op in again.simulation.assembly.programs[0].ops if isinstance(op, LlmJob)]
+    assert jobs == [True, False, False]
+    loop = simulate(plan_of([Loop(("prefill", "decode"), most=2)]), one(), STEPS)
+    assert [op.revisited for op in loop.simulation.assembly.programs[0].ops if isinstance(op, LlmJob)] == [True]

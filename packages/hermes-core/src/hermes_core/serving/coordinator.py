@@ -172,7 +172,7 @@ class Coordinator:
         if program.graph:
             flow = request.flow
             if flow is None:
-                request.flow = flow = Flow(request)
+                request.flow = flow = Flow(request.request_id)
                 flow.luck = request.luck or mix(self._seed, request.request_id)
         program.ops[0].begin(request, now)
         if self._impatient and program.patience is not None and request.task is not None:
@@ -193,7 +193,7 @@ class Coordinator:
     def turn_away(self, request: Request, stage_set: int, patience: Patience | None, now: Nanos) -> None:
         """Shed a request at the door; it may try again."""
         again_ns = None
-        if patience is not None and (request.flow is None or request.flow.root is request):
+        if patience is not None and (request.flow is None or request.flow.root is None):
             again_ns = patience.retry_at(request, now)
         if again_ns is None:
             self.refuse(request, stage_set, now, SHED)
@@ -223,7 +223,7 @@ class Coordinator:
         flow = request.flow
         if flow is not None:
             request.prompt_tokens -= flow.grown_tokens
-            request.flow = anew = Flow(request)
+            request.flow = anew = Flow(request.request_id)
             anew.luck = request.luck or mix(self._seed, request.request_id)
             anew.jobs, anew.segments = flow.jobs, flow.segments
             if request.segments is not None:

@@ -168,6 +168,7 @@ class LlmJob:
         "_prompt",
         "_thinking",
         "answers",
+        "beam",
         "continues",
         "decodes",
         "earlier_tokens",
@@ -193,6 +194,7 @@ class LlmJob:
         prompt: Draw | None = None,
         output: Draw | None = None,
         quality: float = 0.0,
+        beam: bool = False,
     ) -> None:
         self.pool = pool
         self.stage_set = stage_set
@@ -212,6 +214,8 @@ class LlmJob:
         """Tokens to generate; None for those of the request."""
         self.quality = quality
         """Probability that its answer is good."""
+        self.beam = beam
+        """Whether all paths of a request generate equally many tokens, as the beams of a search do."""
         self.continues = False
         """Whether the context goes on with what was answered before."""
         self.fresh = False
@@ -282,6 +286,9 @@ class LlmJob:
             seq.position = flow.begin_job()
             if self._prompt is not None:
                 seq.segments = None
+            if self.revisited:
+                # Each answer is another text.
+                seq.output_segment = flow.new_segment()
         if self._other_output:
             seq.output_segment = -1
         if not self.prefills:
@@ -304,8 +311,6 @@ class LlmJob:
         if flow is not None:
             if self.revisited:
                 identify(request, flow)
-                # Each answer is another text.
-                request.output_segment = flow.new_segment()
             if self.continues:
                 absorb_answer(request, flow)
             elif self.fresh:
@@ -314,7 +319,8 @@ class LlmJob:
         if self._output is None:
             output = request.output_tokens if self.answers or self._thinking is False else 0
         else:
-            output = self._output(unit(mix(luck, 1), self._place))
+            drawn = flow.root.luck if self.beam and flow is not None and flow.root is not None else luck
+            output = self._output(unit(mix(drawn, 1), self._place))
         if self._thinking is True:
             output += request.reasoning_tokens
         elif self._thinking is not False:

@@ -108,11 +108,11 @@ class Builder:
         pools = [self.pools[self.pool_name(stage)] for stage in stages_of(nodes) if stage.kind in LLM_STAGES]
         patient = (pool.patience for pool in pools if isinstance(pool, LlmPool))
         program.patience = next((patience for patience in patient if patience is not None), None)
-        again = len(self._llm_jobs) - sum(not job.decodes for job in self._llm_jobs) > 1 or any(
-            isinstance(op, LoopEnd) for op in program.ops
-        )
+        followed = _followed(program.ops)
+        for place, op in enumerate(program.ops):
+            if isinstance(op, LlmJob):
+                op.revisited = followed[place]
         for job in self._llm_jobs:
-            job.revisited = again
             job.settle(graph=program.graph)
         return program
 
@@ -210,7 +210,7 @@ class Builder:
         options = {stage.kind: stage.options for stage in group}
         thinking = options.get("reason")
         decoding = options.get("decode", {})
-        paths, wait = int(decoding.get("n", 1)), "all"
+        paths, wait = int(decoding.get("beam") or decoding.get("n", 1)), "all"
         apart = thinking is not None and _apart(group[kinds.index("reason")])
         if thinking is not None and apart:
             paths, wait = int(thinking.get("paths", 1)), str(thinking.get("vote", "all"))
@@ -250,6 +250,7 @@ class Builder:
             prompt=_draw(options.get("prefill", {}).get("prompt")),
             output=_draw(decoding.get("tokens")),
             quality=float(decoding.get("quality", 0.0)),
+            beam=bool(decoding.get("beam")),
         )
         context = options.get("prefill", {}).get("context")
         job.continues = context == "continue" if context else bool(self._in_loop or self._thought or apart)
@@ -277,6 +278,33 @@ class _Together:
         if not number:
             self._client = self._pool.router.pick(request, self._pool.load)
         return self._client
+
+
+def _followed(ops: Sequence[Op]) -> list[bool]:
+    """Return, for each place, whether an engine may compute the same context later on the way from there."""
+    ways = [_ways(op, place) for place, op in enumerate(ops)]
+    computes = [isinstance(op, LlmJob) and op.prefills for op in ops]
+    found = [False] * len(ops)
+    changed = True
+    while changed:
+        changed = False
+        for place in reversed(range(len(ops))):
+            if not found[place] and any(computes[to] or found[to] for to in ways[place]):
+                found[place] = changed = True
+    return found
+
+
+def _ways(op: Op, place: int) -> list[int]:
+    """Return where requests may go from a place. From a join they go on after the last path: further, at least."""
+    if isinstance(op, Choose):
+        return op.targets
+    if isinstance(op, Jump):
+        return [op.target]
+    if isinstance(op, Fork):
+        return [*op.starts, op.after]
+    if isinstance(op, LoopEnd):
+        return [op.back, place + 1]
+    return [] if isinstance(op, End) or getattr(op, "last", False) else [place + 1]
 
 
 def needed(wait: str, ways: int) -> int:

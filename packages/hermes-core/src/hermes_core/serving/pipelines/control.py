@@ -103,12 +103,13 @@ class Choose:
 class LoopEnd:
     """Goes back to the beginning of a loop, or on."""
 
-    __slots__ = ("_back", "_coordinator", "_most", "_place", "_probability")
+    __slots__ = ("_coordinator", "_most", "_place", "_probability", "back")
 
     def __init__(self, coordinator: "Coordinator", place: int, back: int, most: int, probability: float) -> None:
         self._coordinator = coordinator
         self._place = place
-        self._back = back
+        self.back = back
+        """Where the next round begins."""
         self._most = most
         self._probability = probability
 
@@ -119,7 +120,7 @@ class LoopEnd:
             flow.rounds[self._place] = done
             # Every draw of the next round is another one.
             flow.luck = mix(flow.luck, self._place)
-            self._coordinator.go(request, self._back, now)
+            self._coordinator.go(request, self.back, now)
         else:
             self._coordinator.proceed(request, now)
 
@@ -180,7 +181,7 @@ class Fork:
         for number in range(len(self.starts)):
             path = request.path()
             path.handover = handover
-            path.flow = own = Flow(flow.root)
+            path.flow = own = Flow(flow.request_id, flow.root or flow)
             own.luck = mix(mix(flow.luck, self._place), number)
             own.job = flow.job
             own.grown_tokens, own.absorbed = flow.grown_tokens, flow.absorbed
@@ -273,6 +274,8 @@ class Gathering:
                 given = max(given, task.job.stop(task, now, status))
                 path.task = None
             self.job.forget_kv(path, now)
+            # Nobody comes to the join any more; a cycle of references would keep them all.
+            flow_of(path).gathering = None
         return given
 
 

@@ -31,14 +31,17 @@ class Flow:
         "path",
         "pinned",
         "quality",
+        "request_id",
         "root",
         "rounds",
         "segments",
     )
 
-    def __init__(self, root: "Request") -> None:
+    def __init__(self, request_id: int, root: "Flow | None" = None) -> None:
+        self.request_id = request_id
         self.root = root
-        """The request itself; what counts for all its paths is kept at its flow."""
+        """Flow of the request itself, for its paths: what counts for all of them is kept there. (The flow and not the
+        request, which would be a cycle of references: memory would wait for the end of the run.)"""
         self.luck = 0
         """What it draws from; another number in each round of a loop and on each path of a fork."""
         self.jobs = 0
@@ -73,9 +76,7 @@ class Flow:
 
     def begin_job(self) -> int:
         """Return the number of the job that begins now."""
-        root = self.root.flow
-        if root is None:
-            raise AssertionError("the root of a flow has one")
+        root = self.root or self
         self.after = self.job
         self.job = root.jobs
         root.jobs += 1
@@ -83,11 +84,9 @@ class Flow:
 
     def new_segment(self) -> int:
         """Return the number of a segment that no other request has."""
-        root = self.root.flow
-        if root is None:
-            raise AssertionError("the root of a flow has one")
+        root = self.root or self
         root.segments += 1
-        return _PRIVATE - self.root.request_id * _SEGMENTS_EACH - root.segments
+        return _PRIVATE - root.request_id * _SEGMENTS_EACH - root.segments
 
 
 def identify(request: "Request", flow: Flow) -> None:

@@ -22,6 +22,15 @@ def result(tokens: Draw) -> Growth:
     return grow
 
 
+def text_of(tokens: int) -> Growth:
+    """Return what adds a text that nobody else has, always as long."""
+
+    def grow(request: Request, flow: Flow, luck: float) -> None:  # noqa: ARG001 - the same for all
+        extend(request, flow, flow.new_segment(), tokens)
+
+    return grow
+
+
 def texts(count: Draw, tokens: Draw, which: Draw | None = None) -> Growth:
     """Return what a retrieval adds: `count` texts of `tokens` each.
 

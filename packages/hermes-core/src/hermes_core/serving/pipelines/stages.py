@@ -6,8 +6,8 @@ from typing import Any
 from hermes_core.serving.pipelines.build import Builder
 from hermes_core.serving.pipelines.control import Extend, Growth
 from hermes_core.serving.pipelines.flow import Flow
-from hermes_core.serving.pipelines.growth import result, texts
-from hermes_core.serving.pipelines.luck import Draw, draw_of, unit
+from hermes_core.serving.pipelines.growth import result, text_of, texts
+from hermes_core.serving.pipelines.luck import Draw, always, draw_of, unit
 from hermes_core.serving.pipelines.nodes import Stage
 from hermes_core.serving.request import Request
 from hermes_core.serving.service_pool import Counts, ServiceJob, Wait
@@ -37,7 +37,7 @@ def retrieve(stage: Stage, builder: Builder) -> None:
     k = int(stage.options.get("k", 10))
     grow = None
     if "tokens_per_document" in stage.options:
-        grow = texts(lambda u: k, draw_of(stage.options["tokens_per_document"]), _corpus(stage.options))  # noqa: ARG005
+        grow = _documents(k, stage.options)
 
     def counts(request: Request, flow: Flow, place: int) -> tuple[int, int, int]:  # noqa: ARG001
         return 1, k, 0
@@ -57,10 +57,11 @@ def rerank(stage: Stage, builder: Builder) -> None:
     documents = int(stage.options["documents"])
     keep = int(stage.options["keep"])
     length = draw_of(stage.options["tokens_per_document"])
-    grow = texts(lambda u: keep, length, _corpus(stage.options))  # noqa: ARG005
+    grow = _documents(keep, stage.options)
+    same = always(stage.options["tokens_per_document"])
 
     def counts(request: Request, flow: Flow, place: int) -> tuple[int, int, int]:
-        each = request.prompt_tokens - flow.grown_tokens + length(unit(flow.luck, place))
+        each = request.prompt_tokens - flow.grown_tokens + (same or length(unit(flow.luck, place)))
         return documents, documents * each, documents * each * each
 
     _serve(stage, builder, counts, grow)
@@ -124,6 +125,15 @@ def _serve(
 
 def _draw(options: Mapping[str, Any], key: str) -> Draw | None:
     return draw_of(options[key]) if options.get(key) is not None else None
+
+
+def _documents(count: int, options: Mapping[str, Any]) -> Growth:
+    """Return what adds `count` documents to the context."""
+    size, corpus = options["tokens_per_document"], _corpus(options)
+    same = always(size)
+    if same is not None and corpus is None:
+        return text_of(count * same)
+    return texts(lambda u: count, draw_of(size), corpus)  # noqa: ARG005
 
 
 def _corpus(options: Mapping[str, Any]) -> Draw | None:
