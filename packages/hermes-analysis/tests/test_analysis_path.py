@@ -1,7 +1,10 @@
 """Pipelines as graphs: whose tokens the user sees, what a request waited for, and who pays; worked out by hand."""
 
+from io import BytesIO, StringIO
+
 import numpy as np
 import pytest
+from hermes_analysis.export import build_timeline, write_table
 from hermes_analysis.metrics import summarise
 from hermes_analysis.metrics.details import details
 from hermes_analysis.metrics.jobs import Jobs
@@ -10,6 +13,7 @@ from hermes_analysis.metrics.requests import window_of
 from hermes_analysis.metrics.series import series
 from hermes_analysis.metrics.stages import stage_breakdown
 from hermes_analysis.metrics.steps import StepIndex
+from hermes_analysis.terminal import print_summary
 from hermes_analysis.testing import make_record
 from hermes_proto.core.v1 import run_record_pb2 as rr
 from hypothesis import given
@@ -303,3 +307,110 @@ def test_critical_paths_partition_end_to_end_time(made, random):
         begin, end = spans.begin_ns[mine][order], spans.end_ns[mine][order]
         assert (begin[0], end[-1]) == (request["arrival_ns"], request["end_ns"])
         assert begin[1:].tolist() == end[:-1].tolist()
+
+
+def test_a_timeline_has_workers_what_is_outside_and_links():
+    batches = [
+        {"client": 0, "first_step": i, "start_ns": i * S, "t0_fs": 2 * S_FS, "prefill_seqs": i + 1} for i in range(2)
+    ]
+    timeline = build_timeline(graph(steps=batches))
+    names = {track.number: f"{timeline.groups[track.group - 1]}: {track.name}" for track in timeline.tracks}
+    shown = {(names[piece.track], piece.name) for piece in timeline.slices}
+    assert ("cpu/0: worker 0", "batch of 1") in shown
+    assert ("cpu/0: worker 1", "batch of 2") in shown
+    assert ("outside: wait 0", "tool 0") in shown
+    assert ("links: nic 0", "llm/0 to llm/0") in shown
+    counters = {name: [] for name in names.values()}
+    for track, time, value in timeline.counters:
+        counters[names[track]].append((time // S, value))
+    assert counters["cpu/0: jobs in batches"] == [(0, 1), (1, 3), (2, 2), (3, 0)]
+    assert counters["links: nic: transfers under way"] == [(0, 1), (0, 0), (10, 1), (11, 0)]
+    flows = {piece.flow for piece in timeline.slices if piece.name in {"tool 0", "request 0", "llm/0 to llm/0"}}
+    assert flows == {1}, "arrows lead through all that a request does"
+
+
+def test_critical_paths_are_a_table():
+    out = BytesIO()
+    write_table(graph(), "critical_path", out, kind="csv")
+    lines = out.getvalue().decode().splitlines()
+    assert lines[0] == "request_id,stage,client,part,wait,begin_ns,end_ns"
+    assert lines[1] == "0,embed,cpu/0,handover,transfer,0,500000000"
+    assert lines[-1] == f"0,postprocess,cpu/0,delivery,outside,{15 * S},{16 * S}"
+    pq = pytest.importorskip("pyarrow.parquet")
+    out = BytesIO()
+    write_table(graph(), "critical_path", out, kind="parquet")
+    out.seek(0)
+    assert pq.read_table(out).num_rows == len(lines) - 1
+
+
+def printed(run):
+    out = StringIO()
+    print_summary(summarise(run), file=out, width=200)
+    return out.getvalue()
+
+
+def test_the_screen_says_what_requests_waited_for_and_which_way_they_went():
+    trailer = rr.RunTrailer(
+        end_ns=20 * S,
+        pipelines=[rr.PipelineTotals(finished=1, quality=0.5)],
+        branches=[rr.BranchTotals(ways=["small", "large"], requests=[3, 1])],
+        links=[rr.LinkTotals(bandwidth_bytes_per_s=100, bytes=500, busy_ns=8 * S, transfers=2)],
+        memories=[rr.MemoryTotals(name="dram/0", tier="dram", capacity_bytes=10**9, asked_tokens=10, hit_tokens=4)],
+        fleet=rr.FleetTotals(started=3, stopped=2, retried=1),
+    )
+    text = printed(graph(trailer=trailer))
+    assert "mostly tool 18.8 %" in text
+    assert "50.0 % of answers are good" in text
+    assert "small 75.0 %, large 25.0 % of 4" in text
+    assert "fleet: 3 started, 2 stopped" in text
+    assert "nic" in text
+    assert "dram" in text
+    assert "40.0 %" in text
+
+
+def test_a_run_that_serves_nobody_names_the_limit():
+    found = [{"severity": 2, "summary": "2 requests were dropped: longer than the context window (128 tokens)"}]
+    requests = [{"request_id": i, "status": rr.REQUEST_STATUS_DROPPED, "first_token_ns": -1} for i in range(2)]
+    trailer = rr.RunTrailer(end_ns=S, arrived=2, requests=2, diagnostics=found)
+    text = printed(make_record(requests=requests, trailer=trailer))
+    assert "ALL REQUESTS WERE DROPPED: 2 requests were dropped: longer than the context window" in text
+
+
+def queue_of(arrivals_s, service_s, servers):
+    """Requests that wait for a free one of several servers, with their jobs."""
+    free, requests, jobs = [0.0] * servers, [], []
+    for number, arrival in enumerate(arrivals_s):
+        place = min(range(servers), key=free.__getitem__)
+        start = max(free[place], arrival)
+        free[place] = end = start + service_s
+        times = {"arrival_ns": int(arrival * S), "first_token_ns": int(end * S), "end_ns": int(end * S)}
+        requests.append({"request_id": number} | times)
+        jobs.append(job(0, 0, 1, arrival, start, end, after=NONE) | {"request_id": number})
+    end_ns = max(row["end_ns"] for row in requests)
+    return make_record(requests=requests, stage_jobs=jobs, stage_sets=SETS, clients=CLIENTS, end_ns=end_ns)
+
+
+def arrivals(rates, each_s=100):
+    rng = np.random.Generator(np.random.PCG64(2))
+    times, at = [], 0.0
+    for place, rate in enumerate(rates):
+        while at < (place + 1) * each_s:
+            at += rng.exponential(1 / rate)
+            times.append(at)
+    return times
+
+
+def test_traffic_that_grows_is_no_overload():
+    verdict = summarise(queue_of(arrivals([2, 3, 4, 5, 6, 7]), 1.0, 40)).verdict
+    assert verdict.state == "stable", verdict.evidence
+
+
+def test_an_overload_that_passes_is_one():
+    verdict = summarise(queue_of(arrivals([1, 9, 9, 9, 1, 1]), 1.0, 4)).verdict
+    assert verdict.state == "overloaded", verdict.evidence
+    assert any("for longer than they were served" in text for text in verdict.evidence)
+
+
+def test_what_is_left_at_the_end_counts():
+    verdict = summarise(queue_of(arrivals([2, 2, 2, 2, 20]), 1.0, 8)).verdict
+    assert verdict.state == "overloaded", verdict.evidence

@@ -28,6 +28,7 @@ class TableName(StrEnum):
     stage_jobs = "stage_jobs"
     steps = "steps"
     transfers = "transfers"
+    critical_path = "critical_path"
 
 
 class Format(StrEnum):

@@ -11,6 +11,8 @@ from hermes_proto.core.v1 import run_record_pb2 as rr
 from numpy.typing import NDArray
 
 from hermes_analysis.load import RunRecord
+from hermes_analysis.metrics.jobs import Jobs
+from hermes_analysis.metrics.path import critical_spans
 from hermes_analysis.metrics.requests import status_name
 from hermes_analysis.optional import optional
 from hermes_analysis.tables import Array
@@ -18,6 +20,8 @@ from hermes_analysis.tables import Array
 _BLOCK: Final = 100_000
 """Rows formatted at once."""
 _STATUSES: Final = tuple(status_name(number) for number in range(256))
+CRITICAL_PATH: Final = "critical_path"
+"""A table that is computed: what each finished request waited for, span by span."""
 _QUOTED: Final = (",", '"', "\n", "\r")
 
 
@@ -57,7 +61,9 @@ def named_columns(run: RunRecord, table: str) -> dict[str, Array]:
 
 def write_table(run: RunRecord, table: str, stream: BinaryIO, *, kind: str) -> None:
     """Write a table as "csv" or "parquet" to a binary stream. Raises MissingExtraError for Parquet without pyarrow."""
-    if kind == "parquet":
+    if table == CRITICAL_PATH:
+        _write_path(run, stream, kind=kind)
+    elif kind == "parquet":
         _write_parquet(run, table, stream)
     else:
         _write_csv(run, table, stream)
@@ -79,6 +85,23 @@ def _write_csv(run: RunRecord, table: str, stream: BinaryIO) -> None:
                 texts.append(list(map(str, part.tolist())))
         lines = "\n".join(map(",".join, zip(*texts, strict=True)))
         stream.write(lines.encode() + b"\n")
+
+
+def _write_path(run: RunRecord, stream: BinaryIO, *, kind: str) -> None:
+    """Write the spans of the critical paths of all finished requests, by request and time."""
+    spans = critical_spans(run, Jobs.of(run), np.ones(run.requests.rows, dtype=bool))
+    real = np.flatnonzero(spans.end_ns > spans.begin_ns)
+    real = real[np.lexsort((spans.begin_ns[real], spans.request[real]))]
+    columns = {name: values[real] for name, values in spans.columns()}
+    if kind == "parquet":
+        pa = optional("pyarrow", "Parquet", "tables")
+        table = pa.table({name: pa.array(values) for name, values in columns.items()})
+        optional("pyarrow.parquet", "Parquet", "tables").write_table(table, stream, compression="zstd")
+        return
+    stream.write((",".join(columns) + "\n").encode())
+    for begin in range(0, len(real), _BLOCK):
+        texts = [map(_quote, map(str, values[begin : begin + _BLOCK].tolist())) for values in columns.values()]
+        stream.write("\n".join(map(",".join, zip(*texts, strict=True))).encode() + b"\n")
 
 
 def _quote(text: str) -> str:

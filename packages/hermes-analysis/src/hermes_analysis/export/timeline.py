@@ -143,9 +143,18 @@ def _clients(run: RunRecord, timeline: Timeline, chosen: Ints, most_step_slices:
     shown = shown[np.argsort(jobs["enqueue_ns"][shown], kind="stable")]
     for number, info in enumerate(infos):
         group = timeline.group(info.name)
-        _steps(run, index, timeline, group, range(bounds[number], bounds[number + 1], every))
+        rows = range(bounds[number], bounds[number + 1], every)
+        if info.workers:
+            _batches(run, index, timeline, group, rows)
+        else:
+            _steps(run, index, timeline, group, rows)
         lanes = _Lanes(timeline, group, "slot")
         for row in shown[jobs["client"][shown] == number].tolist():
+            timeline.slices.extend(_job(run, lanes, row))
+    elsewhere = shown[jobs["client"][shown] >= len(infos)]
+    if len(elsewhere):
+        lanes = _Lanes(timeline, timeline.group("outside"), "wait")
+        for row in elsewhere.tolist():
             timeline.slices.extend(_job(run, lanes, row))
 
 
@@ -179,6 +188,38 @@ def _steps(run: RunRecord, index: StepIndex, timeline: Timeline, group: int, row
     timeline.counters.extend((number, end, 0) for name, number in tracks.items() if name != "KV blocks")
 
 
+def _batches(run: RunRecord, index: StepIndex, timeline: Timeline, group: int, rows: range) -> None:
+    """Add the batches of a client of service stages as slices, in a lane for each worker, and its counters."""
+    if not len(rows):
+        return
+    every = rows.step  # of batches that overlap, several cannot be one slice: one in so many is shown
+    order = np.arange(rows.start, rows.stop)
+    order = order[np.argsort(index.start_ns[order], kind="stable")][::every]
+    lanes = _Lanes(timeline, group, "worker")
+    under_way = timeline.track(group, "jobs in batches", counter=True)
+    waiting = timeline.track(group, "waiting requests", counter=True)
+    changes: list[tuple[int, int]] = []
+    for row in order.tolist():
+        begin, end = int(index.start_ns[row]), int(index.start_ns[row]) + int(index.duration_fs[row]) // 1_000_000
+        jobs = int(run.steps["prefill_seqs"][row])
+        args = (("jobs", jobs), ("tokens", int(run.steps["prefill_tokens"][row])))
+        timeline.slices.append(Slice(lanes.take(begin, end), begin, end, f"batch of {jobs}", args=args))
+        changes += [(begin, jobs), (end, -jobs)]
+        timeline.counters.append((waiting, end, int(run.steps["waiting"][row])))
+    _counted(timeline, under_way, changes)
+
+
+def _counted(timeline: Timeline, track: int, changes: list[tuple[int, int]]) -> None:
+    """Add a counter that changes at times by amounts, one value a time."""
+    value, last = 0, -1
+    for time, amount in sorted(changes):
+        if time != last and last >= 0:
+            timeline.counters.append((track, last, value))
+        value, last = value + amount, time
+    if last >= 0:
+        timeline.counters.append((track, last, value))
+
+
 def _job(run: RunRecord, lanes: _Lanes, row: int) -> Iterator[Slice]:
     """Yield the slices of a stage job, in one lane: waiting, then prefill and decode, or whatever it does."""
     jobs = run.stage_jobs
@@ -210,7 +251,7 @@ def _job(run: RunRecord, lanes: _Lanes, row: int) -> Iterator[Slice]:
 
 
 def _links(run: RunRecord, timeline: Timeline) -> None:
-    """Add a group with the transfers over each link."""
+    """Add a group with the transfers over each link (or memory of a KV store), and how many are under way there."""
     transfers = run.transfers
     if not transfers.rows:
         return
@@ -220,6 +261,7 @@ def _links(run: RunRecord, timeline: Timeline) -> None:
         timeline.notes.append(f"one in {every} of {transfers.rows} transfers")
     rows = np.argsort(transfers["start_ns"], kind="stable")[::every]
     lanes: dict[int, _Lanes] = {}
+    changes: dict[int, list[tuple[int, int]]] = {}
     clients = [client.name for client in run.manifest.clients]
     for row in rows.tolist():
         number = int(transfers["link"][row])
@@ -230,4 +272,9 @@ def _links(run: RunRecord, timeline: Timeline) -> None:
         ends = (int(transfers[side][row]) for side in ("source", "destination"))
         source, destination = (clients[place] if place < len(clients) else "outside" for place in ends)
         args = (("bytes", int(transfers["bytes"][row])), ("request", int(transfers["request_id"][row])))
-        timeline.slices.append(Slice(lane.take(begin, end), begin, end, f"{source} to {destination}", 0, args))
+        flow = int(transfers["request_id"][row]) + 1
+        timeline.slices.append(Slice(lane.take(begin, end), begin, end, f"{source} to {destination}", flow, args))
+        changes.setdefault(number, []).extend([(begin, 1), (end, -1)])
+    for number, moves in changes.items():
+        name = run.manifest.links[number] if number < len(run.manifest.links) else f"link {number}"
+        _counted(timeline, timeline.track(group, f"{name}: transfers under way", counter=True), moves)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, Final
 
+from hermes_analysis.simulator import refusal
+
 FIGURES: Final = "hermes.device_figures"
 """Entry-point group. The entry `default` is called with a device's name and returns its figures."""
 _FREE_HOST: Final = (
@@ -55,7 +57,12 @@ def _devices(resolved: Mapping[str, Any]) -> Iterator[Relaxation]:
             joined[hardware["device"]] = joined.get(hardware["device"], False) or several
     written = resolved.get("devices") or {}
     for device, several in joined.items():
-        sheet = sheet_of(device, written.get(device))
+        try:
+            sheet = sheet_of(device, written.get(device))
+        except Exception as error:
+            if refusal(error) is None:
+                raise
+            continue  # its figures are known to the service that prices it
         at = f'devices."{device}"'
         parts = {
             "compute": ("flops", {name: rate / 1e12 for name, rate in sheet["flops"].items()}, "TFLOP/s"),

@@ -1,0 +1,174 @@
+"""Several seeds and what-if: bands, differences beyond chance, a bottleneck by name; with a simulator made for it."""
+
+import json
+
+import numpy as np
+import pytest
+from hermes_analysis import simulator
+from hermes_analysis.errors import AnalysisError, OutputError
+from hermes_analysis.replicates import is_replicates, read_replicates
+from hermes_analysis.replicates import tasks as replicated
+from hermes_analysis.replicates.comparing import differences
+from hermes_analysis.replicates.folder import run_replicates
+from hermes_analysis.replicates.terminal import differences_text, replicates_text
+from hermes_analysis.simulator import SimulationError
+from hermes_analysis.testing import make_chunks
+from hermes_analysis.whatif import relaxations, what_if
+from hermes_analysis.whatif.terminal import values_of, what_if_text
+
+MS = 1_000_000
+
+
+class RefusedError(ValueError):
+    """What a simulator says of a scenario that it does not take."""
+
+    exit_code = 2
+
+
+class Toy:
+    """A simulator whose requests take 90 ms over the number of clients, 10 ms of host, and some chance."""
+
+    def read(self, scenario, sets=()):
+        return {**scenario, "sets": [*scenario.get("sets", []), *sets]}
+
+    def values(self, scenario):
+        return scenario
+
+    def resolved(self, scenario, sets=(), seed=None):
+        pool = {"clients": 1, "stages": ["prefill", "decode"], "engine": {"max_num_seqs": 8}}
+        return {"name": "toy", "pools": {"llm": pool}}
+
+    def run(self, scenario, sets=(), seed=None):
+        said = dict(part.split("=", 1) for part in [*scenario["sets"], *sets])
+        if "engine.max_num_seqs" in said:
+            raise RefusedError("engine.max_num_seqs: more than the memory holds")
+        clients = int(said.get("replicas", 1))
+        host = 0 if "engine.host_base" in said else 10 * MS
+        rng = np.random.Generator(np.random.PCG64(seed))
+        ends = 90 * MS // clients + host + rng.integers(0, 5 * MS, 50)
+        requests = [
+            {"request_id": i, "arrival_ns": i, "first_token_ns": i + int(end) // 2, "end_ns": i + int(end)}
+            for i, end in enumerate(ends)
+        ]
+        return make_chunks(requests=requests, end_ns=int(ends.max()) + 100)
+
+    def outlook(self, scenario, sets=(), seed=None):
+        return None
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    made = Toy()
+    monkeypatch.setattr(simulator, "_session", lambda name: made)
+
+
+def test_what_if_names_what_helps_most():
+    answer = what_if({}, (1, 2, 3))
+    assert [effect.name for effect in answer.effects] == ["llm: one more client", "llm: no host overhead"]
+    best = answer.bottleneck
+    assert best.name == "llm: one more client"
+    # 45 of some 102 ms, on the very same traffic: the interval is narrow.
+    assert best.gain.mean == pytest.approx(45 / 102.5, rel=0.02)
+    assert best.sure
+    assert best.gain.half_width < 0.01
+    assert [effect.name for effect in answer.refused] == ["llm: twice max_num_seqs"]
+    text = what_if_text(answer)
+    assert "bottleneck: llm: one more client (+4" in text
+    assert "not run: llm: twice max_num_seqs: engine.max_num_seqs: more than the memory holds" in text
+    values = json.loads(json.dumps(values_of(answer)))
+    assert values["bottleneck"] == best.name
+    assert values["effects"][0]["sets"] == ["replicas=2"]
+
+
+def test_what_if_with_one_seed_has_no_interval():
+    answer = what_if({}, (1,), only=("host",))
+    assert answer.bottleneck.sure is None
+    assert [effect.name for effect in answer.effects] == ["llm: no host overhead"]
+
+
+def test_what_changes_nothing_is_no_bottleneck():
+    answer = what_if({}, (1, 2), metric="requests", only=("host",))
+    assert answer.bottleneck is None
+    assert "nothing that was relaxed alone" in what_if_text(answer)
+
+
+def test_what_if_says_what_it_cannot_do():
+    with pytest.raises(AnalysisError, match="there is: llm: one more client"):
+        what_if({}, (1,), only=("moon",))
+    with pytest.raises(AnalysisError, match="no metric 'speed'"):
+        what_if({}, (1,), metric="speed")
+    with pytest.raises(SimulationError, match="more than the memory holds"):
+        what_if({}, (1,), sets=("engine.max_num_seqs=9",))
+
+
+def test_pools_links_and_tiers_are_relaxed_by_their_paths():
+    pool = {"clients": 2, "stages": ["decode"], "kv_transfer": {"bandwidth_bytes_per_s": 5e10}}
+    engine = {"max_num_seqs": 64, "max_num_batched_tokens": 512}
+    written = {"pools": {"a": {}, "b": {}}, "kv_store": {"tiers": [{"name": "dram"}]}}
+    resolved = {
+        "pools": {
+            "a": pool | {"engine": engine, "hardware": {"device": "gpu"}},
+            "b": {"clients": 3, "stages": ["tool"], "autoscale": {"most": 4}},
+        },
+        "kv_store": {"tiers": [{"name": "dram", "capacity_bytes": 10**12, "bandwidth_bytes_per_s": 2e11}]},
+    }
+    sets = {one.name: one.sets for one in relaxations(written, resolved) if not one.name.startswith("gpu")}
+    assert sets["a: one more client"] == ("pools.a.clients=3",)
+    assert "b: one more client" not in sets, "its autoscaler decides"
+    assert sets["a: KV comes twice as fast"] == ("pools.a.kv_transfer.bandwidth=100 GB/s",)
+    assert sets["a: twice max_num_batched_tokens"] == ("pools.a.engine.max_num_batched_tokens=1024",)
+    assert sets["KV tier dram: twice the capacity"] == ("kv_store.tiers[0].capacity=2000 GB",)
+    assert sets["KV tier dram: twice the bandwidth"] == ("kv_store.tiers[0].bandwidth=400 GB/s",)
+
+
+def test_several_seeds_are_kept_and_read_again(tmp_path):
+    out = tmp_path / "runs"
+    runs = run_replicates({}, (1, 2, 3), out=out)
+    assert is_replicates(out)
+    again = read_replicates(out)
+    assert again.seeds == (1, 2, 3)
+    assert again.metrics["e2e.mean"] == runs.metrics["e2e.mean"]
+    assert 0.1 < runs.metrics["e2e.mean"].mean < 0.105
+    text = replicates_text(runs)
+    assert text.startswith("toy: 3 seeds (1, 2, 3)")
+    assert "e2e.mean" in text
+    with pytest.raises(OutputError, match="not an empty folder"):
+        run_replicates({}, (1,), out=out)
+
+
+def test_differences_are_seed_by_seed_where_seeds_are_the_same():
+    slow, fast = run_replicates({}, (1, 2, 3)), run_replicates({}, (1, 2, 3), sets=("engine.host_base=0 ns",))
+    found = {one.metric: one for one in differences(slow, fast, {"e2e.mean": 0.01})}
+    e2e = found["e2e.mean"]
+    assert e2e.difference.mean == pytest.approx(-0.010)
+    assert e2e.difference.half_width < 1e-9, "the same traffic: nothing is left to chance"
+    assert e2e.sure
+    assert not e2e.worse
+    worse = {one.metric: one for one in differences(fast, slow, {"e2e.mean": 0.01})}["e2e.mean"]
+    assert worse.broken
+    other = run_replicates({}, (4, 5, 6))
+    chance = {one.metric: one for one in differences(slow, other)}["e2e.mean"]
+    assert chance.sure is False
+    assert "~" in differences_text(["slow", "other"], slow, [differences(slow, other)])
+
+
+def test_report_and_compare_of_folders(tmp_path, capsys):
+    for name, sets in (("a", ()), ("b", ("engine.host_base=0 ns",))):
+        replicated.replicate({}, "2", sets=sets, out=tmp_path / name, executor="serial")
+    replicated.report(tmp_path / "a", out=None, as_json=True, summary=False, force=False)
+    assert json.loads(capsys.readouterr().out)["seeds"] == [1, 2]
+    places = [tmp_path / "b", tmp_path / "a"]
+    broken = replicated.compare(places, tolerances=["e2e.p50=1%"], as_json=False, out=None, force=False)
+    assert len(broken) == 1
+    assert broken[0].startswith(f"{tmp_path / 'a'}: e2e.p50 +")
+    assert "BROKEN" in capsys.readouterr().out
+
+
+def test_a_page_of_several_seeds_has_bands(tmp_path):
+    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
+    replicated.replicate({}, "3", out=tmp_path / "a", executor="serial")
+    replicated.report(tmp_path / "a", out=None, as_json=False, summary=False, force=False)
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert "mean of 3 seeds" in page
+    assert page.count("tonextx") >= 2
