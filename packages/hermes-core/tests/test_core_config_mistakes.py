@@ -390,3 +390,44 @@ def test_parts_of_devices_need_prices_that_can_be_scaled():
     assert "knows whole devices only" in str(error)
     assert "hardware.share" in str(error)
     assert "more than 0" in str(refused("hardware: {device: l40s, share: 0}"))
+
+
+FRONT = (
+    "pools: {llm: {}, front: {stages: [guard, retrieve, rerank], model: m, index: {kind: flat, vectors: 10, dim: 8}}}"
+)
+
+
+@pytest.mark.parametrize(
+    ("stages", "problem", "remedy"),
+    [
+        ("[guard: {block: 1.0}, prefill, decode]", "no request comes to prefill", "block"),
+        (
+            "[retrieve: {corpus: {uniform: [1, 9]}}, prefill, decode]",
+            "a corpus whose documents join no prompt",
+            "rerank",
+        ),
+        (
+            "[rerank: {documents: 3, keep: 5, tokens_per_document: 9}, prefill, decode]",
+            "5 kept of 3 documents",
+            "at most `documents`",
+        ),
+        (
+            "[prefill, decode, route: {choices: {a: {share: 0.8, do: [guard]}, b: {share: 0.3, do: [guard]}}}]",
+            "the shares add up to 1.1",
+            "add up to 1",
+        ),
+        (
+            "[prefill, decode, route: {choices: {a: {share: 0, do: [guard]}, b: {share: 0, do: [guard]}}}]",
+            "0 is out of range",
+            "more than 0",
+        ),
+        ("[embed, prefill, decode]", "no pool accepts the stage 'embed'", "add it to the `stages` of a pool"),
+        ("[prefill, decode, branch: {when: {probability: 1.5}, then: [guard]}]", "1.5", "at most 1"),
+        ("[loop: {do: [prefill, decode]}]", "max", "max"),
+    ],
+)
+def test_graphs_that_cannot_be_walked_are_refused(stages, problem, remedy):
+    error = refused(FRONT, "models: {m: meta-llama/Llama-3.1-8B}", f"pipelines: {{p: {stages}}}")
+    assert problem in str(error)
+    assert remedy in str(error)
+    assert "pipelines.p" in str(error)

@@ -214,6 +214,14 @@ class RetrieveEntry(_Stage):
     corpus: Size | None = None
     """Draws the number of each document, so that popular ones are found in prefix caches; each its own without."""
 
+    @model_validator(mode="after")
+    def _documents_have_a_length(self) -> "RetrieveEntry":
+        if self.corpus is not None and self.tokens_per_document is None:
+            raise mistake(
+                "a corpus whose documents join no prompt", "give `tokens_per_document`, or the corpus to the `rerank`"
+            )
+        return self
+
 
 class RerankEntry(_Stage):
     """Reads each document with the question; `keep` of them join the prompt."""
@@ -224,6 +232,12 @@ class RerankEntry(_Stage):
     keep: Count = 5
     tokens_per_document: Size
     corpus: Size | None = None
+
+    @model_validator(mode="after")
+    def _keeps_some(self) -> "RerankEntry":
+        if self.documents is not None and self.keep > self.documents:
+            raise mistake(f"{self.keep} kept of {self.documents} documents", "let `keep` be at most `documents`")
+        return self
 
 
 class EncodeEntry(_Stage):
@@ -297,6 +311,9 @@ class RouteChoice(Section):
     do: "Entries"
 
 
+_ROUNDING: Final = 1e-9
+
+
 class RouteEntry(_Stage):
     """Sends each request one of several ways; with `pool` (or a pool that accepts `route`) a classifier decides."""
 
@@ -312,6 +329,12 @@ class RouteEntry(_Stage):
         for name, choice in self.choices.items():
             if needed is not None and getattr(choice, needed) is None:
                 raise mistake(f"the way {name!r} has no {needed}", f"routing by {self.by} needs `{needed}` of each way")
+        shares = [choice.share or 0.0 for choice in self.choices.values()]
+        if needed == "share" and shares:
+            if max(shares) <= 1.0 < sum(shares) - _ROUNDING:
+                raise mistake(
+                    f"the shares add up to {sum(shares):.6g}", "let them add up to 1, or write whole numbers as weights"
+                )
         if self.accuracy is not None and self.by != "quality":
             raise mistake(f"accuracy says nothing when routing by {self.by}", "leave it out, or write `by: quality`")
         return self

@@ -12,7 +12,7 @@ from hermes_core.config.network import NetworkPlans
 from hermes_core.config.origins import DEFAULT, CanonicalTree
 from hermes_core.config.pipelines import LLM_STAGES, Lowering, plain_nodes, walk
 from hermes_core.config.sections import STAGES, Scenario
-from hermes_core.serving.pipelines.nodes import Node, Stage, stages_of
+from hermes_core.serving.pipelines.nodes import Branch, Loop, Node, Stage, Stop, stages_of
 from hermes_core.serving.plan import CostPlan, RecordPlan, SimulationPlan
 
 
@@ -137,6 +137,12 @@ def _check_stages(
                     f"name the pool, as in `- {kinds[0]}: {{pool: {accepting[0]}}}`, or let only one accept it",
                     at_key=True,
                 )
+        if (lost := _unreachable(nodes)) is not None:
+            findings.add(
+                _place_of(scenario, name, lost, route),
+                f"no request comes to {lost.kind}: all have ended before",
+                "let the guard before it `block` less than all, or leave out what follows",
+            )
         first = next((stage.kind for stage in stages_of(nodes) if stage.kind in LLM_STAGES), None)
         if first in ("decode", "reason"):
             findings.add(
@@ -144,6 +150,25 @@ def _check_stages(
                 f"{first} comes first, but it needs the KV of a prefill",
                 "put prefill before it",
             )
+
+
+def _unreachable(nodes: tuple[Node, ...]) -> Stage | None:
+    """Return the first stage that stands after a branch all of whose ways end."""
+    for at, node in enumerate(nodes):
+        if (
+            isinstance(node, Branch)
+            and all(_ends(way.nodes) or not way.share for way in node.choices)
+            and (node.by == "chance")
+        ):
+            return next(stages_of(nodes[at + 1 :]), None)
+        inner = node.nodes if isinstance(node, Loop) else ()
+        if (found := _unreachable(inner)) is not None:
+            return found
+    return None
+
+
+def _ends(nodes: tuple[Node, ...]) -> bool:
+    return any(isinstance(node, Stop) for node in nodes)
 
 
 def _place_of(scenario: Scenario, name: str, stage: Stage, default: Route) -> Route:

@@ -206,22 +206,30 @@ class ServiceClient:
         """Let a worker begin a batch."""
         stage = queue[0].job.stage
         size = len(queue)
-        if size > self._max_batch[stage]:
-            size = self._max_batch[stage]
-            batch = [queue.popleft() for _ in range(size)]
-        else:
-            batch = list(queue)
-            queue.clear()
-        items = tokens = pairs = 0
-        for work in batch:
+        if size == 1:
+            # Most batches of a system that is not overloaded.
+            work = queue.popleft()
+            batch = [work]
             work.start_ns = now
-            items += work.items
-            tokens += work.tokens
-            pairs += work.pairs
+            items, tokens, pairs = work.items, work.tokens, work.pairs
+        else:
+            if size > self._max_batch[stage]:
+                size = self._max_batch[stage]
+                batch = [queue.popleft() for _ in range(size)]
+            else:
+                batch = list(queue)
+                queue.clear()
+            items = tokens = pairs = 0
+            for work in batch:
+                work.start_ns = now
+                items += work.items
+                tokens += work.tokens
+                pairs += work.pairs
         if self._models[stage] is None:
             span_fs, memory_bytes, energy_nj = max(work.drawn_ns for work in batch) * FS_PER_NS, 0, 0
         else:
-            span_fs, memory_bytes, energy_nj = self._price(stage, size, items, tokens, pairs)
+            price = self._prices.get((stage, size, items, tokens, pairs))
+            span_fs, memory_bytes, energy_nj = price or self._price(stage, size, items, tokens, pairs)
         if self._sigma:
             span_fs = self._varied(span_fs, batch[0])
         self.waiting -= size
@@ -242,15 +250,14 @@ class ServiceClient:
             self.memory.move(memory_bytes, both.one, now)
 
     def _price(self, stage: int, jobs: int, items: int, tokens: int, pairs: int) -> tuple[Femtos, int, int]:
-        key = (stage, jobs, items, tokens, pairs)
-        price = self._prices.get(key)
-        if price is None:
-            model = self._models[stage]
-            if model is None:
-                raise AssertionError("only stages with a model are priced")
-            if len(self._prices) >= _MOST_PRICES:
-                self._prices.clear()
-            self._prices[key] = price = model.price(jobs, items, tokens, pairs)
+        """Ask for the price of a batch that has not been met."""
+        model = self._models[stage]
+        if model is None:
+            raise AssertionError("only stages with a model are priced")
+        if len(self._prices) >= _MOST_PRICES:
+            self._prices.clear()
+        price = model.price(jobs, items, tokens, pairs)
+        self._prices[stage, jobs, items, tokens, pairs] = price
         return price
 
     def _varied(self, span_fs: Femtos, first: Work) -> Femtos:

@@ -100,7 +100,8 @@ class ServiceJob:
         if load.closed and load.closed == len(pool.clients) and pool.fleet is not None:
             pool.fleet.park(request, self)
             return
-        items, tokens, pairs = self._counts(request, flow, self._place)
+        counts = self._counts
+        items, tokens, pairs = counts(request, flow, self._place)
         number = flow.pinned
         if number < 0:
             number = 0 if pool.alone else pool.router.pick(request, load)
@@ -132,12 +133,13 @@ class ServiceJob:
         )  # fmt: skip
         if request.task is work:
             request.task = None
-            if self._grow is not None:
+            grow = self._grow
+            if grow is not None:
                 flow = request.flow
                 if flow is None:
                     raise AssertionError("a pipeline with service stages is a graph")
                 luck = mix(flow.luck, self._key) if self._key else flow.luck
-                self._grow(request, flow, unit(luck, self._place))
+                grow(request, flow, unit(luck, self._place))
             coordinator.proceed(request, now)
 
     def _write(self, work: Work, end_ns: Nanos, status: int) -> None:
