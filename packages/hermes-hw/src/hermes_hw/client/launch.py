@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections import deque
@@ -43,8 +44,11 @@ class Launched:
         self._folder = Path(tempfile.mkdtemp(prefix="hermes-hw-"))
         self.address: Address = parse_address(f"unix:{self._folder / 'hw.sock'}")
         self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
+        # `python` in a command is the one that runs this, also where its environment is not activated.
+        beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         environment = {
             **os.environ,
+            "PATH": beside,
             ENDPOINT: str(self.address),
             PROTOCOL_LIST: ",".join(PROTOCOLS),
             COOKIE: COOKIE_VALUE,
