@@ -8,9 +8,10 @@ from hermes_core.config.deployments import Deployments
 from hermes_core.config.document import Document, Route, suggest
 from hermes_core.config.fields import listed
 from hermes_core.config.findings import Findings
+from hermes_core.config.lowering import Lowering, plain_nodes, walk
 from hermes_core.config.network import NetworkPlans
 from hermes_core.config.origins import DEFAULT, CanonicalTree
-from hermes_core.config.pipelines import LLM_STAGES, Lowering, plain_nodes, walk
+from hermes_core.config.pipelines import LLM_STAGES
 from hermes_core.config.sections import STAGES, Scenario
 from hermes_core.serving.pipelines.nodes import Branch, Loop, Node, Stage, Stop, stages_of
 from hermes_core.serving.plan import CostPlan, RecordPlan, SimulationPlan
