@@ -64,6 +64,18 @@ def test_a_streamed_case_writes_its_record():
     assert row.record_mib > 1
 
 
+def test_pipelines_do_all_their_stages():
+    from benchmarks.pipelines import ROUNDS, measure_pipeline, prepare, run  # noqa: PLC0415
+
+    plan, compiled, source = prepare("rag", 40, 60.0)
+    assert sum(pool.clients for pool in plan.pools) == 16
+    outcome = run(plan, compiled, source)
+    assert outcome.trailer.stage_jobs == 40 * 4, "embed, search, rerank, and prefill with decode"
+    row = measure_pipeline("agent-loop", "agent", 5, 6.0, 1)
+    assert row.requests == 5
+    assert row.stage_jobs_per_s * row.cpu_s == pytest.approx(5 * 2 * ROUNDS), "a model and a tool each round"
+
+
 def test_workloads_are_the_same_whether_held_or_drawn():
     held, drawn = list(poisson(9000, 8.0).batches()), list(poisson(9000, 8.0, held=False).batches())
     assert [len(batch.arrival_ns) for batch in held] == [8192, 808]
