@@ -42,11 +42,12 @@ class Device:
         Its own where there are units for it, else bf16 (weights are widened on the way), else fp32. Raises InputError
         when the device has none of them.
         """
-        for name in (dtype.compute, "bf16", "fp32"):
+        formats = list(dict.fromkeys((dtype.compute, "bf16", "fp32")))
+        for name in formats:
             if name in self.flops:
                 return name
         raise InputError(
-            f"device {self.name!r} can multiply neither {dtype.compute} nor bf16 nor fp32",
+            f"device {self.name!r} can multiply neither {' nor '.join(formats)}",
             remedy=f"Give flops for one of them; it has {', '.join(self.flops)}.",
         )
 

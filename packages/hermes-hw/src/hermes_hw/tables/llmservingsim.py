@@ -84,6 +84,11 @@ class _Reader:
             for layer, (n, k) in products.items()
             for row in by_layer.get(layer, [])
         ]
+        if not gemms:
+            raise InputError(
+                f"no rows of a matrix product (a layer of {', '.join(products)})",
+                place=Place(file=str(self.folder / "dense.csv")),
+            )
         tables = [self._table("gemm", gemms)]
         streams: Mapping[str, tuple[str, Mapping[str, int]]] = {
             "layernorm": ("norm", {"hidden": model.hidden}),
@@ -201,4 +206,14 @@ def _numbers(path: Path, line: int, row: Mapping[str, str], columns: Sequence[st
         except (TypeError, ValueError):
             problem = f"{name} must be {'a number' if convert is float else 'a whole number'}, found {row[name]!r}"
             raise InputError(problem, place=Place(file=str(path), line=line)) from None
+        _refuse_unsound(path, line, name, numbers[name])
     return numbers
+
+
+def _refuse_unsound(path: Path, line: int, name: str, value: float | str) -> None:
+    """Raise InputError for what no measurement can be; sums and interpolation of times would hide it."""
+    place = Place(file=str(path), line=line)
+    if name == "time_us" and not (isinstance(value, float) and 0 < value < math.inf):
+        raise InputError(f"a latency must be a positive number, found {value} us", place=place)
+    if isinstance(value, int) and value < 0:
+        raise InputError(f"{name} must not be negative, found {value}", place=place)
