@@ -65,7 +65,7 @@ def test_every_chart_is_drawn_without_a_complaint(tmp_path, dark):
     complaints = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     assert complaints == []
     charts = re.findall(r'<div class="chart[^"]*" id="(chart-[a-z_0-9]+)"', done.stdout)
-    assert len(charts) == 13
+    assert len(charts) == 14
     # Each chart element is followed by its drawing, with at least one drawn line or bar.
     for name in charts:
         begin = done.stdout.index(f'id="{name}"')
