@@ -42,10 +42,15 @@ def _scale(requests: int, name: str) -> Case:
     return Case(f"poisson-{name}", what, requests=requests)
 
 
+_FEW_FLOWS: Final = 64
+"""With more at a time one repetition takes long."""
+
+
 def _transfers(flows: int) -> Case:
     what = f"network alone: 128 clients in racks, {flows} transfers under way at a time"
     # 256 at a time on half as many adapters: nearly all share with others that share.
-    return Case(f"transfers-{flows}", what, requests=100_000, flows=flows, most_repeats=1 if flows > 64 else None)
+    most_repeats = 1 if flows > _FEW_FLOWS else None
+    return Case(f"transfers-{flows}", what, requests=100_000, flows=flows, most_repeats=most_repeats)
 
 
 def _start(name: str, what: str, command: Sequence[str]) -> Case:
