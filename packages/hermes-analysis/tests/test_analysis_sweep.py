@@ -184,8 +184,8 @@ def test_memory_does_not_grow_with_the_points(scenario, tmp_path, monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert outcome.done_now == points
-    # A point may cost its key and its place in the log, not its row.
-    assert (peaks[1] - peaks[0]) / 7_000 < 100
+    # A point may cost its key and its place in the log (some 100 bytes), not its row.
+    assert (peaks[1] - peaks[0]) / 7_000 < 200
 
 
 def test_a_folder_is_kept_from_another_sweep(scenario, tmp_path):

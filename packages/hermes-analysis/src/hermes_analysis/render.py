@@ -47,6 +47,16 @@ def energy(joules: float | None) -> str:
     return f"{_significant(joules)} J"
 
 
+def size(size_bytes: float | None) -> str:
+    """Return a number of bytes with a decimal prefix, "12.3 GB": links and memories are sold by these."""
+    if size_bytes is None or not math.isfinite(size_bytes):
+        return ABSENT
+    for unit, name in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size_bytes >= unit:
+            return f"{_significant(size_bytes / unit)} {name}"
+    return f"{_significant(size_bytes)} B"
+
+
 def percent(share: float | None) -> str:
     """Return a share as per cent, "98.7 %"; never rounded up to 100."""
     if share is None or not math.isfinite(share):

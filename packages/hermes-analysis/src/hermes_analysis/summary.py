@@ -121,6 +121,8 @@ class EnergySummary:
     output_tokens: float
     joules_per_output_token: float
     usd_per_million_output_tokens: float
+    generated_tokens: float = 0.0
+    """Tokens that engines generated in the window: those of final answers, and all that came before or beside them."""
 
     @property
     def cost_usd(self) -> float:

@@ -8,7 +8,7 @@ from hermes_analysis.compare import Comparison, Difference
 from hermes_analysis.metrics.details import RunDetails
 from hermes_analysis.metrics.distribution import Distribution
 from hermes_analysis.optional import optional
-from hermes_analysis.render import duration, energy, number, percent, stage_part
+from hermes_analysis.render import duration, energy, number, percent, size, stage_part
 from hermes_analysis.summary import ClientSummary, CriticalPath, GroupSummary, RunSummary, summary_json
 
 __all__ = ["print_comparison", "print_details", "print_summary", "summary_json"]
@@ -17,6 +17,8 @@ _COLUMNS: Final = ("mean", "p50", "p90", "p95", "p99", "max")
 _MOST_CLIENTS: Final = 12
 """More are shown by pool."""
 _PIPED_WIDTH: Final = 140
+_MORE_THAN_DELIVERED: Final = 1.02
+"""Engines that generated this many times the tokens of the answers are worth a line."""
 _SHORTEST_QUEUE: Final = 0.001
 _LEAST_SHARE: Final = 0.0005
 _MOST_PARTS: Final = 3
@@ -247,7 +249,7 @@ def _system(summary: RunSummary) -> Iterable[Any]:
                 _text(link.name),
                 percent(link.busy),
                 percent(link.filled),
-                f"{number(link.sent_bytes / 1e9)} GB",
+                size(link.sent_bytes),
                 f"{link.transfers:,}",
                 f"{link.peak_transfers:,}",
                 duration(link.waiting_s),
@@ -259,11 +261,11 @@ def _system(summary: RunSummary) -> Iterable[Any]:
             table.add_row(
                 _text(tier.name),
                 f"{tier.memories:,}",
-                f"{number(tier.capacity_bytes / 1e9)} GB",
+                size(tier.capacity_bytes),
                 percent(tier.peak_share),
                 percent(tier.hit_rate),
-                f"{number(tier.read_bytes / 1e9)} GB",
-                f"{number(tier.written_bytes / 1e9)} GB",
+                size(tier.read_bytes),
+                size(tier.written_bytes),
                 f"{tier.evictions:,}",
             )
         yield table
@@ -330,6 +332,14 @@ def _money(console: Any, summary: RunSummary) -> None:
     if answer.carbon_g:
         text += f"; {number(answer.carbon_g / 1e3)} kg CO2e"
     console.print(_text(text))
+    if answer.generated_tokens > _MORE_THAN_DELIVERED * answer.output_tokens:
+        each = f"{number(answer.energy_j / answer.generated_tokens)} J"
+        console.print(
+            _text(
+                f"output tokens are those of final answers; engines generated {number(answer.generated_tokens)} in all "
+                f"(tools, thoughts, drafts of answers), {each} each"
+            )
+        )
 
 
 def _table(first: str, *others: str) -> Any:

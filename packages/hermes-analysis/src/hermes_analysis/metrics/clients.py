@@ -101,9 +101,17 @@ def summarise_energy(
         electricity_usd=electricity,
         carbon_g=facility / J_PER_KWH * manifest.carbon_g_per_kwh,
         output_tokens=tokens,
+        generated_tokens=_generated(run, window),
         joules_per_output_token=_ratio(energy, tokens),
         usd_per_million_output_tokens=_ratio((rent + electricity) * TOKENS_PER_MILLION, tokens),
     )
+
+
+def _generated(run: RunRecord, window: Window) -> float:
+    """Return the tokens of the jobs that ended in the window."""
+    jobs = run.stage_jobs
+    inside = (jobs["end_ns"] >= window.begin_ns) & (jobs["end_ns"] <= window.end_ns)
+    return float(jobs["output_tokens"][inside].sum())
 
 
 def workers_of(run: RunRecord, index: StepIndex) -> Floats:

@@ -67,6 +67,8 @@ class RequestMetrics:
     under_level: Mask
     met: Mask
     """Met every service level that it is under."""
+    in_time: Mask
+    """Met their bounds on the first token and on the whole: late it was not, whatever its pace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,15 @@ def request_metrics(run: RunRecord, window: Window, answers: tuple[Ints, Floats]
         tokens_inside=_tokens_inside(first, end, tokens, window),
         under_level=np.zeros(len(status), dtype=bool),
         met=finished.copy(),
+        in_time=finished.copy(),
     )
     for level, under in levels_of(run):
         metrics.under_level[under] = True
         for bound_ns, values in _bounds(level, metrics):
-            metrics.met[under] &= _within(values, bound_ns, finished)[under]
+            within = _within(values, bound_ns, finished)[under]
+            metrics.met[under] &= within
+            if values is not metrics.tpot_s:
+                metrics.in_time[under] &= within
     return metrics
 
 

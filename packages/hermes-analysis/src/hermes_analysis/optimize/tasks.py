@@ -14,6 +14,7 @@ from hermes_analysis.optimize.search import SearchOptions, optimise
 from hermes_analysis.optimize.space import Fleet, SearchSpace
 from hermes_analysis.optimize.terminal import answer_text
 from hermes_analysis.output import check_free, json_text, write_text
+from hermes_analysis.simulator import refusal, session
 from hermes_analysis.sweep.axes import parse_axis
 from hermes_analysis.sweep.space import chosen_seeds
 
@@ -52,6 +53,9 @@ def optimize(request: SearchRequest) -> str:
         raise AnalysisError("--emit writes files; give --out DIR for them")
     objectives = [parse_objective(text) for text in request.objectives]
     constraints = [parse_constraint(text) for text in request.limits]
+    if not any(constraint.metric.startswith("slo") for constraint in constraints) and _has_levels(request):
+        constraints.append(parse_constraint("slo_met >= 1"))
+        sys.stderr.write("note: the scenario's service levels are a limit too (another one: --subject-to 'slo_...')\n")
     space = SearchSpace.of(request.over, fleet_of(request))
     options = SearchOptions(
         trials=request.trials,
@@ -78,6 +82,17 @@ def optimize(request: SearchRequest) -> str:
     if request.out is not None:
         _write(request, answer)
     return json_text(answer.to_dict()) if request.as_json else answer_text(answer)
+
+
+def _has_levels(request: SearchRequest) -> bool:
+    """Say whether the scenario has service levels. What is wrong with it is told when the search reads it."""
+    simulator = session()
+    try:
+        return bool(simulator.values(simulator.read(request.scenario, request.sets)).get("slo"))
+    except Exception as error:
+        if refusal(error) is None:
+            raise
+        return False
 
 
 def fleet_of(request: SearchRequest) -> Fleet:

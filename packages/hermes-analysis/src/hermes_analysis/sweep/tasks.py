@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hermes_analysis.errors import AnalysisError
+from hermes_analysis.errors import AnalysisError, MissingExtraError
 from hermes_analysis.executors import make_executor
 from hermes_analysis.output import json_text
 from hermes_analysis.points import check_metric
@@ -63,7 +63,11 @@ def sweep(request: SweepRequest) -> str:
         raise StoppedError(out) from None
     finally:
         progress.end()
-    write_parquet(outcome.folder, outcome.space)
+    try:
+        write_parquet(outcome.folder, outcome.space)
+    except MissingExtraError as missing:
+        # The points are in the log and the table below; columns can be written by the same command later.
+        sys.stderr.write(f"note: no results.parquet: {missing}\n")
     _say(outcome)
     found = best(outcome.folder, outcome.space, request.sort, request.top)
     if request.as_json:
