@@ -3,8 +3,9 @@
 import logging
 import os
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from hermes_core.serving.plan import SimulationPlan
 
 _PEM = "PEM file"
+
+
+class LogFormat(StrEnum):
+    """Forms of the log."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 def serve(
@@ -56,7 +64,7 @@ def serve(
     drain_timeout: Annotated[
         float | None, typer.Option(min=0, metavar="S", help="After SIGTERM cut streams that last longer.")
     ] = None,
-    log_format: Annotated[Literal["text", "json"], typer.Option(help="Form of the log on stderr.")] = "text",
+    log_format: Annotated[LogFormat, typer.Option(help="Form of the log on stderr.")] = LogFormat.TEXT,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No line for each request.")] = False,
 ) -> None:
     """Serve a scenario as an OpenAI-compatible endpoint whose timing is the simulated cluster's."""
@@ -154,14 +162,14 @@ def _missing(error: ModuleNotFoundError) -> Exception:
     )
 
 
-def _configure_logging(form: str) -> None:
+def _configure_logging(form: LogFormat) -> None:
     """Send structured logs to stderr, one line each."""
     import structlog  # noqa: PLC0415
 
     from hermes_core.cli.logs import stderr_logger  # noqa: PLC0415
 
     renderer: Any = structlog.processors.JSONRenderer()
-    if form == "text":
+    if form is LogFormat.TEXT:
         renderer = structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"], drop_missing=True)
     structlog.configure(
         processors=[
