@@ -414,3 +414,14 @@ def test_an_overload_that_passes_is_one():
 def test_what_is_left_at_the_end_counts():
     verdict = summarise(queue_of(arrivals([2, 2, 2, 2, 20]), 1.0, 8)).verdict
     assert verdict.state == "overloaded", verdict.evidence
+
+
+def test_a_graph_cut_short_says_what_can_be_said():
+    run = graph(stage_jobs=JOBS[:2], cut=True)
+    summary = summarise(run)
+    assert summary.partial
+    assert summary.total.e2e_s.mean == 16
+    assert sum(part.share for part in summary.path.parts) == pytest.approx(1)
+    assert details(run).costs
+    assert not build_timeline(graph(stage_jobs=[], cut=True)).notes
+    assert summarise(graph(stage_jobs=[], transfers=[], cut=True)).path is None
