@@ -266,3 +266,17 @@ def test_published_rows_are_represented_or_counted():
     report = validate_table(SHARED / "silicon_open.csv", sample=20, jobs=1)
     assert len(report.scores) + len(report.refusals) == 20
     assert report.summary()["all"]["tpot_median"] < 40
+
+
+def test_text_is_tokenised_in_front_of_every_engine_of_a_closed_loop():
+    fronts = [
+        closed_loop.case_of({**LOOP, "backend": name}).scenario["engine"]["front_end"]
+        for name in ("vllm", "sglang", "trtllm")
+    ]
+    assert fronts == [{"request": "2 ms", "per_prompt_token": "7 us"}] * 3
+
+
+def test_the_first_token_of_tensorrt_llm_leaves_at_once():
+    made = {**LOOP, "backend": "trtllm", "silicon_data_source": "db-dump/2026-04-27; silicon_concurrency=16"}
+    assert inferencex.steps_waited(closed_loop.case_of(made).assumptions) == 0
+    assert inferencex.steps_waited(closed_loop.case_of({**made, "backend": "sglang"}).assumptions) == 30

@@ -13,10 +13,11 @@ from hermes_core.api import (
 )
 from hermes_hw.devices import device_names, find_device
 from hermes_hw.dtypes import dtype_named
-from hermes_hw.graph import expected_distinct_experts
+from hermes_hw.graph import StepGraph, expected_distinct_experts
 from hermes_hw.links import all_reduce_s
 from hermes_hw.memory import kv_bytes_per_token, kv_transfer_bytes_per_token, weights_bytes_per_device
 from hermes_hw.models import architecture_from_config, find_model, model_names
+from hermes_hw.parallel import parallel_plan
 from hermes_hw.roofline import RooflineModel
 from hermes_hw.roofline.cost import gemm_compute_s
 from hypothesis import given
@@ -261,3 +262,25 @@ def test_a_configuration_of_the_users_own():
     config = dict(find_model("llama-3.1-8b").config)
     mine = RooflineModel().compile(dataclasses.replace(BASE, model="mine", model_config=config))
     assert mine.steps.step(MIXED) == RooflineModel().compile(BASE).steps.step(MIXED)
+
+
+def test_experts_that_are_widened_compute_more_slowly_than_those_that_are_multiplied_as_they_are():
+    def reached(device, weights):
+        deployment = Deployment(model="openai/gpt-oss-120b", device=device, weight_dtype=weights, tensor_parallel=8)
+        chunk = 16_384
+        pairs2 = chunk * (chunk + 1)
+        parts = RooflineModel().breakdown(deployment, StepShape(0, 0, 0, 1, chunk, pairs2, pairs2, chunk, 1))
+        part = next(part for part in parts if part.kind == "moe.experts")
+        assert part.bound == "compute"
+        return part.flop / part.duration_s / find_device(device).flops["bf16"]
+
+    # 4-bit weights are widened to bf16 on Hopper, where 16-bit ones need no such work.
+    assert reached("h200", "mxfp4") / reached("h200", "bf16") == pytest.approx(0.7, rel=0.02)
+
+
+def test_latent_attention_launches_more_kernels():
+    model = architecture("deepseek-ai/DeepSeek-V3")
+    plain = dataclasses.replace(model, attention=dataclasses.replace(model.attention, kv_lora_rank=0))
+    plan = parallel_plan(Deployment(model="m", device="h200"), model, 1.0)
+    kv = dtype_named("bf16")
+    assert StepGraph(model, plan, kv).kernels - StepGraph(plain, plan, kv).kernels == 5 * 61

@@ -103,10 +103,15 @@ class StepGraph:
 
     @property
     def kernels(self) -> int:
-        """Kernels that a step launches when no graph is replayed."""
+        """Kernels that a step launches when no graph is replayed.
+
+        Attention over latents (MLA) adds five a layer: two norms, the second product of queries, and those that absorb
+        keys and values (DeepSeek-V2, arXiv:2405.04434, section 2.1).
+        """
         model = self.model
         collectives = 2 * model.layers if self.plan.tensor > 1 else 0
-        return 9 * model.layers + 6 * model.moe.layers + collectives
+        latent = 5 * model.layers if model.attention.kv_lora_rank else 0
+        return 9 * model.layers + latent + 6 * model.moe.layers + collectives
 
     # ---- attention -------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 from importlib.metadata import entry_points
 from multiprocessing import get_context
 from pathlib import Path
@@ -54,6 +55,7 @@ def _run(scenario: Mapping[str, Any], sets: Sequence[str]) -> RunRecord:
     return RunRecord.from_chunks(chunks)
 
 
+@cache
 def _runner() -> Callable[..., Any]:
     found = [entry for entry in entry_points(group=RUNNERS) if entry.name == "default"]
     if not found:

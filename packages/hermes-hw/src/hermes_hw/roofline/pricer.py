@@ -29,8 +29,9 @@ _LINEAR_CHUNK: Final = 64
 _NARROW: Final = ("fp8", "int8", "fp4")
 """What products compute in when activations are narrowed too."""
 _WIDENED: Final = 0.7
-"""What grouped products reach of that bandwidth with 4-bit experts on a device that cannot multiply them: they are
-widened within the kernel. Fitted on gpt-oss-120b on H200 under vLLM and TensorRT-LLM (closed loops, InferenceMAX)."""
+"""What grouped products reach of that bandwidth, and of that peak, with 4-bit experts on a device that cannot multiply
+them: they are widened within the kernel. Fitted on gpt-oss-120b on H200 under vLLM and TensorRT-LLM (closed loops,
+InferenceMAX), by TPOT."""
 _EXPERT_TILES: Final = (16, 32, 64)
 """Rows of the tile that a grouped product takes; above the last, 128."""
 
@@ -132,11 +133,13 @@ class RooflinePricer:
         parameters = a["hidden"] * a["intermediate"] * (a["inputs"] + 1)
         activations = picks * ((2.0 * a["hidden"] + (a["inputs"] + 1.0) * a["intermediate"]) * op.activation.bytes)
         nbytes = distinct * (parameters * op.dtype.bytes) + activations
+        reached = eff.experts_compute
         share = eff.experts_memory if op.dtype.bits >= op.activation.bits else eff.quantized_experts_memory
         if op.dtype.bits < op.activation.bits / 2 and self.device.compute_dtype(op.dtype) != op.dtype.compute:
             share *= _WIDENED
+            reached *= _WIDENED
         memory_s = nbytes / (self.device.memory_bandwidth_bytes_per_s * share)
-        peak = self.peak_flops(op.dtype) * eff.experts_compute
+        peak = self.peak_flops(op.dtype) * reached
         rows = picks / distinct
         tile = np.select([rows <= size for size in _EXPERT_TILES], [float(size) for size in _EXPERT_TILES], 128.0)
         # On average the last tile of an expert is half empty.
