@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hermes_analysis.compare import compare as compare_runs
-from hermes_analysis.compare import parse_tolerances
+from hermes_analysis.compare import parse_tolerances, unlike
 from hermes_analysis.errors import OutputError
 from hermes_analysis.export import build_timeline, write_chrome, write_perfetto, write_table
 from hermes_analysis.load import RunRecord, read_run
@@ -60,6 +60,8 @@ def compare(
     allowed = parse_tolerances(tolerances)
     runs = [read_run(place) for place in places]
     answer = compare_runs(runs, tolerances=allowed, service_levels=service_levels)
+    for text in unlike(runs, places):
+        sys.stderr.write(f"note: {text}\n")
     if out is not None:
         write_text(out, comparison_html(runs, answer), force=force)
     if as_json:

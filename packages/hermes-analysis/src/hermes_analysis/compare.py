@@ -1,5 +1,6 @@
 """Runs side by side: what differs, whether by more than chance, and whether an agreed limit is broken."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,32 @@ class Metric:
     lower_is_better: bool
     of: Callable[[RunSummary], float | None]
     interval: tuple[str, str] | None = None
+
+
+def unlike(runs: Sequence[RunRecord], names: Sequence[object]) -> list[str]:
+    """Say in what the runs differ from the first beside their figures: models, devices, traffic."""
+
+    def facts(run: RunRecord) -> dict[str, Any]:
+        clients = run.manifest.clients
+        try:
+            workload = json.loads(run.manifest.scenario.canonical_json or "{}").get("workload")
+        except ValueError:
+            workload = None
+        return {
+            "models": sorted({client.model for client in clients}),
+            "devices": sorted({client.device for client in clients}),
+            "pipelines": list(run.manifest.pipelines),
+            "workload": workload,
+        }
+
+    first = facts(runs[0])
+    found = []
+    for run, name in zip(runs[1:], names[1:], strict=True):
+        other = facts(run)
+        unequal = [key for key in first if first[key] != other[key]]
+        if unequal:
+            found.append(f"{name} and {names[0]} have unlike {', '.join(unequal)}")
+    return found
 
 
 def _unserved(summary: RunSummary) -> float:

@@ -201,7 +201,8 @@ class Simulation:
             compiled = self._compiled[pool.name]
             parts = [compiled] if isinstance(compiled, CompiledDeployment) else list(compiled.values())
             notes += [f"{pool.name}: {note}" for part in parts for note in part.notes]
-        notes += _unlike_kv(plan, assembly)
+        # One client may be told the same of several stages.
+        notes = list(dict.fromkeys([*notes, *_unlike_kv(plan, assembly)]))
         info = diagnostic_pb2.SEVERITY_INFO
         return run_record_pb2.RunManifest(
             schema_version=RECORD_SCHEMA_VERSION,

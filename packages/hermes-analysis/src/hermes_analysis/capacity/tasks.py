@@ -40,6 +40,12 @@ class CapacityRequest:
     as_json: bool = False
 
 
+class NoRateError(AnalysisError):
+    """No rate keeps the limits. The message says which is broken."""
+
+    exit_code = 1
+
+
 @dataclass(frozen=True, slots=True)
 class DeploymentWork:
     """Searches the capacity of one deployment on a worker: for several deployments at a time."""
@@ -76,6 +82,8 @@ def capacity(request: CapacityRequest) -> str:
             return json_text(fleet_values(answer)) if request.as_json else "\n".join(fleet_lines(answer)) + "\n"
         if not request.over:
             found = capacity_of(request.scenario, request.sets, constraints, executor=executor, options=options)
+            if found.at is None and not request.as_json:
+                raise NoRateError("\n".join(lines_of(found)))
             return json_text(values_of(found)) if request.as_json else "\n".join(lines_of(found)) + "\n"
         return _several(request, constraints, options, executor)
 

@@ -1,6 +1,6 @@
 """Something to deploy: engine command lines, a compose file, Kubernetes manifests of a scenario's deployment."""
 
-from hermes_analysis.emit.pools import EmitError, EnginePool, engine_pools
+from hermes_analysis.emit.pools import EmitError, EnginePool, engine_pools, left_out
 from hermes_analysis.emit.writing import TARGETS, emit_all, emitted
 
-__all__ = ["TARGETS", "EmitError", "EnginePool", "emit_all", "emitted", "engine_pools"]
+__all__ = ["TARGETS", "EmitError", "EnginePool", "emit_all", "emitted", "engine_pools", "left_out"]

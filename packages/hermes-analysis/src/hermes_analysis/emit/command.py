@@ -33,12 +33,14 @@ def emit(
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
     """Write what starts the engines of a scenario: command lines, a compose file, Kubernetes manifests."""
-    from hermes_analysis.emit import emitted, engine_pools  # noqa: PLC0415 - only what runs is loaded
+    from hermes_analysis.emit import emitted, engine_pools, left_out  # noqa: PLC0415 - only what runs is loaded
     from hermes_analysis.output import write_text  # noqa: PLC0415
 
     with told():
         name, pools = engine_pools(scenario, tuple(sets or ()))
         text = emitted(name, pools, target.value)
+        for what in left_out(scenario, tuple(sets or ())):
+            typer.echo(f"note: not written: {what}", err=True)
         if out is None:
             sys.stdout.write(text)
         else:

@@ -86,6 +86,26 @@ def engine_pools(
     return str(resolved.get("name", "scenario")), pools
 
 
+def left_out(scenario: Any, sets: Sequence[str] = (), runner: str = "default") -> tuple[str, ...]:
+    """Return what a scenario has and the written files do not start. `engine_pools` has read it before."""
+    simulator = session(runner)
+    resolved = simulator.resolved(simulator.read(scenario, sets))
+    others = [name for name, each in resolved.get("pools", {}).items() if "engine" not in each]
+    found = [f"the pools {', '.join(others)}, which have no LLM engine"] if others else []
+    sections = {"kv_store": "the KV store", "faults": "the faults"}
+    found += [text for key, text in sections.items() if resolved.get(key)]
+    routers = dict.fromkeys(each.get("router", {}).get("kind") for each in resolved.get("pools", {}).values())
+    special = [str(kind) for kind in routers if kind not in {None, "round_robin", "random", *_PLAIN_ROUTERS}]
+    if special:
+        found.append(f"the router {', '.join(special)}: requests take turns")
+    if any(each.get("autoscale") for each in resolved.get("pools", {}).values()):
+        found.append("autoscaling: as many engines as may be at most are written")
+    return tuple(found)
+
+
+_PLAIN_ROUTERS = ("least_tokens", "least_outstanding")
+
+
 def _pool(name: str, values: Mapping[str, Any]) -> EnginePool:
     hardware, model = values["hardware"], values["model"]
     return EnginePool(

@@ -134,6 +134,13 @@ def _priced(
         by_bound[operator.bound] = by_bound.get(operator.bound, 0.0) + operator.duration_s
     memory = compiled.memory
     room = memory.device_bytes * deployment.memory_utilization - memory.weights_bytes - memory.activation_bytes
+    notes = list(compiled.notes)
+    tokens = shape.decode_context + shape.prefill_context
+    if tokens > room / memory.kv_bytes_per_token:
+        notes.append(f"No engine runs this step: {tokens:,} tokens of KV do not fit the memory.")
+    longest = max(shape.decode_context // max(1, shape.decode_seqs), shape.prefill_context)
+    if longest > compiled.max_model_len:
+        notes.append(f"A context of {longest:,} tokens is longer than the model's {compiled.max_model_len:,}.")
     idle_w = compiled.idle_power_w / deployment.data_parallel
     energy_j = energy_nj * 1e-9 + idle_w * duration_s
     return {
@@ -166,7 +173,7 @@ def _priced(
             }
             for item in operators
         ],
-        "notes": list(compiled.notes),
+        "notes": notes,
     }
 
 
