@@ -14,6 +14,14 @@ from hermes_analysis.executors import ExecutorError, WorkerLost, make_executor, 
 KINDS = ["serial", "joblib", "ray"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _found_by_workers(pytestconfig):
+    """A worker process imports the functions of this file by their module's name, which starts at the repository."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(pytestconfig.rootpath)
+        yield
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """One local Ray cluster of three worker processes for all tests of this file."""
