@@ -67,6 +67,17 @@ def test_a_request_goes_on_elsewhere_with_what_it_has():
     assert request["end_ns"] == 201 * MS + (100 - given) * 3 * MS + 30_000 * (100 + given)
 
 
+@pytest.mark.parametrize("clients", [1, 2])
+def test_several_answers_wait_together_while_every_client_is_dead(clients):
+    plan = faulty(*(kill(10, f"default/{number}", for_ms=50) for number in range(clients)), clients=clients)
+    nodes = ("prefill", Stage("decode", options={"n": 3}))
+    ran = simulate(replace(plan, pipelines={"default": nodes}), ScriptedSource([(20 * MS, 100, 10)]), STEPS)
+    jobs = rows_of(ran)
+    assert len(jobs) == 3
+    assert len({job["client"] for job in jobs}) == 1
+    assert all(job["status"] == Status.FINISHED and job["end_ns"] > 60 * MS for job in jobs)
+
+
 def test_a_request_may_just_fail():
     ran = simulate(faulty(kill(200, requests="fail")), ScriptedSource([(0, 100, 100), (300 * MS, 10, 2)]), STEPS)
     assert sorted(row["status"] for row in rows_of(ran, "requests")) == [Status.FINISHED, Status.FAILED]

@@ -276,7 +276,9 @@ class _Together:
 
     def __call__(self, request: Request, number: int) -> int:
         if not number:
-            self._client = self._pool.router.pick(request, self._pool.load)
+            load = self._pool.load
+            # With no client open they wait, and go to the first that opens.
+            self._client = self._pool.router.pick(request, load) if load.closed < len(load.jobs) else 0
         return self._client
 
 
