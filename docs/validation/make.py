@@ -18,27 +18,30 @@ PARTS = {"experiments": "", "closed-loop": "silicon_open.csv", "static-batch": "
 
 
 def main() -> None:
-    """Run `hermes validate` for each part, and the fit of the front end."""
+    """Run `hermes validate` for each part, and the fits of what stands in front of engines."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as scratch:
-        found = Path(scratch) / "experiments.json"
+        found = {name: Path(scratch) / f"{name}.json" for name in PARTS}
         for name, file in PARTS.items():
             if not (folder / file).exists():
                 print(f"{folder / file} is not there: {name} stays as it is", file=sys.stderr)
                 continue
             report, plot = HERE / f"{name}.md", HERE / f"{name}.svg"
-            options = ["--report", str(report), "--plot", str(plot)]
-            if not file:
-                options += ["--json", str(found)]
+            options = ["--report", str(report), "--plot", str(plot), "--json", str(found[name])]
             command = [sys.executable, "-m", "hermes_core.cli", "validate", str(folder / file), *options]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             print(f"wrote {report} and {plot}", file=sys.stderr)
-        if found.exists():
-            fitted = [sys.executable, str(HERE / "front_end.py"), str(found)]
-            answer = subprocess.run(fitted, check=True, stdout=subprocess.PIPE, text=True).stdout
-            (HERE / "front-end.txt").write_text(answer)
+        fits = {
+            "front-end": ("front_end.py", found["experiments"]),
+            "tokenising": ("tokenising.py", folder / PARTS["closed-loop"], found["closed-loop"]),
+        }
+        for name, (script, *inputs) in fits.items():
+            if inputs[-1].exists():
+                fitted = [sys.executable, str(HERE / script), *map(str, inputs)]
+                answer = subprocess.run(fitted, check=True, stdout=subprocess.PIPE, text=True).stdout
+                (HERE / f"{name}.txt").write_text(answer)
 
 
 if __name__ == "__main__":
