@@ -106,9 +106,8 @@ def verdict(run: RunRecord, metrics: RequestMetrics, clients: tuple[ClientSummar
 def _trend(run: RunRecord, begin_s: float, end_s: float) -> tuple[list[str], list[str]]:
     """Return what the number in the system says of the state, and the evidence."""
     growth, rise, mean = _growth(run, begin_s, end_s)
-    sign = "-" if rise < 0 else "+"
-    trend = f"fitted rise {sign}{number(abs(rise))} while requests arrive"
-    states, evidence = [], [f"{number(mean)} requests in the system on average; {trend}"]
+    trend = f"{'falling' if rise < 0 else 'rising'} by {number(abs(rise))} while requests arrived"
+    states, evidence = [], [f"{number(mean)} requests in the system on average, {trend}"]
     significant = rise > _LEAST_RISE * max(mean, 1.0) ** 0.5
     if growth > GROWTH_OVERLOADED and significant:
         states.append("overloaded")
