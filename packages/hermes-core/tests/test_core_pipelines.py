@@ -557,6 +557,19 @@ def test_nothing_is_lost_in_any_graph(world):
             assert not client.scheduler.running
 
 
+def test_what_is_tried_again_is_not_taken_for_what_it_had_grown_to():
+    """Its first try gave a name to the prompt with the documents in it; the second has the prompt alone at first."""
+    patient = EngineSettings(kv_blocks=4001, client_timeout_ns=40_000_000, client_retries=1, client_backoff_ns=1_000)
+    documents = {"k": 1, "tokens_per_document": {"kind": "fixed", "tokens": 26}}
+    nodes = (Stage("retrieve", options=documents), "prefill", Stage("decode", options={"tokens": fixed(22), "n": 3}))
+    pool = service_pool("cpu", "retrieve")
+    plan = replace(small_plan(patient), pipelines={"default": (*nodes, "prefill", "decode")})
+    plan = replace(plan, pools=(*plan.pools, pool))
+    ran = simulate(plan, ScriptedSource([(0, 19, 40)]), MODEL)
+    assert ran.table("requests")["status"].tolist() == [Status.TIMED_OUT]
+    assert len(ran.table("stage_jobs")["job"]) >= 8, "both tries came to the engine"
+
+
 def ran_clients(ran):
     return ran.simulation.assembly.llm_clients
 

@@ -227,7 +227,11 @@ class Coordinator:
             anew.luck = request.luck or mix(self._seed, request.request_id)
             anew.jobs, anew.segments = flow.jobs, flow.segments
             if request.segments is not None:
-                request.segments = _first_tokens(request.segments, request.prompt_tokens)
+                segments = _first_tokens(request.segments, request.prompt_tokens)
+                if segments and segments[-1] not in request.segments:
+                    # What it had grown by was one segment with what the user sent: that alone is another text.
+                    segments = (*segments[:-1], (anew.new_segment(), segments[-1][1]))
+                request.segments = segments
         self.kernel.schedule(again_ns, _ARRIVAL, partial(self._set_out, request))
 
     def forget_kv(self, request: Request, now: Nanos) -> None:
