@@ -8,7 +8,8 @@ from hermes_analysis.emit.pools import EnginePool
 
 IMAGES: Final = {False: "vllm/vllm-openai:latest", True: "lmsysorg/sglang:latest"}
 _ROUTER_IMAGES: Final = {False: "python:3.12-slim", True: "lmsysorg/sglang:latest"}
-_CACHE: Final = "/root/.cache/huggingface"
+_CACHE: Final = "/models"
+"""Where the containers keep weights: said by HF_HOME, so that it does not matter as whom an image runs."""
 _SHM: Final = "16g"
 
 
@@ -77,7 +78,7 @@ def _engine_service(pool: EnginePool, devices: list[str], *, sglang: bool) -> di
     service: dict[str, Any] = {
         "image": IMAGES[sglang],
         "entrypoint": _command(pool, sglang=sglang),
-        "environment": {"HF_TOKEN": "${HF_TOKEN:-}"},
+        "environment": {"HF_HOME": _CACHE, "HF_TOKEN": "${HF_TOKEN:-}"},
         "volumes": [f"models:{_CACHE}"],
         "shm_size": _SHM,
         "restart": "unless-stopped",
@@ -108,7 +109,8 @@ def _pool_documents(app: str, pool: EnginePool, *, sglang: bool) -> Iterator[dic
         "image": IMAGES[sglang],
         "command": _command(pool, sglang=sglang),
         "env": [
-            {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf-token", "key": "token", "optional": True}}}
+            {"name": "HF_HOME", "value": _CACHE},
+            {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf-token", "key": "token", "optional": True}}},
         ],
         "ports": [{"name": "http", "containerPort": PORT}],
         "resources": {"limits": {pool.resource: pool.devices}},
