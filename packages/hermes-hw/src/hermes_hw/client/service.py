@@ -10,14 +10,14 @@ from typing import Any, Final, Self
 
 import grpc
 from hermes_core.api.errors import InputError
-from hermes_core.rpc import ChannelSecurity, parse_address, wait_until_serving
+from hermes_core.rpc import ChannelSecurity, parse_address
 from hermes_proto.hw.v1 import hardware_model_pb2 as pb
 
 from hermes_hw.client.cache import DiskCache
 from hermes_hw.client.caller import Caller, silent
 from hermes_hw.client.clock import Clock, WallClock
 from hermes_hw.client.description import ServiceDescription, checked_description
-from hermes_hw.client.faults import CallFailed, ServiceError, failure_of
+from hermes_hw.client.faults import CallFailed, ServiceError
 from hermes_hw.client.launch import Launched
 from hermes_hw.client.questions import PROTOCOLS, SERVICE
 from hermes_hw.client.session import Binding, Session, raise_refusals
@@ -135,15 +135,14 @@ class Service:
             return
         launched, deadline = self.launched, self.clock.now_s() + self.target.start_up_s
         while True:
-            fault = wait_until_serving(self.transport.channel, SERVICE, attempts=1, pause=self.clock.sleep)
-            if fault is None:
+            failed = self.transport.health(self.clock.sleep)
+            if failed is None:
                 return
             if (why := launched.gone()) is not None:
                 raise launched_fault(self.target.name, why)
-            code = failure_of(fault).code
             waitable = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.NOT_FOUND}
-            if code not in {*waitable, grpc.StatusCode.UNKNOWN}:
-                raise launched.fault(f"it answers health checks with {code.name}")
+            if failed.code not in {*waitable, grpc.StatusCode.UNKNOWN}:
+                raise launched.fault(f"it answers health checks with {failed.code.name}")
             if self.clock.now_s() > deadline:
                 raise launched.fault(f"it does not serve {self.target.start_up_s:g} s after its start")
 

@@ -1,11 +1,12 @@
 """How a request reaches a service: over gRPC, or by calling it in this process."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Protocol
 
 import grpc
 from google.rpc import status_pb2
-from hermes_core.rpc import Address, ChannelSecurity, open_channel
+from hermes_core.rpc import Address, ChannelSecurity, open_channel, wait_until_serving
 from hermes_proto.hw.v1 import hardware_model_pb2_grpc
 
 from hermes_hw.client.faults import CallFailed, failure_of
@@ -29,7 +30,11 @@ class Transport(Protocol):
 
 
 class GrpcTransport:
-    """A service behind an address. Implements `Transport`. Answers of more than `largest_message` bytes fail."""
+    """A service behind an address. Implements `Transport`. Answers of more than `largest_message` bytes fail.
+
+    Where nobody answered, the next call goes over a new channel: gRPC before 1.73 never gets through on one whose first
+    attempt met no socket, and later versions can take 5 s (measured with 1.71 to 1.76 on Linux).
+    """
 
     def __init__(
         self,
@@ -40,28 +45,65 @@ class GrpcTransport:
         metadata: tuple[tuple[str, str], ...] = (),
         largest_message: int = 64 * 2**20,
     ) -> None:
-        self.channel = open_channel(
-            address, security, metadata=metadata, request_prefix=run, largest_message=largest_message
-        )
-        self._stub: Any = hardware_model_pb2_grpc.HardwareModelServiceStub(self.channel)
+        self._address, self._security, self._run = address, security, run
+        self._metadata, self._largest_message = metadata, largest_message
+        self._left: list[grpc.Channel] = []
+        self._channels = 0
+        self._lock = threading.Lock()
+        self._open()
 
     def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """Return the answer of a method; see `Transport`."""
+        channel, stub = self.channel, self._stub
         try:
-            return getattr(self._stub, method)(request, timeout=timeout_s)
+            return getattr(stub, method)(request, timeout=timeout_s)
         except grpc.RpcError as error:
-            raise failure_of(error) from None
+            raise self._failed(channel, error) from None
 
     def stream(self, method: str, request: Any, timeout_s: float) -> Iterator[Any]:
-        """Yield the answers of a method; see `Transport`."""
+        """Yield the answers of a method that streams; see `Transport`."""
+        channel, stub = self.channel, self._stub
         try:
-            yield from getattr(self._stub, method)(request, timeout=timeout_s)
+            yield from getattr(stub, method)(request, timeout=timeout_s)
         except grpc.RpcError as error:
-            raise failure_of(error) from None
+            raise self._failed(channel, error) from None
+
+    def health(self, pause: Callable[[float], object]) -> CallFailed | None:
+        """Ask `grpc.health.v1` once; return why it does not serve, None when it does. `pause(seconds)` follows a no."""
+        channel = self.channel
+        fault = wait_until_serving(channel, SERVICE, attempts=1, pause=pause)
+        failed = None if fault is None else self._failed(channel, fault)
+        self._close_left()
+        return failed
 
     def close(self) -> None:
         """Close the channel."""
+        self._close_left()
         self.channel.close()
+
+    def _close_left(self) -> None:
+        while self._left:
+            self._left.pop().close()
+
+    def _open(self) -> None:
+        self._channels += 1
+        self.channel = open_channel(
+            self._address,
+            self._security,
+            metadata=self._metadata,
+            request_prefix=self._run if self._channels == 1 else f"{self._run}-{self._channels}",
+            largest_message=self._largest_message,
+        )
+        self._stub: Any = hardware_model_pb2_grpc.HardwareModelServiceStub(self.channel)
+
+    def _failed(self, channel: grpc.Channel, error: grpc.RpcError) -> CallFailed:
+        failed = failure_of(error)
+        with self._lock:
+            # Another thread may have opened the new one already.
+            if failed.code is grpc.StatusCode.UNAVAILABLE and channel is self.channel:
+                self._left.append(channel)  # calls of other threads may still be answered on it
+                self._open()
+        return failed
 
 
 class InProcessTransport:
