@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from hermes_core.api.hardware import HARDWARE_MODELS, CompiledDeployment
 from hermes_core.api.plugins import load_plugin
 from hermes_core.config import load_scenario
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.plan import SimulationPlan
-from hermes_core.serving.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, compiled_with, small_plan
 
 

@@ -23,7 +23,7 @@ from hermes_core.live.answers import Length
 from hermes_core.live.app import AppSettings
 from hermes_core.live.server import LiveServer, ServeSettings
 from hermes_core.record import FileSink, MemorySink
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, compiled_with, small_plan
 
 MS = 1e6

@@ -7,8 +7,8 @@ each that does; no chunk may be longer, and hardly a gap.
 """
 
 import hermes_core as hermes
-from hermes_core.serving.batching import Batch
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.llm.scheduling.batching import Batch
+from hermes_core.serving.llm.settings import EngineSettings
 
 BASE_MS, PER_SEQ_MS, PER_TOKEN_MS = 6.8, 0.10, 0.023  # Llama-3.1-8B on an H100, contexts of about 2,300 tokens
 

@@ -4,8 +4,8 @@ An option, never a need: DIR gets a copy of hermes_core in which some modules ar
 puts it first on PYTHONPATH runs faster. Without it, or where an extension does not fit the interpreter, Python runs the
 sources. Afterwards both run three scenarios; records that differ by a byte fail the build.
 
-Needs mypy (which mypyc comes with) and a C compiler. `serving/queues.py` and `serving/blocks.py` stay as they are: a
-deque and a list with more to them cannot be compiled.
+Needs mypy (which mypyc comes with) and a C compiler. `llm/scheduling/queues.py` and `llm/kv/blocks.py` stay as they
+are: a deque and a list with more to them cannot be compiled.
 """
 
 import argparse
@@ -23,19 +23,19 @@ SOURCES: Final = ROOT / "packages" / "hermes-core" / "src" / "hermes_core"
 MODULES: Final = (
     "engine/kernel",
     "serving/coordinator",
-    "serving/decode_batch",
-    "serving/kv_exchange",
-    "serving/kv_layout",
-    "serving/kv_memory",
-    "serving/engine_facts",
-    "serving/llm_client",
-    "serving/llm_pool",
-    "serving/policies/chunked",
-    "serving/prompt_steps",
-    "serving/rank_group",
+    "serving/llm/batches/decode",
+    "serving/llm/kv/exchange",
+    "serving/llm/kv/layout",
+    "serving/llm/kv/memory",
+    "serving/llm/facts",
+    "serving/llm/client",
+    "serving/llm/pool",
+    "serving/llm/scheduling/policies/chunked",
+    "serving/llm/batches/prompt_steps",
+    "serving/llm/rank_group",
     "serving/request",
-    "serving/scheduler",
-    "serving/sequence",
+    "serving/llm/scheduling/scheduler",
+    "serving/llm/sequence",
 )
 
 
@@ -60,7 +60,7 @@ def build(into: Path) -> None:
 def digests() -> None:
     """Print, for each scenario, the digest of its record and the CPU seconds it took."""
     import numpy as np  # noqa: PLC0415 - only the processes that simulate need these
-    from hermes_core.serving.settings import EngineSettings  # noqa: PLC0415
+    from hermes_core.serving.llm.settings import EngineSettings  # noqa: PLC0415
     from hermes_core.testing import ScriptedSource, simulate, small_plan  # noqa: PLC0415
 
     rng = np.random.default_rng(1)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hermes_core.serving.decode_batch import AggregateBatch
-from hermes_core.serving.exact_batch import ExactBatch
-from hermes_core.serving.kv_layout import KvLayout
+from hermes_core.serving.llm.batches.decode import AggregateBatch
+from hermes_core.serving.llm.batches.exact import ExactBatch
+from hermes_core.serving.llm.kv.layout import KvLayout
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from hermes_core.api.errors import InputError
-from hermes_core.serving.blocks import BlockPool
+from hermes_core.serving.llm.kv.blocks import BlockPool
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 from hermes_core.api.errors import InputError
-from hermes_core.serving.checks import check_settings
-from hermes_core.serving.presets import PRESET_NAMES, engine_preset
-from hermes_core.serving.settings import (
+from hermes_core.serving.llm.checks import check_settings
+from hermes_core.serving.llm.presets import PRESET_NAMES, engine_preset
+from hermes_core.serving.llm.settings import (
     AdmissionSettings,
     EngineSettings,
     FrontEndSettings,

@@ -17,7 +17,7 @@ from hermes_core import runs, simulation
 from hermes_core.api import DoesNotFitError, InputError, Interrupted, MissingExtraError, OutputError, plugins
 from hermes_core.cli import main, progress
 from hermes_core.config import parts
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, compiled_with
 
 SCENARIO = """
@@ -75,9 +75,9 @@ class FakeSummary:
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch):
     """Stand-ins for hermes-hw and hermes-workload; no hermes-analysis."""
-    module = types.ModuleType("hermes_core.serving.presets")
+    module = types.ModuleType("hermes_core.serving.llm.presets")
     module.engine_preset = lambda name, **_: EngineSettings(preset=name)
-    monkeypatch.setitem(sys.modules, "hermes_core.serving.presets", module)
+    monkeypatch.setitem(sys.modules, "hermes_core.serving.llm.presets", module)
     monkeypatch.setattr(parts, "DEVICE_CATALOGUES", "hermes.no_such_group")
 
     def workload(spec, seed):

@@ -6,7 +6,7 @@ import types
 import pytest
 from hermes_core.api import InputError, UnsupportedError
 from hermes_core.config import SeveralInputsError, load_scenario, parts
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.llm.settings import EngineSettings
 
 LINES = [
     "model: meta-llama/Llama-3.1-8B",
@@ -23,9 +23,9 @@ def presets(monkeypatch):
             raise InputError(f"there is no engine preset {name!r}", remedy="did you mean 'vllm'?")
         return EngineSettings(preset="vllm-0.33")
 
-    module = types.ModuleType("hermes_core.serving.presets")
+    module = types.ModuleType("hermes_core.serving.llm.presets")
     module.engine_preset = engine_preset
-    monkeypatch.setitem(sys.modules, "hermes_core.serving.presets", module)
+    monkeypatch.setitem(sys.modules, "hermes_core.serving.llm.presets", module)
     monkeypatch.setattr(parts, "DEVICE_CATALOGUES", "hermes.no_such_group")
 
 

@@ -9,8 +9,8 @@ import pytest
 from hermes_core.api import InputError
 from hermes_core.config import load_scenario, parts, traffic
 from hermes_core.config.engine_section import EngineSection, yaml_key
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.plan import KvTransferPlan
-from hermes_core.serving.settings import EngineSettings
 
 SMALLEST = """
 model: meta-llama/Llama-3.1-8B
@@ -34,9 +34,9 @@ def presets(monkeypatch):
         tokens = 16384 if (device_memory_bytes or 0) > 100 * 2**30 else 8192
         return EngineSettings(preset=known[name], max_num_batched_tokens=tokens, host_base_ns=7)
 
-    module = types.ModuleType("hermes_core.serving.presets")
+    module = types.ModuleType("hermes_core.serving.llm.presets")
     module.engine_preset = engine_preset
-    monkeypatch.setitem(sys.modules, "hermes_core.serving.presets", module)
+    monkeypatch.setitem(sys.modules, "hermes_core.serving.llm.presets", module)
     monkeypatch.setattr(parts, "DEVICE_CATALOGUES", "hermes.no_such_group")
 
 

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.testing import ScriptedSource, simulate, small_plan
 
 

@@ -11,21 +11,21 @@ import pytest
 from hermes_core.api.errors import InputError
 from hermes_core.api.hardware import AdapterPrices, KvGroup, MemoryPlan, StepShape
 from hermes_core.config import load_scenario
-from hermes_core.serving.adapters import priced
-from hermes_core.serving.affinity import AdapterAffinity
 from hermes_core.serving.assembly import kv_blocks_of
-from hermes_core.serving.front_end import FrontEnd
-from hermes_core.serving.kv_layout import KvLayout, kv_layout
-from hermes_core.serving.request import Request
-from hermes_core.serving.routers import PoolLoad
-from hermes_core.serving.settings import (
+from hermes_core.serving.llm.adapters import priced
+from hermes_core.serving.llm.front_end import FrontEnd
+from hermes_core.serving.llm.kv.layout import KvLayout, kv_layout
+from hermes_core.serving.llm.settings import (
     EngineSettings,
     FrontEndSettings,
     LoraSettings,
     SpeculationSettings,
     StructuredOutputSettings,
 )
-from hermes_core.serving.speculation import Gains, VerifyingModel
+from hermes_core.serving.llm.speculation import Gains, VerifyingModel
+from hermes_core.serving.request import Request
+from hermes_core.serving.routing.adapters import AdapterAffinity
+from hermes_core.serving.routing.routers import PoolLoad
 from hermes_core.testing import AffineStepModel, ScriptedSource, compiled_with, simulate, small_plan
 
 MS = 1_000_000

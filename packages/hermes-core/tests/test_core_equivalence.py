@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 from hermes_core.api.hardware import KvGroup, MemoryPlan
-from hermes_core.serving.plan import KvTransferPlan
-from hermes_core.serving.settings import (
+from hermes_core.serving.llm.settings import (
     AdmissionSettings,
     EngineSettings,
     LoraSettings,
     SpeculationSettings,
     StructuredOutputSettings,
 )
+from hermes_core.serving.plan import KvTransferPlan
 from hermes_core.testing import AffineStepModel, ScriptedSource, Simulated, simulate, small_plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from hermes_core.serving.presets import engine_preset
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.llm.presets import engine_preset
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, simulate, small_plan
 
 MS = 1_000_000

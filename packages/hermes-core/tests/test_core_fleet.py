@@ -8,10 +8,10 @@ from hermes_core.api.errors import InputError
 from hermes_core.engine import Kernel
 from hermes_core.network import Network, Resource
 from hermes_core.network.flows import path_of
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.pipelines.nodes import Stage
 from hermes_core.serving.plan import AutoscalePlan, FaultPlan, KvTransferPlan
 from hermes_core.serving.request import Status
-from hermes_core.serving.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, service_pool, simulate, small_plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

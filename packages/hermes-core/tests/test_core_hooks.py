@@ -1,7 +1,7 @@
 """What a user can hang into the engine: an observer of steps, a policy of their own."""
 
-from hermes_core.serving.policies.chunked import Chunked
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.llm.scheduling.policies.chunked import Chunked
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.testing import ScriptedSource, simulate, small_plan
 
 SOURCE = ScriptedSource([(0, 300, 40), (10_000_000, 200, 30), (400_000_000, 500, 5)])

@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import simpy
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, simulate, small_plan
 from scipy import stats
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from hermes_core.record import MemorySink
-from hermes_core.serving import llm_client
+from hermes_core.serving.llm import client as llm_client
+from hermes_core.serving.llm.scheduling.scheduler import Scheduler
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.request import Status
-from hermes_core.serving.scheduler import Scheduler
-from hermes_core.serving.settings import EngineSettings
 from hermes_core.simulation import Simulation
 from hermes_core.testing import AffineStepModel, ScriptedSource, Simulated, compiled_with, small_plan
 from hypothesis import HealthCheck, assume, given, settings

@@ -21,7 +21,7 @@ from hermes_core.live.text import ApproximateTokeniser, FileTokeniser
 from hermes_core.live.told import QuietObserver
 from hermes_core.live.tracing import Tracing
 from hermes_core.record import MemorySink
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, compiled_with, small_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -17,8 +17,8 @@ from hermes_core.live.told import QuietObserver
 from hermes_core.record import MemorySink
 from hermes_core.rpc import RpcServer, ServerSecurity, open_channel, parse_address
 from hermes_core.runs import run
+from hermes_core.serving.llm.settings import EngineSettings, FrontEndSettings
 from hermes_core.serving.request import FINISHED
-from hermes_core.serving.settings import EngineSettings, FrontEndSettings
 from hermes_core.testing import AffineStepModel, compiled_with, small_plan
 from hermes_proto.core.v1 import prediction_service_pb2 as prediction
 from hermes_proto.core.v1 import prediction_service_pb2_grpc as prediction_grpc

@@ -18,8 +18,8 @@ from hermes_core.live.replay import replay
 from hermes_core.live.server import ServeSettings
 from hermes_core.live.testing import LiveThread
 from hermes_core.record import MemorySink
+from hermes_core.serving.llm.settings import AdmissionSettings, EngineSettings, LoraSettings
 from hermes_core.serving.plan import SimulationPlan
-from hermes_core.serving.settings import AdmissionSettings, EngineSettings, LoraSettings
 from hermes_core.testing import AffineStepModel, compiled_with, small_plan
 
 httpx = pytest.importorskip("httpx")

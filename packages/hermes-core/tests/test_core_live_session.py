@@ -18,9 +18,9 @@ from hermes_core.live.replay import replay
 from hermes_core.live.session import LiveSession
 from hermes_core.live.told import QuietObserver
 from hermes_core.record import MemorySink
+from hermes_core.serving.llm.settings import EngineSettings, FrontEndSettings, SpeculationSettings
 from hermes_core.serving.pipelines.nodes import Stage
 from hermes_core.serving.request import Status
-from hermes_core.serving.settings import EngineSettings, FrontEndSettings, SpeculationSettings
 from hermes_core.simulation import Simulation
 from hermes_core.testing import AffineStepModel, ScriptedSource, compiled_with, simulate, small_plan
 from hypothesis import given, settings

@@ -8,9 +8,9 @@ from hermes_core.api.errors import InputError
 from hermes_core.memory.plan import KvStorePlan, TierPlan
 from hermes_core.network.presets import MACHINES, LinkPlan, TopologyPlan
 from hermes_core.record import MemorySink
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.pipelines.nodes import Stage
 from hermes_core.serving.plan import KvTransferPlan, PlacePlan
-from hermes_core.serving.settings import EngineSettings
 from hermes_core.simulation import Simulation
 from hermes_core.testing import (
     AffineStepModel,

@@ -12,10 +12,10 @@ Where the facts were read is in `docs/engines/parity.md`.
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hermes_core.serving import llm_client
-from hermes_core.serving.presets import PRESET_NAMES, engine_preset
-from hermes_core.serving.scheduler import Scheduler
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.llm import client as llm_client
+from hermes_core.serving.llm.presets import PRESET_NAMES, engine_preset
+from hermes_core.serving.llm.scheduling.scheduler import Scheduler
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, Simulated, simulate, small_plan
 
 MS = 1_000_000

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hermes_core.api.errors import InputError
-from hermes_core.serving.llm_pool import LlmJob
+from hermes_core.serving.llm.pool import LlmJob
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.pipelines.flow import Flow
 from hermes_core.serving.pipelines.luck import draw_of, unit
 from hermes_core.serving.pipelines.nodes import Branch, Choice, Loop, Parallel, Stage, Stop
 from hermes_core.serving.plan import KvTransferPlan
 from hermes_core.serving.request import Status
-from hermes_core.serving.settings import EngineSettings
 from hermes_core.testing import (
     AffineStepModel,
     LinearStageModel,

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from hermes_core.serving.queues import Deadline, Fair, Fcfs, PriorityOrder, ShortestPrompt
+from hermes_core.serving.llm.scheduling.queues import Deadline, Fair, Fcfs, PriorityOrder, ShortestPrompt
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.request import Request
-from hermes_core.serving.settings import EngineSettings
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule

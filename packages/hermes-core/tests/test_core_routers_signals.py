@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hermes_core.api.errors import InputError
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.request import Request
-from hermes_core.serving.routers import PoolLoad
-from hermes_core.serving.settings import EngineSettings
-from hermes_core.serving.signal_routing import BySession, HeavyLight, PowerOfTwo, PrefixAware
+from hermes_core.serving.routing.routers import PoolLoad
+from hermes_core.serving.routing.signals import BySession, HeavyLight, PowerOfTwo, PrefixAware
 from hermes_core.testing import AffineStepModel, ScriptedSource, simulate, small_plan
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -23,7 +23,7 @@ from hermes_core.config import load_scenario
 from hermes_core.config.origins import DEFAULT
 from hermes_core.record import FileSink, MemorySink, RecordSink
 from hermes_core.record.tables import TABLES
-from hermes_core.serving.llm_client import StretchObserver
+from hermes_core.serving.llm.client import StretchObserver
 from hermes_core.serving.plan import PoolPlan, SimulationPlan
 from hermes_core.simulation import Progress, RunOutcome, Simulation
 

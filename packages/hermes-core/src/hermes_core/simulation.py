@@ -25,8 +25,8 @@ from hermes_core.record import Recorder, RecordSink
 from hermes_core.serving.arrivals import requests_of
 from hermes_core.serving.assembly import Assembly, Compiled, compile_pool, kv_blocks_of
 from hermes_core.serving.coordinator import Coordinator
-from hermes_core.serving.llm_client import StretchObserver
-from hermes_core.serving.llm_pool import LlmPool
+from hermes_core.serving.llm.client import StretchObserver
+from hermes_core.serving.llm.pool import LlmPool
 from hermes_core.serving.plan import PoolPlan, SimulationPlan
 from hermes_core.serving.request import Status
 

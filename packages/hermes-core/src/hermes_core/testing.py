@@ -12,9 +12,9 @@ from hermes_core.api.hardware import AdapterPrices, CompiledDeployment, Deployme
 from hermes_core.api.stages import CompiledStage, StageDeployment
 from hermes_core.api.workload import RequestBatch
 from hermes_core.record import MemorySink
-from hermes_core.serving.llm_client import StretchObserver
+from hermes_core.serving.llm.client import StretchObserver
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.plan import PoolPlan, RecordPlan, ServicePoolPlan, SimulationPlan
-from hermes_core.serving.settings import EngineSettings
 from hermes_core.simulation import RunOutcome, Simulation
 
 _NEVER = 1 << 62

@@ -17,9 +17,9 @@ from hermes_core.config.parts import Parts
 from hermes_core.config.pipelines import LLM_STAGES
 from hermes_core.config.sections import HardwareSection, ModelSection, PoolSection, Scenario
 from hermes_core.config.service_pools import ServicePools
-from hermes_core.serving.checks import contradictions, unsupported
+from hermes_core.serving.llm.checks import contradictions, unsupported
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.plan import AnyPoolPlan, KvTransferPlan, PoolPlan
-from hermes_core.serving.settings import EngineSettings
 
 DEFAULT_PRESET: Final = "vllm"
 DEFAULT_ROUTER: Final = "least_tokens"
@@ -126,7 +126,7 @@ class Deployments:
         preset, preset_at = _preset(layers)
         memory = self._parts.device_memory(hardware, hardware_at, spec)
         # Late, so that reading a scenario's models and pools does not need the presets.
-        from hermes_core.serving.presets import engine_preset  # noqa: PLC0415
+        from hermes_core.serving.llm.presets import engine_preset  # noqa: PLC0415
 
         try:
             settings: EngineSettings = engine_preset(preset, device_memory_bytes=memory, device=hardware.device)

@@ -27,7 +27,7 @@ from hermes_core.config.fields import (
     mistake,
     shown,
 )
-from hermes_core.serving.settings import EngineSettings
+from hermes_core.serving.llm.settings import EngineSettings
 
 _SUFFIXES: Final[Mapping[str, Any]] = {
     "_ns": SpanNs,

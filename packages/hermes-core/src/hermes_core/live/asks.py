@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from hermes_core.api.time import Nanos
+from hermes_core.serving.llm.sequence import Segments
 from hermes_core.serving.request import Request
-from hermes_core.serving.sequence import Segments
 
 
 @dataclass(frozen=True, slots=True)

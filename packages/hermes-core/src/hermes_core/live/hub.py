@@ -2,7 +2,7 @@
 
 from hermes_core.live.asks import Arrival, Intervention
 from hermes_core.live.told import RequestEnd, SessionObserver, StageEnd
-from hermes_core.serving.llm_client import Stretch
+from hermes_core.serving.llm.client import Stretch
 
 
 class Hub:

@@ -20,7 +20,7 @@ from hermes_core.api.errors import InputError, OutputError, Place
 from hermes_core.api.workload import RequestBatch
 from hermes_core.live.asks import Arrival, Ask, Intervention
 from hermes_core.live.told import RequestEnd, StageEnd
-from hermes_core.serving.llm_client import Stretch
+from hermes_core.serving.llm.client import Stretch
 
 VERSION: Final = "1.0"
 _KINDS: Final = ("cancel", "kill", "revive")

@@ -17,8 +17,8 @@ import zmq
 from hermes_core.api.errors import InputError
 from hermes_core.live.clock import unix_s
 from hermes_core.live.session import LiveSession, ranks_of
-from hermes_core.serving.blocks import BlockPool, PrefixNode
-from hermes_core.serving.llm_client import LlmClient
+from hermes_core.serving.llm.client import LlmClient
+from hermes_core.serving.llm.kv.blocks import BlockPool, PrefixNode
 
 MEDIUM: Final = "GPU"
 _KEPT_BATCHES: Final = 10_000

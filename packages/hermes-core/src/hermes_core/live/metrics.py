@@ -21,7 +21,7 @@ from hermes_core.live.lag import BUCKETS_S, LagWatch
 from hermes_core.live.service import Choice
 from hermes_core.live.session import LiveSession
 from hermes_core.live.told import ClientState, RequestEnd, StageEnd
-from hermes_core.serving.llm_client import Stretch
+from hermes_core.serving.llm.client import Stretch
 from hermes_core.serving.request import CANCELLED, FINISHED
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST

@@ -18,7 +18,7 @@ from hermes_core.live.lag import LagWatch
 from hermes_core.live.refusals import Refusal
 from hermes_core.live.session import LiveSession
 from hermes_core.live.told import RequestEnd, StageEnd
-from hermes_core.serving.llm_client import Stretch
+from hermes_core.serving.llm.client import Stretch
 from hermes_core.serving.request import FAILED, Request
 
 _log = structlog.get_logger(__name__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final, TypeAlias
 
-from hermes_core.serving.sequence import Segments
+from hermes_core.serving.llm.sequence import Segments
 
 SegmentTold: TypeAlias = Callable[[int, Sequence[Any]], None]
 """Told the id and the tokens of a segment."""

@@ -23,16 +23,16 @@ from hermes_core.live.predict import EngineLoad
 from hermes_core.live.told import ClientState, QuietObserver, SessionObserver, ToldRecorder
 from hermes_core.record import RecordSink
 from hermes_core.serving.assembly import Client, Compiled
-from hermes_core.serving.llm_client import LlmClient
+from hermes_core.serving.llm.client import LlmClient
+from hermes_core.serving.llm.rank_group import RankGroup
+from hermes_core.serving.llm.scheduling.scheduler import Scheduler
+from hermes_core.serving.llm.sequence import Sequence
 from hermes_core.serving.pipelines.control import Gathering
 from hermes_core.serving.pipelines.nodes import Branch, Loop, Node, Parallel, Stage
 from hermes_core.serving.plan import AnyPoolPlan, PoolPlan, SimulationPlan
-from hermes_core.serving.rank_group import RankGroup
 from hermes_core.serving.request import CANCELLED, FAILED, Request
-from hermes_core.serving.routers import PoolLoad, Router
-from hermes_core.serving.scheduler import Scheduler
-from hermes_core.serving.sequence import Sequence
-from hermes_core.serving.service_client import Work
+from hermes_core.serving.routing.routers import PoolLoad, Router
+from hermes_core.serving.services.client import Work
 from hermes_core.simulation import Simulation
 
 _ARRIVAL: Final = rank(Phase.ARRIVAL)

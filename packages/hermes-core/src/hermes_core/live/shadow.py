@@ -11,7 +11,7 @@ from hermes_core.live.drift import Drift
 from hermes_core.live.session import LiveSession
 from hermes_core.live.shadow_log import Observed
 from hermes_core.live.told import RequestEnd, StageEnd
-from hermes_core.serving.llm_client import Stretch
+from hermes_core.serving.llm.client import Stretch
 from hermes_core.serving.request import FINISHED
 
 _MS: Final = 1_000_000

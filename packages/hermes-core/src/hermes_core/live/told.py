@@ -8,7 +8,7 @@ from hermes_core.api.time import Nanos
 from hermes_core.live.asks import Arrival, Intervention
 from hermes_core.record import Recorder, RecordSink
 from hermes_core.record.tables import REQUESTS, STAGE_JOBS
-from hermes_core.serving.llm_client import Stretch
+from hermes_core.serving.llm.client import Stretch
 
 
 @dataclass(frozen=True, slots=True)

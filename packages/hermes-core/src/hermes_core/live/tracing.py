@@ -15,7 +15,7 @@ from hermes_core.live.asks import Arrival, Intervention
 from hermes_core.live.clock import NS_PER_S, unix_s
 from hermes_core.live.session import LiveSession
 from hermes_core.live.told import RequestEnd, StageEnd
-from hermes_core.serving.llm_client import Stretch
+from hermes_core.serving.llm.client import Stretch
 from hermes_core.serving.request import FINISHED
 from hermes_core.serving.request import Status as Ended
 

@@ -1,6 +1,6 @@
 """Names for prefixes: one number for each piece of text after each piece before it."""
 
-from hermes_core.serving.sequence import Segments
+from hermes_core.serving.llm.sequence import Segments
 
 
 class Prefixes:

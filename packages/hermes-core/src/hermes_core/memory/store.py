@@ -15,7 +15,7 @@ from hermes_core.memory.prefixes import Prefixes
 from hermes_core.memory.tiers import Memory, Tiers
 from hermes_core.network.flows import Path
 from hermes_core.network.network import Network
-from hermes_core.serving.sequence import Segments
+from hermes_core.serving.llm.sequence import Segments
 
 _TRANSFER: Final = rank(Phase.TRANSFER)
 

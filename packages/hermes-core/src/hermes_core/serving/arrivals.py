@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from hermes_core.api.errors import HermesError, InputError
 from hermes_core.api.workload import RequestBatch, RequestSource
+from hermes_core.serving.llm.sequence import Segments
 from hermes_core.serving.request import Request
-from hermes_core.serving.sequence import Segments
 
 _OPTIONAL = (
     ("pipeline", 0),

@@ -15,27 +15,27 @@ from hermes_core.api.streams import stream
 from hermes_core.api.time import FS_PER_NS, Nanos
 from hermes_core.engine import Kernel
 from hermes_core.record import Recorder
-from hermes_core.serving.adapters import priced
-from hermes_core.serving.admission import ADMISSIONS
-from hermes_core.serving.batching import BATCH_POLICIES
-from hermes_core.serving.checks import check_settings
 from hermes_core.serving.coordinator import Coordinator
 from hermes_core.serving.fleet import Autoscaler, Faults, FleetTotals, PoolFleet
-from hermes_core.serving.kv_layout import block_bytes
-from hermes_core.serving.llm_client import LlmClient, StretchObserver
-from hermes_core.serving.llm_pool import LlmPool
+from hermes_core.serving.llm.adapters import priced
+from hermes_core.serving.llm.checks import check_settings
+from hermes_core.serving.llm.client import LlmClient, StretchObserver
+from hermes_core.serving.llm.kv.layout import block_bytes
+from hermes_core.serving.llm.kv.transfer import KvTransfer
+from hermes_core.serving.llm.pool import LlmPool
+from hermes_core.serving.llm.scheduling.admission import ADMISSIONS
+from hermes_core.serving.llm.scheduling.batching import BATCH_POLICIES
+from hermes_core.serving.llm.scheduling.queues import QUEUE_ORDERS
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.patience import Patience
 from hermes_core.serving.pipelines.build import Builder
 from hermes_core.serving.pipelines.control import Choose
 from hermes_core.serving.pipelines.program import Program
 from hermes_core.serving.plan import AnyPoolPlan, PoolPlan, ServicePoolPlan, SimulationPlan
-from hermes_core.serving.queues import QUEUE_ORDERS
 from hermes_core.serving.request import Request
-from hermes_core.serving.routers import ROUTERS, Router
-from hermes_core.serving.service_client import SERVICE_CLIENTS, ServiceClient
-from hermes_core.serving.service_pool import ServicePool
-from hermes_core.serving.settings import EngineSettings
-from hermes_core.serving.transfer import KvTransfer
+from hermes_core.serving.routing.routers import ROUTERS, Router
+from hermes_core.serving.services.client import SERVICE_CLIENTS, ServiceClient
+from hermes_core.serving.services.pool import ServicePool
 from hermes_core.serving.wiring import Wiring
 
 Compiled: TypeAlias = CompiledDeployment | Mapping[str, CompiledStage]

@@ -8,13 +8,13 @@ from typing import Final
 from hermes_core.api.time import Nanos
 from hermes_core.engine import Kernel, Phase, rank
 from hermes_core.record import Recorder
-from hermes_core.serving.handover import Handovers
+from hermes_core.serving.llm.kv.handover import Handovers
+from hermes_core.serving.llm.sequence import Segments
 from hermes_core.serving.patience import Patience
 from hermes_core.serving.pipelines.flow import NO_JOB, Flow
 from hermes_core.serving.pipelines.luck import mix
 from hermes_core.serving.pipelines.program import Program
 from hermes_core.serving.request import FINISHED, SHED, TIMED_OUT, UNFINISHED, Request, Status
-from hermes_core.serving.sequence import Segments
 
 _ARRIVAL: Final = rank(Phase.ARRIVAL)
 _NO_CLIENT: Final = 65535

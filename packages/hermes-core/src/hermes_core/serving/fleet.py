@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final
 from hermes_core.api.errors import InputError, Place
 from hermes_core.api.time import Nanos
 from hermes_core.engine import Kernel, Phase, rank
-from hermes_core.serving.llm_client import LlmClient
-from hermes_core.serving.llm_pool import LlmJob, LlmPool
+from hermes_core.serving.llm.client import LlmClient
+from hermes_core.serving.llm.pool import LlmJob, LlmPool
+from hermes_core.serving.llm.sequence import Sequence
 from hermes_core.serving.pipelines.control import parts_of
 from hermes_core.serving.plan import AutoscalePlan, FaultPlan
 from hermes_core.serving.request import FAILED, Request
-from hermes_core.serving.sequence import Sequence
-from hermes_core.serving.service_client import Work
-from hermes_core.serving.service_pool import ServicePool
+from hermes_core.serving.services.client import Work
+from hermes_core.serving.services.pool import ServicePool
 
 if TYPE_CHECKING:
     from hermes_core.serving.coordinator import Coordinator

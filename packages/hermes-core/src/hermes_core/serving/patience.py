@@ -6,8 +6,8 @@ from typing import Final
 
 from hermes_core.api.time import Nanos
 from hermes_core.engine import Kernel, Phase, rank
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.request import Request
-from hermes_core.serving.settings import EngineSettings
 
 _CONTROL: Final = rank(Phase.CONTROL)
 

@@ -9,8 +9,8 @@ from hermes_core.api.stages import StageDeployment
 from hermes_core.api.time import Nanos
 from hermes_core.memory.plan import KvStorePlan
 from hermes_core.network.presets import TopologyPlan
+from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.pipelines.nodes import Node
-from hermes_core.serving.settings import EngineSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from hermes_core.serving.sequence import Segments
+from hermes_core.serving.llm.sequence import Segments
 
 if TYPE_CHECKING:
-    from hermes_core.serving.handover import Handover
+    from hermes_core.serving.llm.kv.handover import Handover
     from hermes_core.serving.pipelines.flow import Flow
 
 

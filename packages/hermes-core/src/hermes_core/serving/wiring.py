@@ -16,11 +16,11 @@ from hermes_core.memory.tiers import Tiers
 from hermes_core.network import Network, Path, Resource
 from hermes_core.network.topology import Topology
 from hermes_core.record import Recorder
-from hermes_core.serving.kv_routing import KnowsPlaces
-from hermes_core.serving.llm_pool import LlmPool
+from hermes_core.serving.llm.kv.store import PoolStore
+from hermes_core.serving.llm.pool import LlmPool
 from hermes_core.serving.plan import AnyPoolPlan, PlacePlan, PoolPlan, SimulationPlan
-from hermes_core.serving.pool_store import PoolStore
-from hermes_core.serving.service_pool import ServicePool
+from hermes_core.serving.routing.prefixes import KnowsPlaces
+from hermes_core.serving.services.pool import ServicePool
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from hermes_core.api.errors import InputError, Place
-from hermes_core.serving.llm_pool import LlmJob, LlmPool
+from hermes_core.serving.llm.pool import LlmJob, LlmPool
 from hermes_core.serving.pipelines.choosers import CHOOSERS
 from hermes_core.serving.pipelines.control import Choose, End, Fork, Join, Jump, LoopEnd, Op
 from hermes_core.serving.pipelines.luck import Draw, draw_of
 from hermes_core.serving.pipelines.nodes import LLM_STAGES, Branch, Choice, Loop, Node, Parallel, Stage, Stop, stages_of
 from hermes_core.serving.pipelines.program import Program
 from hermes_core.serving.request import Request
-from hermes_core.serving.service_pool import ServicePool
+from hermes_core.serving.services.pool import ServicePool
 
 if TYPE_CHECKING:
     from hermes_core.serving.coordinator import Coordinator

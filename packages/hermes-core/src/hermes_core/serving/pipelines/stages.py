@@ -10,7 +10,7 @@ from hermes_core.serving.pipelines.growth import result, text_of, texts
 from hermes_core.serving.pipelines.luck import Draw, always, draw_of, unit
 from hermes_core.serving.pipelines.nodes import Stage
 from hermes_core.serving.request import Request
-from hermes_core.serving.service_pool import Counts, ServiceJob, Wait
+from hermes_core.serving.services.pool import Counts, ServiceJob, Wait
 
 
 def text(stage: Stage, builder: Builder) -> None:

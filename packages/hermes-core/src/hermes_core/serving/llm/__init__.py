@@ -1,0 +1,1 @@
+"""LLM engines: clients, their pools, and what an engine is made of."""

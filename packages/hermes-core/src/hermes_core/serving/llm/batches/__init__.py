@@ -1,0 +1,1 @@
+"""The sequences that decode together, kept as sums."""

@@ -1,0 +1,1 @@
+"""Which client of a pool gets a job."""

@@ -1,0 +1,1 @@
+"""Clients that serve batches of stage jobs, and their pools."""
