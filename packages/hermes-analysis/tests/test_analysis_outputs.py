@@ -296,7 +296,7 @@ def test_report_stands_alone_and_escapes_what_it_shows():
     assert "&lt;b&gt;&#34;rag&#34;" in html
     data = json.loads(re.search(r'id="chart-data">(.*?)</script>', html, re.DOTALL).group(1))
     assert {f"chart-{name}" for name in data} == {i for i in page.ids if i.startswith("chart-")} - {"chart-data"}
-    assert {"ttft", "itl", "tpot", "e2e", "load", "busy", "batch", "kv", "stages"} <= set(data)
+    assert {"ttft", "itl", "tpot", "e2e", "load", "utilisation", "decode_seqs", "kv_share", "stages"} <= set(data)
     assert all(len(t["x"]) <= 240 for figure in data.values() for t in figure["data"])
 
 

@@ -237,8 +237,12 @@ def test_batches_of_several_workers_share_the_time():
     client = summarise(run).clients[0]
     assert client.utilisation == pytest.approx(0.5), "four seconds of batches, two workers, four seconds"
     assert client.mean_batch == 3
-    busy = series(run, StepIndex.of(run.steps), intervals=4).clients[0].busy
+    busy = series(run, StepIndex.of(run.steps), intervals=4).clients[0].utilisation
     assert busy == pytest.approx([0.5, 1.0, 0.5, 0.0])
+    over_time = series(run, StepIndex.of(run.steps), intervals=4).clients
+    assert over_time[0].batch == pytest.approx([1.5, 3.0, 1.5, 0.0])
+    assert not over_time[0].decode_seqs.any()
+    assert not over_time[1].batch.any()
 
 
 def test_links_tiers_ways_and_quality_of_the_trailer():

@@ -13,12 +13,13 @@ from hermes_proto.core.v1 import run_record_pb2 as rr
 MS = 1_000_000
 
 
-def summary_of(**changes):
+def summary_of(levels=(), **changes):
     requests = [
         {"request_id": i, "arrival_ns": i * MS, "first_token_ns": i * MS + 2, "end_ns": i * MS + 3, **changes}
         for i in range(100)
     ]
-    return summarise(make_record(requests=requests, steps=[{"t0_fs": MS * 10**6, "decode_seqs": 1}], end_ns=200 * MS))
+    steps = [{"t0_fs": MS * 10**6, "decode_seqs": 1}]
+    return summarise(make_record(requests=requests, steps=steps, service_levels=levels, end_ns=200 * MS))
 
 
 def screen(summary, width=100):
@@ -43,6 +44,28 @@ def test_a_queue_that_was_hardly_used_has_no_digits(waiting, shown):
     client = replace(summary.clients[0], mean_waiting=waiting, mean_decode_seqs=7.0)
     (line,) = [text for text in screen(replace(summary, clients=(client,))) if text.startswith(client.name)]
     assert f"7.00   {shown.rjust(7)}   " in line
+
+
+def test_a_bound_that_no_level_has_is_not_shown():
+    level = rr.ServiceLevel(name="*", tpot_ns=5, attainment=0.9)
+    (head,) = [line for line in screen(summary_of(levels=[level])) if line.startswith("service level")]
+    assert head.split("  ")[0] == "service level"
+    assert "TPOT met" in head
+    assert "TTFT" not in head
+    assert "E2E" not in head
+    assert summary_of(levels=[level]).to_dict()["levels"][0]["e2e_s"] is None
+
+
+def test_engines_have_decode_seqs_and_service_stages_batches():
+    summary = summary_of()
+    assert not any(" batch " in line for line in screen(summary)), "no client of service stages, no column for it"
+    engine = replace(summary.clients[0], mean_decode_seqs=7.0)
+    service = replace(engine, name="cpu/0", mean_decode_seqs=float("nan"), mean_batch=3.0)
+    lines = screen(replace(summary, clients=(engine, service)), width=140)
+    (head,) = [line for line in lines if line.startswith("client ")]
+    places = [head.index(word) + len(word) for word in ("decode seqs", "batch")]
+    shown = [[line[:place].split()[-1] for place in places] for line in lines if line.startswith(("llm/0", "cpu/0"))]
+    assert shown == [["7.00", "-"], ["-", "3.00"]]
 
 
 def test_a_verdict_on_nothing_that_finished_has_no_infinity():

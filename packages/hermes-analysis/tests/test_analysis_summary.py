@@ -85,6 +85,7 @@ def test_service_levels(summary):
     everyone, rag = {level.name: level for level in summary.levels}["*"], summary.levels[0]
     assert (everyone.requests, everyone.attained, everyone.met) == (4, 0.25, False)
     assert (everyone.ttft_attained, everyone.tpot_attained, everyone.e2e_attained) == (0.25, None, None)
+    assert (everyone.ttft_s, everyone.tpot_s, everyone.e2e_s) == (1.0, None, None), "what is not bounded is absent"
     # Request 1 ends in 3 s but takes 0.5 s a token.
     assert (rag.name, rag.requests, rag.attained, rag.met) == ("rag", 1, 0.0, False)
     assert (rag.ttft_attained, rag.tpot_attained, rag.e2e_attained) == (None, 0.0, 1.0)

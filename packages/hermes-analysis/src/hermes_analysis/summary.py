@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TextIO
 
@@ -58,12 +59,12 @@ class GroupSummary:
 
 @dataclass(frozen=True, slots=True)
 class LevelSummary:
-    """One service level, and the share of the requests under it that met it and each bound; None for no such bound."""
+    """One service level: its bounds, and the share of the requests under it that met it and each; None for no such bound."""
 
     name: str
-    ttft_s: float
-    tpot_s: float
-    e2e_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+    e2e_s: float | None
     requests: int
     required: float
     attained: float
@@ -75,6 +76,13 @@ class LevelSummary:
     def met(self) -> bool:
         """Whether enough requests met the bounds."""
         return self.requests == 0 or self.attained >= self.required
+
+
+def level_bounds(levels: Sequence[LevelSummary]) -> tuple[str, ...]:
+    """Return which of "ttft", "tpot" and "e2e" some level bounds."""
+    return tuple(
+        kind for kind in ("ttft", "tpot", "e2e") if any(getattr(level, f"{kind}_s") is not None for level in levels)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,14 @@ from hermes_analysis.metrics.details import RunDetails
 from hermes_analysis.metrics.distribution import Distribution
 from hermes_analysis.optional import optional
 from hermes_analysis.render import duration, energy, number, percent, size, stage_part
-from hermes_analysis.summary import ClientSummary, CriticalPath, GroupSummary, RunSummary, summary_json
+from hermes_analysis.summary import (
+    ClientSummary,
+    CriticalPath,
+    GroupSummary,
+    RunSummary,
+    level_bounds,
+    summary_json,
+)
 
 __all__ = ["print_comparison", "print_details", "print_summary", "summary_json"]
 
@@ -202,14 +209,11 @@ def _groups(groups: Iterable[GroupSummary]) -> Any:
 
 
 def _levels(summary: RunSummary) -> Any:
-    table = _table("service level", "requests", "TTFT met", "TPOT met", "E2E met", "all met", "required", "")
+    kinds = level_bounds(summary.levels)
+    table = _table("service level", "requests", *(f"{kind.upper()} met" for kind in kinds), "all met", "required", "")
     for level in summary.levels:
-        bounds = (
-            (level.ttft_s, level.ttft_attained),
-            (level.tpot_s, level.tpot_attained),
-            (level.e2e_s, level.e2e_attained),
-        )
-        cells = [f"≤ {duration(bound)}: {percent(met)}" if bound else "" for bound, met in bounds]
+        bounds = [(getattr(level, f"{kind}_s"), getattr(level, f"{kind}_attained")) for kind in kinds]
+        cells = [f"≤ {duration(bound)}: {percent(met)}" if bound is not None else "" for bound, met in bounds]
         fate = _text("met", "green") if level.met else _text("BROKEN", "red")
         table.add_row(
             _text("all" if level.name == "*" else level.name),
@@ -223,14 +227,17 @@ def _levels(summary: RunSummary) -> Any:
 
 
 def _clients(clients: tuple[ClientSummary, ...]) -> Any:
-    table = _table("client", "device", "busy", "batch", "waiting", "KV peak", "preemptions", "energy", "cost")
+    batches = any(not math.isnan(client.mean_batch) for client in clients)  # only service stages have them
+    heads = ("utilisation", "decode seqs", *(("batch",) if batches else ()), "waiting", "KV peak")
+    table = _table("client", "device", *heads, "preemptions", "energy", "cost")
     for name, several in _by_pool(clients):
         first = several[0]
         table.add_row(
             _text(name),
             _text(first.device if first.devices <= 1 else f"{first.devices} x {first.device}"),
             percent(_mean([c.utilisation for c in several])),
-            number(_mean([c.mean_decode_seqs if math.isnan(c.mean_batch) else c.mean_batch for c in several])),
+            number(_mean([c.mean_decode_seqs for c in several])),
+            *((number(_mean([c.mean_batch for c in several])),) if batches else ()),
             _queue(_mean([c.mean_waiting for c in several])),
             percent(max(c.kv_peak_share for c in several)),
             f"{sum(c.preemptions for c in several):,}",

@@ -164,8 +164,8 @@ def _steps(run: RunRecord, index: StepIndex, timeline: Timeline, group: int, row
         return
     track = timeline.track(group, "steps")
     counters = {
-        "decoding sequences": index.decode_seqs,
-        "waiting requests": run.steps["waiting"],
+        "decode seqs": index.decode_seqs,
+        "waiting": run.steps["waiting"],
         "KV blocks": run.steps["kv_blocks"],
     }
     tracks = {name: timeline.track(group, name, counter=True) for name in counters}
@@ -197,7 +197,7 @@ def _batches(run: RunRecord, index: StepIndex, timeline: Timeline, group: int, r
     order = order[np.argsort(index.start_ns[order], kind="stable")][::every]
     lanes = _Lanes(timeline, group, "worker")
     under_way = timeline.track(group, "jobs in batches", counter=True)
-    waiting = timeline.track(group, "waiting requests", counter=True)
+    waiting = timeline.track(group, "waiting", counter=True)
     changes: list[tuple[int, int]] = []
     for row in order.tolist():
         begin, end = int(index.start_ns[row]), int(index.start_ns[row]) + int(index.duration_fs[row]) // 1_000_000

@@ -167,6 +167,10 @@ def _bounds(level: rr.ServiceLevel, metrics: RequestMetrics) -> list[tuple[int, 
     return [(level.ttft_ns, metrics.ttft_s), (level.tpot_ns, metrics.tpot_s), (level.e2e_ns, metrics.e2e_s)]
 
 
+def _bound_s(bound_ns: int) -> float | None:
+    return bound_ns * NS if bound_ns > 0 else None
+
+
 def _within(values: Floats, bound_ns: int, finished: Mask) -> Mask:
     """Say which requests finished within the bound. One token has no time per output token, and so none too long."""
     if bound_ns <= 0:
@@ -191,9 +195,9 @@ def summarise_levels(run: RunRecord, metrics: RequestMetrics) -> tuple[LevelSumm
         answers.append(
             LevelSummary(
                 name=level.name or "*",
-                ttft_s=level.ttft_ns * NS,
-                tpot_s=level.tpot_ns * NS,
-                e2e_s=level.e2e_ns * NS,
+                ttft_s=_bound_s(level.ttft_ns),
+                tpot_s=_bound_s(level.tpot_ns),
+                e2e_s=_bound_s(level.e2e_ns),
                 requests=number,
                 required=level.attainment,
                 attained=float(met[mine].mean()) if number else float("nan"),

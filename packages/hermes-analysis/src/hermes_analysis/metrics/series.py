@@ -21,10 +21,12 @@ class ClientSeries:
     """One client, or the mean of a pool's clients, in each interval; arrays of shape (intervals,)."""
 
     name: str
-    busy: Floats
-    """Share of the interval in which it worked."""
+    utilisation: Floats
+    """Share of the interval in which it worked on a step."""
     decode_seqs: Floats
-    """Mean over time, 0 while it rests; of a client of service stages, jobs in a batch."""
+    """Sequences that decode, mean over time: 0 while it rests."""
+    batch: Floats
+    """Of a client of service stages, jobs in a batch, mean over time and workers."""
     waiting: Floats
     """Mean number of jobs that were handed to it and not begun."""
     kv_share: Floats
@@ -115,8 +117,9 @@ def _clients(run: RunRecord, index: StepIndex, edges: Floats) -> tuple[ClientSer
         blocks = run.steps["kv_blocks"][here] / max(info.kv_blocks, 1)
         one = ClientSeries(
             name=info.name,
-            busy=mean(1.0),
-            decode_seqs=mean(index.decode_seqs[here] if not info.workers else run.steps["prefill_seqs"][here]),
+            utilisation=mean(1.0),
+            decode_seqs=mean(index.decode_seqs[here]),
+            batch=mean(run.steps["prefill_seqs"][here]) if info.workers else np.zeros(len(edges) - 1),
             waiting=queues[number] if queues else mean(run.steps["waiting"][here]),
             kv_share=mean(blocks),
         )
@@ -126,7 +129,7 @@ def _clients(run: RunRecord, index: StepIndex, edges: Floats) -> tuple[ClientSer
             name,
             *(
                 np.mean([getattr(one, field) for one in several], axis=0)
-                for field in ("busy", "decode_seqs", "waiting", "kv_share")
+                for field in ("utilisation", "decode_seqs", "batch", "waiting", "kv_share")
             ),
         )
         for name, several in found.items()

@@ -160,15 +160,24 @@ def _load_charts(series: Series) -> list[Chart]:
     ]
 
 
+_ONE_KIND: Final = frozenset({"decode_seqs", "batch", "kv_share"})
+"""What engines have, or clients of service stages, and the others not."""
+
+
 def _client_charts(clients: tuple[ClientSeries, ...], series: Series) -> list[Chart]:
     charts = []
-    for name, title, unit, field in (
-        ("busy", "Busy", "share of time", "busy"),
-        ("batch", "Sequences decoding", "sequences", "decode_seqs"),
-        ("waiting", "Requests waiting", "requests", "waiting"),
-        ("kv", "KV blocks in use", "share of blocks", "kv_share"),
+    for name, title, unit in (
+        ("utilisation", "Utilisation", "share of time"),
+        ("decode_seqs", "Decode seqs", "sequences"),
+        ("batch", "Jobs in a batch", "jobs"),
+        ("waiting", "Waiting", "jobs"),
+        ("kv_share", "KV blocks in use", "share of blocks"),
     ):
-        lines = [line(c.name, series.middles_s, getattr(c, field), number) for number, c in enumerate(clients)]
+        lines = [
+            line(client.name, series.middles_s, getattr(client, name), number)
+            for number, client in enumerate(clients)
+            if name not in _ONE_KIND or getattr(client, name).any()
+        ]
         if lines:
             figure = figure_of(lines, "time, s", unit)
             charts.append(Chart(name, "resources", title, f"{title} of each client, over time", figure))

@@ -1,6 +1,7 @@
 """The page of a report. Needs jinja2 and plotly (extra "report"); plotly gives nothing but its script, inlined once."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hermes_analysis.optional import optional
 from hermes_analysis.output import write_text
 from hermes_analysis.render import duration, energy, number, percent, stage_part
 from hermes_analysis.report.charts import Chart, all_charts, path_chart
+from hermes_analysis.summary import level_bounds
 
 _MOST_ROWS = 60
 """Rows of a table in the page; what is left out is said below it."""
@@ -34,6 +36,8 @@ def report_html(run: RunRecord) -> str:
         charts,
         title=summary.name or "run",
         summary=summary,
+        bounds=level_bounds(summary.levels),
+        batches=any(not math.isnan(client.mean_batch) for client in summary.clients),
         details=more,
         stage_part=stage_part,
         latencies=[
