@@ -2,7 +2,8 @@
 
 import difflib
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, TypeAlias
 
 from hermes_workload.errors import WorkloadError
@@ -20,12 +21,12 @@ def find_generator(kind: Any, path: str = "workload") -> WorkloadFactory:
     Raises:
         WorkloadError: No installed package offers the kind, or two do.
     """
-    found = [entry for entry in entry_points(group=WORKLOAD_GENERATORS) if entry.name == kind]
+    found = [entry for entry in _offered() if entry.name == kind]
     if len({entry.value for entry in found}) > 1:
         both = " and ".join(sorted(entry.dist.name if entry.dist else "?" for entry in found))
         raise WorkloadError(f"the kind {kind!r} is given by {both}; remove one", path=f"{path}.kind")
     if not found:
-        known = sorted({entry.name for entry in entry_points(group=WORKLOAD_GENERATORS)})
+        known = sorted({entry.name for entry in _offered()})
         near = difflib.get_close_matches(str(kind), known, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise WorkloadError(
@@ -33,6 +34,12 @@ def find_generator(kind: Any, path: str = "workload") -> WorkloadFactory:
         )
     factory: WorkloadFactory = found[0].load()
     return factory
+
+
+@cache
+def _offered() -> tuple[EntryPoint, ...]:
+    """Return what is installed: looked up once, since that reads a file of every installed package."""
+    return tuple(entry_points(group=WORKLOAD_GENERATORS))
 
 
 def open_workload(spec: Mapping[str, Any], seed: int = 0) -> RequestSource:

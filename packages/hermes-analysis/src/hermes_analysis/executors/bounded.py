@@ -1,7 +1,10 @@
 """Items under way: those that were given out and have no result yet."""
 
+import gc
+import pickle
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from functools import cache, lru_cache
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,12 +33,34 @@ class UnderWay(Generic[T]):
 
 
 class Numbered(Generic[T, R]):
-    """Does `work` on a numbered item and keeps the number with the result. Picklable."""
+    """Does work on a numbered item and keeps the number with the result. Picklable.
 
-    def __init__(self, work: Callable[[T], R]) -> None:
-        self._work = work
+    The work comes pickled, and a process unpickles it when it first meets it: a large scenario, or what was drawn for a
+    sweep, costs its time once, not with each item.
+    """
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
 
     def __call__(self, numbered: tuple[int, T]) -> tuple[int, R]:
         """Return the number and the result."""
         position, item = numbered
-        return position, self._work(item)
+        result: R = _unpacked(self._packed)(item)
+        _settle()
+        return position, result
+
+
+@lru_cache(maxsize=1)
+def _unpacked(packed: bytes) -> Callable[[Any], Any]:
+    work: Callable[[Any], Any] = pickle.loads(packed)  # noqa: S301 - from the process that started this one
+    return work
+
+
+@cache
+def _settle() -> None:
+    """Once, after the first item: take what is loaded by now out of the collector's sight.
+
+    loky collects once a second in each worker, which goes through every module that was imported.
+    """
+    gc.collect()
+    gc.freeze()

@@ -11,16 +11,22 @@ from hermes_analysis.optional import optional
 T = TypeVar("T")
 R = TypeVar("R")
 
+_WHAT = "Work on several cores"
+
 
 class JoblibExecutor:
-    """Does the work in processes of this machine, kept by joblib's loky. Needs joblib (extra "sweep")."""
+    """Does the work in processes of this machine, kept by joblib's loky. Needs joblib (extra "sweep").
+
+    The processes begin to start at once, and import the simulator while the caller still reads its scenario.
+    """
 
     def __init__(self, workers: int, address: str | None = None) -> None:  # noqa: ARG002 - the port's
-        self._joblib = optional("joblib", "Work on several cores", "sweep")
-        self._died = optional(
-            "joblib.externals.loky.process_executor", "Work on several cores", "sweep"
-        ).BrokenProcessPool
+        self._joblib = optional("joblib", _WHAT, "sweep")
+        self._loky = optional("joblib.externals.loky", _WHAT, "sweep")
+        self._reduction = optional("joblib.externals.loky.backend.reduction", _WHAT, "sweep")
+        self._died = optional("joblib.externals.loky.process_executor", _WHAT, "sweep").BrokenProcessPool
         self.workers = workers
+        self._starting: Iterator[None] = self._parallel(_start, range(workers))
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[int, R | WorkerLost]]:
         """Yield results as they come.
@@ -29,35 +35,42 @@ class JoblibExecutor:
         that kills its worker is blamed; then the rest goes on.
         """
         under_way = UnderWay(items)
-        numbered = Numbered(work)
+        # Made once, not for each item; by loky's own pickler, which takes functions of a script too.
+        numbered: Numbered[T, R] = Numbered(bytes(self._reduction.dumps(work)))
         while True:
             try:
+                for _ in self._starting:
+                    pass
                 for position, result in self._parallel(numbered, under_way.take()):
                     under_way.done(position)
                     yield position, result
             except self._died:
                 for position, item in under_way.again():
-                    outcome = self._alone(work, item)
+                    outcome = self._alone(numbered, position, item)
                     under_way.done(position)
                     yield position, outcome
             else:
                 return
 
-    def _parallel(self, numbered: Numbered[T, R], items: Iterator[tuple[int, T]]) -> Iterator[tuple[int, R]]:
-        """Yield results in any order."""
-        delayed = self._joblib.delayed(numbered)
-        parallel = self._joblib.Parallel(
-            n_jobs=self.workers, return_as="generator_unordered", batch_size=1, pre_dispatch=AHEAD * self.workers
-        )
-        yield from parallel(delayed(item) for item in items)
+    def _parallel(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        """Begin with the work and return its results, in any order.
 
-    def _alone(self, work: Callable[[T], R], item: T) -> R | WorkerLost:
+        Of short items joblib takes several to a worker in one go, as many as it does in a fifth of a second.
+        """
+        delayed = self._joblib.delayed(work)
+        parallel = self._joblib.Parallel(
+            n_jobs=self.workers, return_as="generator_unordered", batch_size="auto", pre_dispatch=AHEAD * self.workers
+        )
+        results: Iterator[R] = parallel(delayed(item) for item in items)
+        return results
+
+    def _alone(self, numbered: Numbered[T, R], position: int, item: T) -> R | WorkerLost:
         """Do one item in a process where nothing else runs."""
         reason = ""
         for _ in range(MOST_LOSSES - 1):  # it was there at one death already
             try:
                 # One job would be done in this process, which must survive.
-                result: R = self._joblib.Parallel(n_jobs=2)([self._joblib.delayed(work)(item)])[0]
+                result: R = self._joblib.Parallel(n_jobs=2)([self._joblib.delayed(numbered)((position, item))])[0][1]
             except self._died as error:
                 reason = " ".join(str(error).split())[:200]
             else:
@@ -66,9 +79,7 @@ class JoblibExecutor:
 
     def close(self) -> None:
         """End the processes."""
-        optional("joblib.externals.loky", "Work on several cores", "sweep").get_reusable_executor().shutdown(
-            wait=False, kill_workers=True
-        )
+        self._loky.get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
     def __enter__(self) -> Self:
         return self
@@ -77,3 +88,10 @@ class JoblibExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _start(_number: int) -> None:
+    """Import what most work needs."""
+    from hermes_analysis import points, simulator  # noqa: F401, PLC0415 - here, in the worker
+
+    simulator.session()
