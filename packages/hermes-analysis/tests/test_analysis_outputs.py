@@ -17,6 +17,7 @@ from hermes_analysis.metrics import summarise
 from hermes_analysis.output import replacing, write_summary
 from hermes_analysis.render import duration, energy, number, percent
 from hermes_analysis.report import comparison_html, report_html
+from hermes_analysis.report.charts import latency_chart
 from hermes_analysis.testing import make_chunks, make_record, write_chunks
 from hermes_proto.core.v1 import run_record_pb2 as rr
 
@@ -298,6 +299,38 @@ def test_report_stands_alone_and_escapes_what_it_shows():
     assert {f"chart-{name}" for name in data} == {i for i in page.ids if i.startswith("chart-")} - {"chart-data"}
     assert {"ttft", "itl", "tpot", "e2e", "load", "utilisation", "decode_seqs", "kv_share", "stages"} <= set(data)
     assert all(len(t["x"]) <= 240 for figure in data.values() for t in figure["data"])
+    bound = data["ttft"]["data"][-1]
+    assert (bound["name"], bound["x"]) == ("SLO: 30.0 ms", [0.03, 0.03])
+    assert "SLO" not in data["tpot"]["data"][-1]["name"], "no level bounds it"
+
+
+def test_a_bound_far_beyond_all_times_is_left_out_of_the_chart():
+    pytest.importorskip("plotly", reason="extra report")
+    pytest.importorskip("jinja2", reason="extra report")
+    html = report_html(make_record(**pieces(service_levels=[rr.ServiceLevel(name="*", ttft_ns=S)])))
+    data = json.loads(re.search(r'id="chart-data">(.*?)</script>', html, re.DOTALL).group(1))
+    assert max(value for trace in data["ttft"]["data"] for value in trace["x"]) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("times", "names"),
+    [
+        ((0.0072, 0.0444), ["10 ms", "20 ms", "30 ms", "40 ms"]),
+        ((0.5, 3.0), ["0.5 s", "1 s", "1.5 s", "2 s", "2.5 s", "3 s"]),
+        ((1.0, 1.01), ["1 s", "1.005 s", "1.01 s"]),
+        ((0.1, 0.1), ["100 ms"]),
+        ((0.04, 0.5), ["50 ms", "100 ms", "200 ms", "500 ms"]),
+        ((0.00002, 30.0), ["100 µs", "1 ms", "10 ms", "100 ms", "1 s", "10 s"]),
+    ],
+)
+def test_an_axis_of_time_has_a_few_round_ticks(times, names):
+    axis = latency_chart("e2e", "End to end", "e2e_s", [{"x": list(times)}]).figure["layout"]["xaxis"]
+    assert axis["ticktext"] == names
+    low, high = axis["range"]
+    if axis.get("type") == "log":
+        low, high = 10**low, 10**high
+    assert low <= times[0] <= axis["tickvals"][0]
+    assert high >= times[1] >= axis["tickvals"][-1]
 
 
 def test_comparison_page_has_every_run_in_every_chart(tmp_path):

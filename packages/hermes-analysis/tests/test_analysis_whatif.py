@@ -1,6 +1,7 @@
 """Several seeds and what-if: bands, differences beyond chance, a bottleneck by name; with a simulator made for it."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hermes_analysis.replicates.terminal import differences_text, replicates_tex
 from hermes_analysis.simulator import SimulationError
 from hermes_analysis.testing import make_chunks
 from hermes_analysis.whatif import relaxations, what_if
+from hermes_analysis.whatif.report import what_if_html
 from hermes_analysis.whatif.terminal import values_of, what_if_text
 
 MS = 1_000_000
@@ -56,6 +58,12 @@ class Toy:
         return None
 
 
+def what_if_by(made):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulator, "_session", lambda name: made)
+        return what_if({}, (1,))
+
+
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     made = Toy()
@@ -78,6 +86,38 @@ def test_what_if_names_what_helps_most():
     values = json.loads(json.dumps(values_of(answer)))
     assert values["bottleneck"] == best.name
     assert values["effects"][0]["sets"] == ["replicas=2"]
+
+
+def test_what_if_is_a_page_with_a_bar_for_each_effect():
+    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
+    page = what_if_html(what_if({}, (1, 2, 3)))
+    chart = json.loads(re.search(r'id="chart-data">(.*?)</script>', page, re.DOTALL).group(1))["gains"]
+    (bars,) = chart["data"]
+    assert (bars["name"], bars["y"]) == ("helps", ["llm: one more client", "llm: no host overhead"])
+    assert bars["x"] == pytest.approx([100 * 45 / 102.5, 100 * 10 / 102.5], rel=0.05)
+    assert len(bars["error_x"]["array"]) == 2
+    assert chart["layout"]["yaxis"]["categoryarray"][-1] == "llm: one more client", "the last is on top"
+    assert "Bottleneck: <b>llm: one more client</b>" in page
+    assert "Not run: llm: twice max_num_seqs: engine.max_num_seqs: more than the memory holds" in page
+    assert "<code>replicas=2</code>" in page
+    alone = re.search(r'id="chart-data">(.*?)</script>', what_if_html(what_if({}, (1,))), re.DOTALL).group(1)
+    assert "error_x" not in json.loads(alone)["gains"]["data"][0], "one seed has no interval"
+
+
+def test_a_relaxation_after_which_somebody_is_never_served_is_shown():
+    class Starving(Toy):
+        def run(self, scenario, sets=(), seed=None):
+            chunks = list(super().run(scenario, sets, seed))
+            if any("host_base" in part for part in sets):
+                late = {"request_id": 50, "arrival_ns": 0, "first_token_ns": -1, "end_ns": -1, "status": 6}
+                chunks.insert(2, next(c for c in make_chunks(requests=[late]) if c.HasField("requests")))
+            return iter(chunks)
+
+    answer = what_if_by(Starving())
+    assert answer.effects[-1].name == "llm: no host overhead"
+    line = next(text for text in what_if_text(answer).splitlines() if text.startswith("llm: no host overhead"))
+    assert line.split()[4] == "never"
 
 
 def test_what_if_with_one_seed_has_no_interval():

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 ABSENT: Final = "-"
 """What stands where there is no number."""
 _DIGITS: Final = 3
-_UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+TIME_UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _NEARLY: Final = 0.9995
 """From here on three digits round up to the next unit: 1.00 s, not 1,000 ms."""
 _ENERGY_UNITS: Final = ((3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"))
@@ -31,7 +31,7 @@ def duration(seconds: float | None) -> str:
         return ABSENT
     if seconds == 0:
         return "0 s"
-    for unit, name in _UNITS:
+    for unit, name in TIME_UNITS:
         if abs(seconds) >= unit * _NEARLY:
             return f"{_significant(seconds / unit)} {name}"
     return f"{_significant(seconds / 1e-9)} ns"

@@ -59,7 +59,7 @@ class GroupSummary:
 
 @dataclass(frozen=True, slots=True)
 class LevelSummary:
-    """One service level: its bounds, and the share of the requests under it that met it and each; None for no such bound."""
+    """One service level: its bounds, and the share of the requests under it that met it and each; None where absent."""
 
     name: str
     ttft_s: float | None

@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito, "Color Universal Design" (2008), which peopl
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from hermes_analysis.metrics.requests import Group
 from hermes_analysis.metrics.series import ClientSeries, Series
 from hermes_analysis.metrics.stages import StagePart
 from hermes_analysis.metrics.summarise import Prepared
-from hermes_analysis.render import duration
+from hermes_analysis.render import TIME_UNITS, duration
 from hermes_analysis.summary import CriticalPath
 
 COLOURS: Final = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#B5A600")
@@ -27,6 +28,12 @@ _DIGITS: Final = 5
 _WIDE: Final = 8
 """An axis from some time to this many times it is logarithmic."""
 _FEW_DECADES: Final = 4
+_MOST_TICKS: Final = 6
+_MARGIN: Final = 0.02
+_MOST_LEVELS: Final = 3
+_FAR_BEYOND: Final = 3.0
+"""A bound this many times above all that was measured would squeeze the curve."""
+TIME: Final = "time, s"
 Figure = dict[str, Any]
 
 
@@ -52,7 +59,7 @@ def all_charts(ready: Prepared, series: Series, stages: tuple[StagePart, ...]) -
             busiest = sorted(values, key=lambda pair: -float(pair[1].sum()))[:_MOST_LINKS]
             lines = [line(link, series.middles_s, rate, number) for number, (link, rate) in enumerate(busiest)]
             label = f"{unit} of each link and memory, over time, by the narrowest of each transfer"
-            charts.append(Chart(name, "links", title, label, figure_of(lines, "time, s", unit)))
+            charts.append(Chart(name, "links", title, label, figure_of(lines, TIME, unit)))
     if stages:
         charts.append(_stage_chart(stages))
     return charts
@@ -87,16 +94,37 @@ def latency_chart(name: str, title: str, field: str | None, lines: list[Figure])
 
 
 def _time_axis(seconds: list[float]) -> Figure:
-    """Return the ticks of an axis of time: 1, 2, 5 of each decade when it spans much, otherwise even ones."""
+    """Return range and ticks of an axis of time: 1, 2, 5 of each decade when it spans much, otherwise even ones."""
     low, high = min(seconds), max(seconds)
     if high < _WIDE * low:
-        return {"tickformat": "~s", "ticksuffix": "s", "nticks": 6, "tickangle": 0, "rangemode": "normal"}
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        edge = _MARGIN * (high - low) or _MARGIN * high
+        ticks = _even_ticks(low, high)
+        places = [float(f"{tick:.9g}") for tick in ticks]
+        return {"range": [low - edge, high + edge], "tickvals": places, "ticktext": _even_names(ticks), "tickangle": 0}
+    first, last = math.log10(low), math.log10(high)
+    edge = _MARGIN * (last - first)
+    decades = range(math.floor(first), math.ceil(last) + 1)
     mantissas = (1.0, 2.0, 5.0) if len(decades) <= _FEW_DECADES else (1.0,)
     ticks = [mantissa * 10.0**decade for decade in decades for mantissa in mantissas]
     ticks = [tick for tick in ticks if low <= tick <= high]
     names = [duration(tick).replace(".00", "").replace(".0 ", " ") for tick in ticks]
-    return {"type": "log", "tickvals": short(ticks), "ticktext": names, "tickangle": 0}
+    ends = {"type": "log", "range": [first - edge, last + edge]}
+    return {**ends, "tickvals": short(ticks), "ticktext": names, "tickangle": 0}
+
+
+def _even_ticks(low: float, high: float) -> list[float]:
+    """Return multiples of 1, 2 or 5 times a power of ten between two times, six at the most; one time alone is one."""
+    if high <= low:
+        return [low]
+    decade = 10.0 ** math.floor(math.log10((high - low) / _MOST_TICKS))
+    step = next(decade * m for m in (1, 2, 5, 10, 20) if (high - low) / (decade * m) <= _MOST_TICKS - 1)
+    return [step * n for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _even_names(ticks: list[float]) -> list[str]:
+    """Name even ticks in the one unit that suits the largest."""
+    unit, name = next((unit for unit in TIME_UNITS if ticks[-1] >= unit[0]), TIME_UNITS[-1])
+    return [f"{tick / unit:.6g} {name}" for tick in ticks]
 
 
 def _latency_charts(ready: Prepared) -> list[Chart]:
@@ -111,8 +139,22 @@ def _latency_charts(ready: Prepared) -> list[Chart]:
                 label = "all" if group.kind == "all" else group.name
                 lines.append(line(label, points, shares, number, dash="solid" if number == 0 else "dot"))
         if lines:
-            charts.append(latency_chart(name, title, field, lines))
+            charts.append(latency_chart(name, title, field, [*lines, *_bounds(ready, name, lines)]))
     return charts
+
+
+def _bounds(ready: Prepared, name: str, lines: list[Figure]) -> Iterator[Figure]:
+    """Yield the bounds of the service levels on a latency as upright lines."""
+    longest = max(value for trace in lines for value in trace["x"])
+    levels = [level for level in ready.run.manifest.service_levels if getattr(level, f"{name}_ns", 0) > 0]
+    for number, level in enumerate(levels[:_MOST_LEVELS]):
+        bound = getattr(level, f"{name}_ns") * 1e-9
+        if bound <= _FAR_BEYOND * longest:
+            of = "" if level.name in {"", "*"} else f" of {level.name}"
+            upright = line(
+                f"SLO{of}: {duration(bound)}", np.full(2, bound), np.array([0.0, 1.0]), 5 + number, dash="dash"
+            )
+            yield upright | {"hoverinfo": "skip"}
 
 
 def quantile_points(values: Floats) -> tuple[Floats, Floats]:
@@ -141,21 +183,21 @@ def _load_charts(series: Series) -> list[Chart]:
             "load",
             "Requests per second",
             "Arrivals and ends over time",
-            figure_of(rates, "time, s", "requests/s"),
+            figure_of(rates, TIME, "requests/s"),
         ),
         Chart(
             "in_system",
             "load",
             "Requests in the system",
             "Requests that had arrived and not ended, over time",
-            figure_of([line("in system", at, series.in_system, 2)], "time, s", "requests"),
+            figure_of([line("in system", at, series.in_system, 2)], TIME, "requests"),
         ),
         Chart(
             "tokens",
             "load",
             "Output tokens per second",
             "Output tokens delivered per second, over time",
-            figure_of([line("output tokens", at, series.tokens_per_s, 3)], "time, s", "tokens/s"),
+            figure_of([line("output tokens", at, series.tokens_per_s, 3)], TIME, "tokens/s"),
         ),
     ]
 
@@ -179,7 +221,7 @@ def _client_charts(clients: tuple[ClientSeries, ...], series: Series) -> list[Ch
             if name not in _ONE_KIND or getattr(client, name).any()
         ]
         if lines:
-            figure = figure_of(lines, "time, s", unit)
+            figure = figure_of(lines, TIME, unit)
             charts.append(Chart(name, "resources", title, f"{title} of each client, over time", figure))
     return charts
 
@@ -198,7 +240,7 @@ def _stage_chart(stages: tuple[StagePart, ...]) -> Chart:
     figure = figure_of([bars], "per cent of all end-to-end time", "")
     figure["layout"]["yaxis"]["automargin"] = True
     figure["layout"]["height"] = 120 + 28 * len(shown)
-    return Chart("stages", "stages", "Where the time goes", "Share of end-to-end time by stage and part", figure)
+    return Chart("stages", "stages", "By stage and part", "Share of end-to-end time by stage and part", figure)
 
 
 _PATH_COLOURS: Final = {"queue": COLOURS[5], "transfer": COLOURS[3], "compute": COLOURS[0], "outside": COLOURS[6]}
@@ -241,7 +283,7 @@ def line(name: str, x: Floats, y: Floats, number: int, *, dash: str = "solid") -
 def figure_of(traces: list[Figure], x: str, y: str) -> Figure:
     """Return a figure with titled axes, and a legend when it has several traces."""
     layout = {
-        "xaxis": {"title": {"text": x}},
+        "xaxis": {"title": {"text": x}} | ({"rangemode": "tozero"} if x == TIME else {}),
         "yaxis": {"title": {"text": y}, "rangemode": "tozero"},
         "showlegend": len(traces) > 1,
     }

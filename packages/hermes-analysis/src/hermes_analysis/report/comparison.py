@@ -7,7 +7,7 @@ from hermes_analysis.load import RunRecord
 from hermes_analysis.metrics.series import series
 from hermes_analysis.metrics.summarise import Prepared
 from hermes_analysis.render import duration, number, percent
-from hermes_analysis.report.charts import LATENCIES, Chart, Figure, curve, figure_of, latency_chart, line
+from hermes_analysis.report.charts import LATENCIES, TIME, Chart, Figure, curve, figure_of, latency_chart, line
 from hermes_analysis.report.page import render
 
 
@@ -30,9 +30,7 @@ def comparison_html(runs: Sequence[RunRecord], comparison: Comparison) -> str:
         ("in_system", "Requests in the system", "requests"),
         ("tokens", "Output tokens per second", "tokens/s"),
     ):
-        charts.append(
-            Chart(name, "load", title, f"{title} of each run, over time", figure_of(load[name], "time, s", unit))
-        )
+        charts.append(Chart(name, "load", title, f"{title} of each run, over time", figure_of(load[name], TIME, unit)))
     title = f"{names[0]} against {', '.join(names[1:])}"
     return render("compare.html.j2", charts, title=title, names=names, comparison=comparison, shown=_shown)
 

@@ -45,6 +45,8 @@ class WhatIf:
     base: dict[str, Estimate]
     effects: tuple[Effect, ...]
     refused: tuple[Effect, ...]
+    name: str = "run"
+    """Of the scenario."""
 
     @property
     def bottleneck(self) -> Effect | None:
@@ -90,7 +92,8 @@ def what_if(
     here = session(runner)
     try:
         draft = here.read(scenario, sets)
-        found = relaxations(here.values(draft), here.resolved(draft))
+        resolved = here.resolved(draft)
+        found = relaxations(here.values(draft), resolved)
     except Exception as error:
         message = refusal(error)
         if message is None:
@@ -111,7 +114,14 @@ def what_if(
         raise SimulationError(next(row for row in rows[()] if isinstance(row, str)))
     effects = [_effect(one, rows, metric) for one in chosen]
     ranked = sorted((e for e in effects if not e.problem), key=lambda effect: (-_order(effect.gain.mean), effect.name))
-    return WhatIf(metric, tuple(seeds), _estimates(base, metric), tuple(ranked), tuple(e for e in effects if e.problem))
+    return WhatIf(
+        metric=metric,
+        seeds=tuple(seeds),
+        base=_estimates(base, metric),
+        effects=tuple(ranked),
+        refused=tuple(effect for effect in effects if effect.problem),
+        name=str(resolved.get("name") or "run"),
+    )
 
 
 def _order(gain: float) -> float:

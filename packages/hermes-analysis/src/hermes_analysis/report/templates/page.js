@@ -15,10 +15,10 @@
     var ink = colour("--ink"), rule = colour("--rule");
     layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
     layout.font = { color: ink, size: 12, family: "system-ui, sans-serif" };
-    layout.margin = { l: 58, r: 14, t: 8, b: 44 };
+    layout.margin = { l: 58, r: 14, t: 8, b: layout.xaxis.title.text ? 44 : 28 };
     layout.height = layout.height || (printing ? 240 : 290);
-    layout.legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 };
-    layout.hovermode = layout.showlegend ? "x unified" : "closest";
+    layout.legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal" };
+    layout.hovermode = layout.hovermode ? layout.hovermode : layout.showlegend ? "x unified" : "closest";
     layout.hoverlabel = { bgcolor: colour("--paper"), font: { color: ink } };
     ["xaxis", "yaxis"].forEach(function (axis) {
       layout[axis] = Object.assign({ gridcolor: rule, linecolor: rule, zerolinecolor: rule }, layout[axis]);
@@ -26,14 +26,22 @@
     return layout;
   }
 
+  // The darkest of the colours would not stand out from a dark ground.
+  function tracesOf(figure) {
+    var text = JSON.stringify(figure.data);
+    return JSON.parse(root.dataset.theme === "dark" ? text.replaceAll("#0072B2", "#3D9BE0") : text);
+  }
+
   function draw() {
     Object.keys(charts).forEach(function (name) {
       var layout = layoutOf(charts[name]);
       if (printing) {
-        var alone = document.getElementById("chart-" + name).closest(".grid").children.length === 1;
+        // As in the style sheet: the last of an odd number has the whole width.
+        var place = document.getElementById("chart-" + name).closest("figure");
+        var alone = place.matches(":last-child:nth-child(odd)");
         layout.width = alone ? SHEET : HALF_SHEET;
       }
-      Plotly.react("chart-" + name, charts[name].data, layout,
+      Plotly.react("chart-" + name, tracesOf(charts[name]), layout,
         { responsive: true, displayModeBar: false });
     });
   }
