@@ -151,6 +151,74 @@ def test_waiting_for_nobody_ends_with_the_fault(tmp_path):
     assert len(pauses) == 3
 
 
+SERVER = """
+import sys
+from hermes_core.rpc import Registration, RpcServer, ServerSecurity, parse_address
+service = Registration("late.Service", lambda server: None)
+server = RpcServer(parse_address(sys.argv[1]), [service], ServerSecurity(insecure=True))
+try:
+    server.start()
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+print(server.address, flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+
+@pytest.fixture
+def processes():
+    """Return what starts a server in a process of its own."""
+    started = []
+
+    def start(address):
+        child = subprocess.Popen(
+            [sys.executable, "-c", SERVER, address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.communicate(timeout=20)
+
+
+def test_a_server_that_starts_late_is_reached_over_the_channel_that_met_nobody(tmp_path, processes):
+    """With gRPC 1.71 no check ever got through, however often it was made."""
+    address = f"unix:{tmp_path}/late.sock"
+    with open_channel(parse_address(address)) as channel:
+        assert wait_until_serving(channel, "late.Service", attempts=2, pause=time.sleep) is not None
+        processes(address)
+        assert wait_until_serving(channel, "late.Service", attempts=200, pause=time.sleep) is None
+
+
+@pytest.mark.parametrize("tcp", [True, False])
+def test_an_address_that_another_process_has(tcp, tmp_path, processes):
+    first = processes("localhost:0" if tcp else f"unix:{tmp_path}/s.sock")
+    address = first.stdout.readline().strip()
+    second = processes(address)
+    assert second.wait(timeout=60) == 1
+    said = f"the port {address[10:]} of localhost is taken" if tcp else f"another service listens at {address}"
+    assert second.stderr.read().startswith(f"HermesError: {said}: stop ")
+    security = ChannelSecurity(insecure=True)
+    with open_channel(parse_address(address), security) as channel:
+        assert wait_until_serving(channel, "late.Service", attempts=50, pause=time.sleep) is None
+
+
+def test_a_port_that_another_has_on_one_address_of_the_host_only(processes):
+    """gRPC would be content with ::1, and clients of localhost would reach either."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        child = processes(f"localhost:{other.getsockname()[1]}")
+        assert child.wait(timeout=60) == 1
+        assert "of localhost is taken" in child.stderr.read()
+
+
 def test_a_call_has_an_id_and_a_fault_says_it(tmp_path):
     with serving(f"unix:{tmp_path}/s.sock") as server, open_channel(server.address, request_prefix="run7") as channel:
         call = channel.unary_unary(f"/{NAME}/Say").with_call(b"x", timeout=5)[1]

@@ -133,6 +133,8 @@ class RpcServer:
         address = self.address
         if address.socket is not None:
             _clear_stale(address.socket)
+        elif address.port:
+            _check_free(address)
         try:
             port = (
                 self._server.add_insecure_port(address.target)
@@ -169,22 +171,41 @@ def _clear_stale(path: Path) -> None:
     raise HermesError(f"another service listens at unix:{path}: stop it, or choose another path")
 
 
+def _check_free(address: Address) -> None:
+    """Refuse a port that somebody has on any address of the host.
+
+    gRPC is content with one of them: clients of `localhost` would then reach one program by IPv6 and another by IPv4.
+    """
+    for fault in _refusals(address):
+        if fault.errno == errno.EADDRINUSE:
+            raise HermesError(
+                f"the port {address.port} of {address.host} is taken: stop who listens there, or choose another "
+                "(port 0 lets the system choose)"
+            )
+
+
 def _bind_fault(address: Address) -> HermesError:
     if address.socket is not None:
         return HermesError(f"cannot listen at {address}: the folder cannot be written to")
-    family = sockets.AF_INET6 if ":" in address.host else sockets.AF_INET
-    with sockets.socket(family) as probe:
-        probe.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address.host, address.port))
-        except OSError as fault:
-            if fault.errno == errno.EADDRINUSE:
-                return HermesError(
-                    f"the port {address.port} of {address.host} is taken: stop who listens there, or choose another "
-                    "(port 0 lets the system choose)"
-                )
-            return HermesError(f"cannot listen at {address}: {fault.strerror}")
+    for fault in _refusals(address):
+        return HermesError(f"cannot listen at {address}: {fault.strerror}")
     return HermesError(f"cannot listen at {address}: check the certificate and its key")
+
+
+def _refusals(address: Address) -> Iterator[OSError]:
+    """Yield why each address of the host cannot be listened at, of those that cannot."""
+    try:
+        found = sockets.getaddrinfo(address.host, address.port, type=sockets.SOCK_STREAM)
+    except OSError as fault:
+        yield fault
+        return
+    for family, _, _, _, place in found:
+        try:
+            with sockets.socket(family) as probe:
+                probe.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
+                probe.bind(place)
+        except OSError as fault:
+            yield fault
 
 
 @contextlib.contextmanager
