@@ -6,6 +6,7 @@ sizes, the workload itself), choosing another kind replaces the whole section. `
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,11 +55,17 @@ def with_bases(top: Document, *, chain: tuple[Path, ...] = ()) -> Document:
     return _without_extends(top) if merged is None else _merge(merged, _without_extends(top))
 
 
-def apply_set(document: Document, assignment: str) -> Document:
-    """Return `document` with one `path=value` over it; the value is read as YAML.
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One `path=value` as read. It may lie over any number of documents, which share the value: nobody changes it."""
 
-    Raises `InputError` for an assignment that cannot be read or a path that leads nowhere.
-    """
+    source: str
+    route: Route
+    value: Any
+
+
+def read_set(assignment: str) -> Assignment:
+    """Read one `path=value`; the value is YAML. Raises `InputError` for what is none."""
     source = f"--set {assignment}"
     name, equals, text = assignment.partition("=")
     route = _parse_path(name.strip(), source) if equals else ()
@@ -66,7 +73,16 @@ def apply_set(document: Document, assignment: str) -> Document:
         raise InputError(
             "this is not an assignment", place=Place(file=source), remedy="write it like --set workload.rate=9/s"
         )
-    value = read_text(f"value: {text}\n", source=source, base=Path()).data["value"]
+    return Assignment(source, route, read_text(f"value: {text}\n", source=source, base=Path()).data["value"])
+
+
+def apply_set(document: Document, assignment: str | Assignment) -> Document:
+    """Return `document` with one `path=value` over it; the value is read as YAML.
+
+    Raises `InputError` for an assignment that cannot be read or a path that leads nowhere.
+    """
+    read = assignment if isinstance(assignment, Assignment) else read_set(assignment)
+    source, route, value = read.source, read.route, read.value
     data = dict(document.data)
     marks = dict(document.marks)
     node: Any = data
@@ -228,4 +244,4 @@ def overlay_seed(document: Document, seed: int, source: str) -> Document:
     return Document({**document.data, "seed": seed}, {**document.marks, ("seed",): Mark(source)})
 
 
-__all__ = ["apply_set", "load_layers", "overlay_seed", "with_bases"]
+__all__ = ["Assignment", "apply_set", "load_layers", "overlay_seed", "read_set", "with_bases"]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -77,6 +78,7 @@ class CanonicalTree:
             node[last] = value
 
 
+@lru_cache(maxsize=1 << 14)  # the same few hundred for every scenario of a sweep
 def pointer(route: Route) -> str:
     """Write a route as a JSON pointer (RFC 6901)."""
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in route)

@@ -1,7 +1,5 @@
 """What a session keeps between runs: compiled deployments and drawn workloads, the least recently used given up."""
 
-import dataclasses
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
@@ -14,13 +12,20 @@ T = TypeVar("T")
 
 MOST_DRAWN: Final = 100_000
 """Requests of a workload that are kept once drawn; a longer one is drawn anew by each run."""
+MOST_HELD: Final = 4 * MOST_DRAWN
+"""Requests of all workloads that are kept together: some 40 MB."""
 
 
 class Kept(Generic[T]):
-    """Values by key, at most `size` of them. A value that could not be made is remembered as the error it raised."""
+    """Values by key, at most `size` of them. A value that could not be made is remembered as the error it raised.
 
-    def __init__(self, size: int) -> None:
+    With `weight`, values are given up too while all together weigh more than `most`.
+    """
+
+    def __init__(self, size: int, weight: Callable[[T], int] | None = None, most: int = 0) -> None:
         self._size = size
+        self._weight = weight
+        self._most = most
         self._values: OrderedDict[str, T | InputError] = OrderedDict()
         self.made = 0
         """How many values have been made."""
@@ -34,20 +39,27 @@ class Kept(Generic[T]):
                 found = make()
             except InputError as error:
                 found = error
+            self._shrink()
             self._values[key] = found
-            if len(self._values) > self._size:
-                self._values.popitem(last=False)
         else:
             self._values.move_to_end(key)
         if isinstance(found, InputError):
             raise found.with_traceback(None)
         return found
 
+    def _shrink(self) -> None:
+        """Make room for one more."""
+        left = self._weight
+        total = 0 if left is None else sum(left(v) for v in self._values.values() if not isinstance(v, InputError))
+        while self._values and (len(self._values) >= self._size or total > self._most):
+            _, gone = self._values.popitem(last=False)
+            if left is not None and not isinstance(gone, InputError):
+                total -= left(gone)
+
 
 def deployment_key(pool: PoolPlan) -> str:
     """Return what decides the prices of a pool, as text: pools of one key share one compiled deployment."""
-    values = dataclasses.asdict(pool.deployment)
-    return json.dumps([pool.hardware_model, values], sort_keys=True, default=repr)
+    return repr((pool.hardware_model, pool.deployment))
 
 
 class DrawnSource:
@@ -57,6 +69,8 @@ class DrawnSource:
         self.source = source
         self.early_notes = self.late_notes = tuple(source.notes)
         self._drawn: list[tuple[RequestBatch, tuple[str, ...]]] | None = None
+        self.held = 0
+        """Requests that are kept."""
 
     def view(self) -> "SourceView":
         """Return the workload as a run expects it: as if it had not been drawn before."""
@@ -79,6 +93,7 @@ class DrawnSource:
             yield batch, told
         self.late_notes = tuple(self.source.notes)
         self._drawn = kept
+        self.held = number if kept is not None else 0
 
 
 class SourceView:

@@ -14,18 +14,19 @@ from hermes_core.api.errors import InputError
 from hermes_core.api.hardware import HARDWARE_MODELS, CompiledDeployment, HardwareModel
 from hermes_core.api.plugins import load_plugin
 from hermes_core.config.document import Document, Route, from_mapping, read_text
-from hermes_core.config.layers import apply_set, load_layers, overlay_seed, with_bases
+from hermes_core.config.layers import Assignment, apply_set, load_layers, overlay_seed, read_set, with_bases
 from hermes_core.config.loading import validated
 from hermes_core.config.resolve import resolve
 from hermes_core.record import MemorySink
 from hermes_core.runs import placed
 from hermes_core.serving.plan import PoolPlan, SimulationPlan
-from hermes_core.sessions.kept import DrawnSource, Kept, SourceView, deployment_key
+from hermes_core.sessions.kept import MOST_HELD, DrawnSource, Kept, SourceView, deployment_key
 from hermes_core.sessions.outlook import Outlook, look_ahead
 from hermes_core.simulation import Simulation, _open_workload, _versions
 
 _COMPILED: Final = 512
-_SOURCES: Final = 16
+_SOURCES: Final = 512
+_ASSIGNMENTS: Final = 4096
 _LONGEST_NAME: Final = 1024
 
 
@@ -42,7 +43,8 @@ class Session:
 
     def __init__(self) -> None:
         self._compiled: Kept[CompiledDeployment] = Kept(_COMPILED)
-        self._sources: Kept[DrawnSource] = Kept(_SOURCES)
+        self._sources: Kept[DrawnSource] = Kept(_SOURCES, weight=lambda source: source.held, most=MOST_HELD)
+        self._assignments: Kept[Assignment] = Kept(_ASSIGNMENTS)
 
     @property
     def compilations(self) -> int:
@@ -64,7 +66,7 @@ class Session:
             draft = Draft(load_layers(Path(scenario)), Path(scenario).stem)
         document = draft.document
         for assignment in sets:
-            document = apply_set(document, assignment)
+            document = apply_set(document, self._assignments.get(assignment, partial(read_set, assignment)))
         return Draft(_absolute(document), draft.name)
 
     def values(self, scenario: Draft) -> dict[str, Any]:
