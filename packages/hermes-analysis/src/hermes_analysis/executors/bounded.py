@@ -60,7 +60,7 @@ def _unpacked(packed: bytes) -> Callable[[Any], Any]:
 def _settle() -> None:
     """Once, after the first item: take what is loaded by now out of the collector's sight.
 
-    loky collects once a second in each worker, which goes through every module that was imported.
+    loky collects once a second in each worker, and that looks at every object of every module that was imported.
     """
     gc.collect()
     gc.freeze()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from hermes_analysis.executors.bounded import Numbered
 from hermes_analysis.executors.port import AHEAD, MOST_LOSSES, ExecutorError, WorkerLost
 from hermes_analysis.optional import optional
 
@@ -34,8 +35,8 @@ class RayExecutor:
         """Yield results as they come. Ray gives what a dead worker had to another."""
         ray = self._ray
         exceptions = ray.exceptions
-        # What the work carries (the scenario) goes to each node once.
-        carried = ray.put(work)
+        # What the work carries (the scenario) goes to each node once, and is unpacked by each process once.
+        carried = ray.put(Numbered(ray.cloudpickle.dumps(work)))
         remote = ray.remote(num_cpus=1, max_retries=MOST_LOSSES - 1, retry_exceptions=False)(_do)
         positions: dict[Any, int] = {}
         source = enumerate(items)
@@ -46,14 +47,14 @@ class RayExecutor:
                 if item is None:
                     exhausted = True
                     break
-                positions[remote.remote(carried, item[1])] = item[0]
+                positions[remote.remote(carried, item)] = item[0]
             if not positions:
                 return
             ready, _ = ray.wait(list(positions), num_returns=1)
             for reference in ready:
                 position = positions.pop(reference)
                 try:
-                    yield position, ray.get(reference)
+                    yield ray.get(reference)
                 except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError, exceptions.NodeDiedError) as error:
                     yield position, WorkerLost("its worker died each time: " + " ".join(str(error).split())[:200])
                 except exceptions.RayTaskError as error:
@@ -103,6 +104,6 @@ def _knock(address: str) -> None:
         raise ExecutorError(f"no Ray cluster can be reached at {address}: {reason}; {_REMEDY}") from error
 
 
-def _do(work: Callable[[T], R], item: T) -> R:
+def _do(work: Numbered[T, R], item: tuple[int, T]) -> tuple[int, R]:
     """Do one item: what a worker process of Ray runs."""
     return work(item)

@@ -16,7 +16,7 @@ from hermes_analysis.points import point_metrics
 from hermes_analysis.simulator import Session, SimulationError, refusal, session
 from hermes_analysis.sweep.axes import parse_axis
 from hermes_analysis.sweep.folder import Row, SweepFolder, key_number
-from hermes_analysis.sweep.space import Space, chosen_seeds
+from hermes_analysis.sweep.space import Point, Space, chosen_seeds
 
 R = TypeVar("R")
 
@@ -27,22 +27,20 @@ _MOST_ERROR: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class PointWork:
-    """Runs one point of a space: what an executor is given. Errors become rows; only Ctrl-C gets out."""
+    """Runs one point: what an executor is given. Errors become rows; only Ctrl-C gets out."""
 
     scenario: Any
-    space: Space
     runner: str = "default"
 
-    def __call__(self, index: int) -> Row:
-        """Run the point of that number."""
-        point = self.space.point(index)
-        key = self.space.key(point)
+    def __call__(self, asked: tuple[Point, str]) -> Row:
+        """Run a point, given with its key."""
+        point, key = asked
         try:
             record = session(self.runner).run(self.scenario, point.sets, point.seed)
-            return Row(index, key, point.values, point.seed, point_metrics(record))
+            return Row(point.index, key, point.values, point.seed, point_metrics(record))
         except Exception as error:  # noqa: BLE001 - told in the row of the point; the others go on
             message = refusal(error) or "a fault of the simulator: " + "".join(traceback.format_exception(error))
-            return Row(index, key, point.values, point.seed, None, message[-_MOST_ERROR:])
+            return Row(point.index, key, point.values, point.seed, None, message[-_MOST_ERROR:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +115,10 @@ def run_sweep(
         if retry:
             failed = [key_number(row.key) for row in folder.rows(space) if row.metrics is None]
             done = np.setdiff1d(done, np.array(failed, dtype=np.uint64))
-        before = sum(1 for index in range(len(space)) if _is_done(space, index, done))
+        before = sum(_is_done(space.key(space.point(index)), done) for index in range(len(space))) if len(done) else 0
         tell(len(space), before, 0)
         now, failures, first_error = 0, 0, ""
-        for row in _results(PointWork(draft, space, runner), executor, _open_points(space, done)):
+        for row in _results(PointWork(draft, runner), executor, _open_points(space, done)):
             folder.append(row)
             now += 1
             if row.metrics is None:
@@ -130,34 +128,36 @@ def run_sweep(
     return SweepOutcome(folder, space, len(space), before, now, failures, first_error)
 
 
-def _results(work: PointWork, executor: Executor, indices: Iterator[int]) -> Iterator[Row]:
+def _results(work: PointWork, executor: Executor, points: Iterator[tuple[Point, str]]) -> Iterator[Row]:
     """Yield the row of each point; a point that kills its workers gets one that says so."""
-    given: dict[int, int] = {}
+    given: dict[int, tuple[Point, str]] = {}
 
-    def noted() -> Iterator[int]:
-        for position, index in enumerate(indices):
-            given[position] = index
-            yield index
+    def noted() -> Iterator[tuple[Point, str]]:
+        for position, asked in enumerate(points):
+            given[position] = asked
+            yield asked
 
     for position, result in executor.run(work, noted()):
-        index = given.pop(position)
+        point, key = given.pop(position)
         if isinstance(result, WorkerLost):
-            point = work.space.point(index)
-            yield Row(index, work.space.key(point), point.values, point.seed, None, result.reason)
+            yield Row(point.index, key, point.values, point.seed, None, result.reason)
         else:
             yield result
 
 
-def _open_points(space: Space, done: NDArray[np.uint64]) -> Iterator[int]:
+def _open_points(space: Space, done: NDArray[np.uint64]) -> Iterator[tuple[Point, str]]:
+    """Yield the points that are not done, each with its key."""
     for index in range(len(space)):
-        if not _is_done(space, index, done):
-            yield index
+        point = space.point(index)
+        key = space.key(point)
+        if not _is_done(key, done):
+            yield point, key
 
 
-def _is_done(space: Space, index: int, done: NDArray[np.uint64]) -> bool:
+def _is_done(key: str, done: NDArray[np.uint64]) -> bool:
     if not len(done):
         return False
-    number = key_number(space.key(space.point(index)))
+    number = key_number(key)
     at = int(np.searchsorted(done, number))
     return at < len(done) and bool(done[at] == number)
 
