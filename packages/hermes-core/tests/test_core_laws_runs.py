@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from hermes_core.record import MemorySink
-from hermes_core.serving.llm import client as llm_client
-from hermes_core.serving.llm.scheduling.scheduler import Scheduler
+from hermes_core.serving.llm.scheduling import plain
 from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.request import Status
 from hermes_core.simulation import Simulation
@@ -281,11 +280,20 @@ def test_capacity_is_never_exceeded(engine, source, model):
         assert ran.simulated.outcome.trailer.clients[0].preemptions == 0
 
 
-class Watching(Scheduler):
+class Watching:
     """Checks, whenever a step is planned, who is left to wait and which blocks are held."""
+
+    __slots__ = ()
+
+    def turn(self, steps):
+        super().turn(steps)
+        self.check()
 
     def plan(self):
         super().plan()
+        self.check()
+
+    def check(self):
         self.check_work_conserving()
         if not self.pool.caching:
             self.check_blocks()
@@ -305,7 +313,7 @@ class Watching(Scheduler):
             hit, idle = self.pool.lookup(self.memory.segments_of(head), (head.target - 1) // size)
         chunk = min(left, options.long_prefill_token_threshold or left, head.target - hit * size)
         tokens = head.target if options.reserve_full_prompt else hit * size + chunk
-        spare = self.memory._watermark_blocks if self.running else 0
+        spare = self.memory.watermark_blocks if self.running else 0
         assert -(-tokens // size) - hit > self.pool.available - idle - spare, "the head of the queue would fit"
 
     def check_blocks(self):
@@ -323,7 +331,9 @@ class Watching(Scheduler):
 
 @pytest.fixture
 def watched(monkeypatch):
-    monkeypatch.setattr(llm_client, "Scheduler", Watching)
+    for name in ("Scheduler", "PlainScheduler"):
+        kind = getattr(plain, name)
+        monkeypatch.setattr(plain, name, type(name, (Watching, kind), {}))
 
 
 @COMMON

@@ -21,6 +21,7 @@ from hermes_core.serving.llm.kv.exchange import WITHDRAWN, Owner
 from hermes_core.serving.llm.kv.layout import kv_layout
 from hermes_core.serving.llm.rank_group import LockStepModel, RankGroup, tokens_given
 from hermes_core.serving.llm.scheduling.batching import BatchPolicy
+from hermes_core.serving.llm.scheduling.plain import scheduler_of
 from hermes_core.serving.llm.scheduling.queues import WaitingQueue
 from hermes_core.serving.llm.scheduling.scheduler import Scheduler
 from hermes_core.serving.llm.sequence import FETCHED, Sequence
@@ -103,7 +104,7 @@ class LlmClient(EngineFacts):
         self.settings = settings
         layout = kv_layout(compiled.memory, settings.block_size_tokens)
         schedulers = [
-            Scheduler(
+            scheduler_of(
                 settings=settings,
                 kv_blocks=kv_blocks,
                 layout=layout,
@@ -311,8 +312,8 @@ class LlmClient(EngineFacts):
         self._end_fs = self._end_after(ended)
         self._end_ns = round_fs_to_ns(self._end_fs)
         if ended:
-            self._steps = ended
-            self._settle()
+            self._account(ended)
+            self.scheduler.settle(ended)
             if ended < planned:
                 self.scheduler.hold_step()
         self._steps = 0
@@ -324,15 +325,17 @@ class LlmClient(EngineFacts):
     # --- between stretches ------------------------------------------------------------------------------------------
 
     def _on_boundary(self, now: Nanos) -> None:
-        if self._steps:
-            self._settle()
+        scheduler = self.scheduler
+        steps = self._steps
+        if steps:
+            self._account(steps)
         else:
-            self.scheduler.wake(now)
+            scheduler.wake(now)
+        scheduler.turn(steps)
         self._launch()
 
-    def _settle(self) -> None:
+    def _account(self, steps: int) -> None:
         """Account for the steps of the stretch that has ended."""
-        steps = self._steps
         scheduler = self.scheduler
         energy = self._e0_nj
         if steps > 1:
@@ -362,12 +365,10 @@ class LlmClient(EngineFacts):
         self._steps = 0
         scheduler.step = step + steps
         scheduler.now_ns = self._end_ns
-        scheduler.settle(steps)
 
     def _launch(self) -> None:
-        """Begin the next stretch; without work the client falls idle."""
+        """Begin the stretch that is planned; without work the client falls idle."""
         scheduler = self.scheduler
-        scheduler.plan()
         batch = scheduler.batch
         count = batch.count
         self._begin_fs = end = self._end_fs
@@ -467,6 +468,7 @@ class LlmClient(EngineFacts):
         for seq in scheduler.incoming:
             seq.visible_step = scheduler.step
         if again:
+            scheduler.plan()
             self._launch()
             return
         self._event = -1

@@ -84,21 +84,21 @@ class AggregateBatch:
     """The decoding batch at cost per change."""
 
     __slots__ = (
-        "_any_stale",
-        "_base_sum",
         "_block_size",
         "_crossings",
         "_growing",
         "_growing_base_sum",
-        "_leaving",
         "_ratio",
         "_reach",
         "_reaching",
-        "_residues",
         "_weights",
         "_window",
+        "any_stale",
+        "base_sum",
         "count",
+        "leaving",
         "next_leave",
+        "residues",
         "step",
     )
 
@@ -115,12 +115,12 @@ class AggregateBatch:
         """With such layers: (step at which the context reaches that, order, member)."""
         self._weights = 0
         """Blocks that all members together need in as many steps as a block has tokens."""
-        self._base_sum = 0
-        self._any_stale = False
-        """Whether there may be stale entries in `_leaving`."""
-        self._leaving: list[tuple[int, int, Sequence]] = []
+        self.base_sum = 0
+        self.any_stale = False
+        """Whether there may be stale entries in `leaving`."""
+        self.leaving: list[tuple[int, int, Sequence]] = []
         """(last step, order, member); stale when the member has left or come back under another order."""
-        self._residues = [0] * layout.block_size
+        self.residues = [0] * layout.block_size
         """Blocks that members need in the steps with this residue modulo the block size."""
         self._growing = 0
         self._growing_base_sum = 0
@@ -132,11 +132,11 @@ class AggregateBatch:
         seq.decode_base = base = seq.target - step
         seq.leave_step = leave_step = step + left - 1
         self.count += 1
-        self._base_sum += base
-        self._residues[-base % self._block_size] += 1
+        self.base_sum += base
+        self.residues[-base % self._block_size] += 1
         if leave_step < self.next_leave:
             self.next_leave = leave_step
-        heappush(self._leaving, (leave_step, seq.order, seq))
+        heappush(self.leaving, (leave_step, seq.order, seq))
         if self._reach:
             self._weights += 1
             if self._reach - base > step:
@@ -166,8 +166,8 @@ class AggregateBatch:
         if self._window or self._reach:
             self._settle()
         self._take_out(seq)
-        self._any_stale = True
-        self._forget_stale()
+        self.any_stale = True
+        self.forget_stale()
 
     def advance(self, steps: int) -> int:
         step = self.step
@@ -175,7 +175,7 @@ class AggregateBatch:
         if steps == 1:
             return 0
         size = self._block_size
-        residues = self._residues
+        residues = self.residues
         weights = self._weights if self._reach else self.count
         start = (step + 1) % size
         end = start + (steps - 1) % size
@@ -185,7 +185,7 @@ class AggregateBatch:
         return (steps - 1) // size * weights + needed if steps > size else needed
 
     def pop_finished(self) -> list[Sequence]:
-        leaving = self._leaving
+        leaving = self.leaving
         step = self.step
         finished: list[Sequence] = []
         if self._window or self._reach:
@@ -195,8 +195,8 @@ class AggregateBatch:
             if seq.leave_step == leave_step and seq.order == order:
                 self._take_out(seq)
                 finished.append(seq)
-        if self._any_stale:
-            self._forget_stale()
+        if self.any_stale:
+            self.forget_stale()
         else:
             self.next_leave = leaving[0][0] if leaving else NEVER
         if len(finished) > 1:
@@ -205,7 +205,7 @@ class AggregateBatch:
 
     def sums(self) -> tuple[int, int, int]:
         count = self.count
-        context = self._base_sum + count * self.step
+        context = self.base_sum + count * self.step
         if not self._window:
             return context, context, count
         self._settle()
@@ -219,7 +219,7 @@ class AggregateBatch:
     def demand(self) -> int:
         if self._reach:
             self._settle()
-        return self._residues[self.step % self._block_size]
+        return self.residues[self.step % self._block_size]
 
     def outlook(self) -> tuple[int, int, int, int]:
         step = self.step
@@ -234,7 +234,7 @@ class AggregateBatch:
                 alike = self._crossings[0][0] - step
             return context, windowed, growing, alike
         count = self.count
-        context = self._base_sum + count * step
+        context = self.base_sum + count * step
         return context, context, count, alike
 
     def steps_within(self, steps: int, blocks: int) -> int:
@@ -242,7 +242,7 @@ class AggregateBatch:
         cycles, left = divmod(blocks, self._weights if self._reach else self.count)
         done = cycles * size
         start = (self.step + 1) % size
-        for needed in self._residues[start:] + self._residues[:start]:
+        for needed in self.residues[start:] + self.residues[:start]:
             if done >= steps or needed > left:
                 break
             left -= needed
@@ -253,8 +253,8 @@ class AggregateBatch:
         """Forget a member; its entries in the heaps are recognised as stale by its leave_step."""
         base = seq.decode_base
         self.count -= 1
-        self._base_sum -= base
-        self._residues[-base % self._block_size] -= 1
+        self.base_sum -= base
+        self.residues[-base % self._block_size] -= 1
         if self._window and self._window - base > self.step:
             self._growing -= 1
             self._growing_base_sum -= base
@@ -266,12 +266,12 @@ class AggregateBatch:
 
     def _weigh(self, base: int, blocks: int) -> None:
         """Let a member need `blocks` more, or less, whenever it needs one."""
-        self._residues[-base % self._block_size] += blocks
+        self.residues[-base % self._block_size] += blocks
         self._weights += blocks
 
-    def _forget_stale(self) -> None:
-        """Keep a member at the head of `_leaving`: drop entries of those that left early, or came back later."""
-        leaving = self._leaving
+    def forget_stale(self) -> None:
+        """Keep a member at the head of `leaving`: drop entries of those that left early, or came back later."""
+        leaving = self.leaving
         while leaving:
             leave_step, order, seq = leaving[0]
             if seq.leave_step == leave_step and seq.order == order:
@@ -279,7 +279,7 @@ class AggregateBatch:
                 return
             heappop(leaving)
         self.next_leave = NEVER
-        self._any_stale = False
+        self.any_stale = False
 
     def _settle(self) -> None:
         """Move members whose context has reached the window from growing to full."""

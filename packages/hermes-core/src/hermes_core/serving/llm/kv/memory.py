@@ -16,9 +16,9 @@ class KvMemory:
         "_layout",
         "_plain",
         "_reserve_full_prompt",
-        "_watermark_blocks",
         "pool",
         "reservation",
+        "watermark_blocks",
     )
 
     def __init__(self, settings: EngineSettings, kv_blocks: int, layout: KvLayout) -> None:
@@ -29,7 +29,7 @@ class KvMemory:
         self._plain = layout.plain
         self._block_size = settings.block_size_tokens
         self._reserve_full_prompt = settings.reserve_full_prompt
-        self._watermark_blocks = int(settings.watermark * self.pool.total)
+        self.watermark_blocks = int(settings.watermark * self.pool.total)
 
     def blocks_of(self, context: int) -> int:
         """Return the blocks of a sequence that holds the KV of `context` tokens."""
@@ -66,7 +66,7 @@ class KvMemory:
         if self._reserve_full_prompt:
             blocks = self.blocks_of(seq.target) - hit
         free = self.pool.available - idle
-        if blocks > free - (self._watermark_blocks if running else 0):
+        if blocks > free - (self.watermark_blocks if running else 0):
             return False
         return self.reservation is None or self.reservation.admits(seq, free, running, batch)
 

@@ -11,18 +11,18 @@ class Chunked:
     a step that preempted.
     """
 
-    __slots__ = ("_budget", "_chunk", "_each")
+    __slots__ = ("_each", "budget", "chunk")
     every_step = False
     prompts_first = False
 
     def __init__(self, settings: EngineSettings) -> None:
-        self._budget = settings.max_num_batched_tokens
+        self.budget = settings.max_num_batched_tokens
         self._each = settings.tokens_per_decode
-        self._chunk = settings.long_prefill_token_threshold or settings.max_num_batched_tokens
+        self.chunk = settings.long_prefill_token_threshold or settings.max_num_batched_tokens
 
     def plan(self, batch: Batch) -> None:
-        left = self._budget - batch.decode_seqs * self._each
-        chunk = self._chunk
+        left = self.budget - batch.decode_seqs * self._each
+        chunk = self.chunk
         if batch.prefilling:
             for seq in tuple(batch.prefilling):
                 if left <= 0:
