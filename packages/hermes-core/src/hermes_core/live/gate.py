@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from hermes_core.live.bodies import Body
 from hermes_core.live.clock import WallClock
 from hermes_core.live.refusals import Refusal, wrong_body
+from hermes_core.live.streaming import DIRECT
 
 _log = structlog.get_logger(__name__)
 
@@ -40,6 +41,7 @@ class Gate:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given if given and len(given) <= _LONGEST_ID and given.isascii() else self._new_id()
         scope["request_id"] = request_id.decode()
+        scope[DIRECT] = send
         status = 0
 
         async def send_with_id(message: Any) -> None:

@@ -3,6 +3,7 @@
 It tells whether what a client measures is the simulated cluster or this host.
 """
 
+from bisect import bisect_left
 from collections import deque
 from typing import Final
 
@@ -44,12 +45,7 @@ class LagWatch:
 
     def woke_late(self, late_s: float) -> None:
         """Count a wake-up that came so much too late."""
-        place = 0
-        for bound in BUCKETS_S:
-            if late_s <= bound:
-                break
-            place += 1
-        self.counts[place] += 1
+        self.counts[bisect_left(BUCKETS_S, late_s)] += 1
         self.total_s += late_s
         self.wakes += 1
         self.worst_s = max(self.worst_s, late_s)

@@ -98,6 +98,8 @@ class Pacer:
         """Streams by request, until the engine has ended them."""
         self._readers: dict[int, Stream] = {}
         """Those of them that want each token when it comes."""
+        self._fresh: dict[int, Stream] = {}
+        """Those of them that have had no token yet."""
         self._ending: dict[int, Stream] = {}
         """Streams whose end is on its way."""
         self._due: list[tuple[Nanos, int, Stream, int, RequestEnd | None]] = []
@@ -128,7 +130,7 @@ class Pacer:
             raise self._refusal() from error
         stream.request = request
         if stream.end is None and request.request_id in self._streams and incremental:
-            self._readers[request.request_id] = stream
+            self._readers[request.request_id] = self._fresh[request.request_id] = stream
         self._tick()
         return stream
 
@@ -162,6 +164,7 @@ class Pacer:
         if stream is None:
             return
         self._readers.pop(end.request_id, None)
+        self._fresh.pop(end.request_id, None)
         self._ending[end.request_id] = stream
         if end.output_tokens:
             stream.thinking = max(stream.thinking, end.output_tokens - stream.request.output_tokens)
@@ -184,8 +187,10 @@ class Pacer:
 
     def note_read(self, stream: Stream) -> None:
         """A reader has been reached: how long after the simulated user had the token?"""
-        if self.clock.paced:
-            self.lag.woke_late(self.clock.wall_s(max(0, self.clock.now() - stream.due_ns)))
+        clock = self.clock
+        if clock.paced:
+            late_ns = clock.now() - stream.due_ns
+            self.lag.woke_late(clock.wall_s(late_ns) if late_ns > 0 else 0.0)
 
     @property
     def open(self) -> int:
@@ -237,6 +242,7 @@ class Pacer:
         waiting = [*self._streams.values(), *self._ending.values()]
         self._streams.clear()
         self._readers.clear()
+        self._fresh.clear()
         self._ending.clear()
         for stream in waiting:
             request = stream.request
@@ -276,21 +282,30 @@ class Pacer:
         given_ns, before = list(ends), list(steps)
         for client in range(len(ends)):
             steps[client], ends[client] = session.next_step_ns(client, now)
-        stood = [was == is_ for was, is_ in zip(before, steps, strict=True)]
-        for stream in self._readers.values():
-            if stream.pushed and stood[session.client_of(stream.request)]:
+        moved = [was != is_ for was, is_ in zip(before, steps, strict=True)]
+        # Where no step has ended, only first tokens can have come.
+        looked_at = self._readers if True in moved else self._fresh
+        client_of, given = session.client_of, session.given
+        delays_ns: dict[int, Nanos] = {}
+        for number, stream in list(looked_at.items()):
+            request, pushed = stream.request, stream.pushed
+            client = client_of(request)
+            if pushed and not moved[client]:
                 continue
-            tokens, thinking = session.progress(stream.request, now)
-            if tokens <= stream.pushed:
+            tokens, thinking = given(request, steps)
+            if tokens <= pushed:
                 continue
             stream.thinking = thinking
-            if stream.pushed:
+            if pushed:
                 # The step that gave it ended when it was expected to; seen late, it is late already.
-                step_ns = given_ns[session.client_of(stream.request)]
-                given = step_ns if 0 <= step_ns <= now else now
-                due_ns = given + session.stream_delay_ns(stream.request)
+                delay_ns = delays_ns.get(client)
+                if delay_ns is None:
+                    delay_ns = delays_ns[client] = session.stream_delay_ns(request)
+                step_ns = given_ns[client]
+                due_ns = (step_ns if 0 <= step_ns <= now else now) + delay_ns
             else:
-                due_ns = stream.request.first_token_ns
+                self._fresh.pop(number, None)
+                due_ns = request.first_token_ns
             self._send(due_ns, stream, tokens, None)
 
     def _hand_out(self, now: Nanos | None) -> None:

@@ -239,9 +239,26 @@ class LiveSession:
             return 0, 0
         return client.tokens_given(seq, now), max(0, seq.output_tokens - request.output_tokens)
 
-    def client_of(self, request: Request) -> int:
+    def given(self, request: Request, steps: SequenceOf[int]) -> tuple[int, int]:
+        """Return what `progress` does, once `next_step_ns` has told the steps that each client has done."""
+        seq = request.task
+        if request.first_token_ns < 0 or not isinstance(seq, Sequence) or not seq.job.answers:
+            return 0, 0
+        thinking = seq.output_tokens - request.output_tokens
+        thinking = max(thinking, 0)
+        if seq.leave_step < 0:
+            return seq.generated, thinking
+        number = seq.job.pool.first_client + seq.client
+        batch = self.clients[number].scheduler.batch  # type: ignore[union-attr]
+        return batch.given_after(seq, steps[number] - batch.step), thinking
+
+    @staticmethod
+    def client_of(request: Request) -> int:
         """Return the number of the client that serves a request; -1 while none does."""
-        return _client_of(request.task) if request.task is not None else -1
+        task = request.task
+        if isinstance(task, Sequence):
+            return task.job.pool.first_client + task.client
+        return _client_of(task) if task is not None else -1
 
     def stream_delay_ns(self, request: Request) -> Nanos:
         """Return how long a token of a request is on its way to the user after the step that gave it."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from hermes_core.live.refusals import of_status
 from hermes_core.live.service import Choice, stop, stopped_when_gone
@@ -14,6 +14,10 @@ _HEADERS = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 )
+
+
+DIRECT: Final = "hermes.direct"
+"""Key of the scope: the server's own `send`. Tokens need nothing of what stands between it and here."""
 
 
 class Wire(Protocol):
@@ -60,9 +64,10 @@ class EventStream:
         self._on_drop = on_drop
         self._headers = headers
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 - ASGI's
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer."""
         await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *self._headers]})
+        send = scope.get(DIRECT, send)
         try:
             async with stopped_when_gone(receive, self._choices):
                 await self._events(send)
@@ -101,12 +106,15 @@ class EventStream:
             total = count + stream.thinking
             now = total if end is not None and not failed else min(stream.tokens, total)
             if now > shown:
-                text = b"" if shown else wire.opening()
-                text += b"".join(wire.thought() for _ in range(shown, min(now, stream.thinking)))
-                begin = max(0, shown - stream.thinking)
-                text += b"".join(
-                    wire.token(pieces[at], last=at == count - 1) for at in range(begin, now - stream.thinking)
-                )
+                if shown and now == shown + 1 and not stream.thinking:
+                    text = wire.token(pieces[shown], last=now == count)
+                else:
+                    text = b"" if shown else wire.opening()
+                    text += b"".join(wire.thought() for _ in range(shown, min(now, stream.thinking)))
+                    begin = max(0, shown - stream.thinking)
+                    text += b"".join(
+                        wire.token(pieces[at], last=at == count - 1) for at in range(begin, now - stream.thinking)
+                    )
                 shown = now
                 await send({"type": "http.response.body", "body": text, "more_body": True})
                 if self._drop_after is not None and shown >= self._drop_after:

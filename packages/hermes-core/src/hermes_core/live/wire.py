@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from hermes_core.live.answers import Answer
 
 DONE = b"data: [DONE]\n\n"
+_KEPT: Final = 4096
+"""Pieces whose JSON is kept: filler has a few dozen."""
 
 
 def event(content: Any) -> bytes:
@@ -27,6 +30,11 @@ def usage_of(prompt_tokens: int, answer_tokens: int, cached_tokens: int, thinkin
     return usage
 
 
+@lru_cache(_KEPT)
+def _quoted(piece: str) -> bytes:
+    return json.dumps(piece, ensure_ascii=False).encode()
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """What all parts of one answer begin with."""
@@ -42,10 +50,14 @@ class ChatWire:
     def __init__(self, head: Head, answer: Answer, index: int) -> None:
         base = {"id": head.id, "object": "chat.completion.chunk", "created": head.created, "model": head.model}
         text = json.dumps(base, ensure_ascii=False, separators=(",", ":"))[:-1]
-        self._begin = f'data: {text},"choices":[{{"index":{index},"delta":'
-        self._tail = ',"logprobs":null,"finish_reason":null}]}\n\n'
-        self._last = f',"logprobs":null,"finish_reason":{json.dumps(answer.finish_reason)}}}]}}\n\n'
+        self._begin = f'data: {text},"choices":[{{"index":{index},"delta":'.encode()
+        self._tail = b',"logprobs":null,"finish_reason":null}]}\n\n'
+        last = f',"logprobs":null,"finish_reason":{json.dumps(answer.finish_reason)}}}]}}\n\n'.encode()
         self._tool = answer.tool is not None
+        before, after = (
+            (b'{"tool_calls":[{"index":0,"function":{"arguments":', b"}}]}") if self._tool else (b'{"content":', b"}")
+        )
+        self._around = (self._begin + before, after + self._tail, after + last)
         self._answer = answer
         self._call_id = f"call-{head.id.rpartition('-')[2]}-{index}"
 
@@ -55,20 +67,16 @@ class ChatWire:
         if self._tool:
             function = {"name": self._answer.tool, "arguments": ""}
             delta["tool_calls"] = [{"index": 0, "id": self._call_id, "type": "function", "function": function}]
-        return f"{self._begin}{json.dumps(delta, ensure_ascii=False)}{self._tail}".encode()
+        return self._begin + json.dumps(delta, ensure_ascii=False).encode() + self._tail
 
     def thought(self) -> bytes:
         """Return the event of a token of thinking, where vLLM's reasoning parsers put it."""
-        return f'{self._begin}{{"reasoning_content":" hmm"}}{self._tail}'.encode()
+        return self._begin + b'{"reasoning_content":" hmm"}' + self._tail
 
     def token(self, piece: str, *, last: bool) -> bytes:
         """Return the event of one token."""
-        text = json.dumps(piece, ensure_ascii=False)
-        if self._tool:
-            delta = f'{{"tool_calls":[{{"index":0,"function":{{"arguments":{text}}}}}]}}'
-        else:
-            delta = f'{{"content":{text}}}'
-        return f"{self._begin}{delta}{self._last if last else self._tail}".encode()
+        before, after, at_last = self._around
+        return before + _quoted(piece) + (at_last if last else after)
 
 
 class CompletionWire:
@@ -77,14 +85,14 @@ class CompletionWire:
     def __init__(self, head: Head, answer: Answer, index: int, echo: str = "") -> None:
         base = {"id": head.id, "object": "text_completion", "created": head.created, "model": head.model}
         text = json.dumps(base, ensure_ascii=False, separators=(",", ":"))[:-1]
-        self._begin = f'data: {text},"choices":[{{"index":{index},"text":'
-        self._tail = ',"logprobs":null,"finish_reason":null}]}\n\n'
-        self._last = f',"logprobs":null,"finish_reason":{json.dumps(answer.finish_reason)}}}]}}\n\n'
+        self._begin = f'data: {text},"choices":[{{"index":{index},"text":'.encode()
+        self._tail = b',"logprobs":null,"finish_reason":null}]}\n\n'
+        self._last = f',"logprobs":null,"finish_reason":{json.dumps(answer.finish_reason)}}}]}}\n\n'.encode()
         self._echo = echo
 
     def opening(self) -> bytes:
         """Return what comes before the first token: the prompt, if it is to be repeated."""
-        return f"{self._begin}{json.dumps(self._echo)}{self._tail}".encode() if self._echo else b""
+        return self._begin + json.dumps(self._echo).encode() + self._tail if self._echo else b""
 
     def thought(self) -> bytes:
         """Return nothing: this endpoint has no place for thinking."""
@@ -92,7 +100,7 @@ class CompletionWire:
 
     def token(self, piece: str, *, last: bool) -> bytes:
         """Return the event of one token."""
-        return f"{self._begin}{json.dumps(piece, ensure_ascii=False)}{self._last if last else self._tail}".encode()
+        return self._begin + _quoted(piece) + (self._last if last else self._tail)
 
 
 def chat_choice(head: Head, answer: Answer, index: int) -> dict[str, Any]:
