@@ -35,10 +35,11 @@ FRONT_END: Final = {"request": "2 ms", "per_prompt_token": "7 us"}
 """Of all three engines: random prompts come as text, which is tokenised. First tokens of prompts of 8,192 and of 1,024
 tokens of gpt-oss-120b on eight B200 under vLLM, where compute is little, lie 7.6 us a token apart. At the 575 tokens
 that the presets' front end was fitted on (5 ms and 2 us a token) this is the same."""
-SPREAD: Final = {"vllm": 0.02, "trtllm": 0.02}
-"""By how much answers of other rows differ in length, by engine. Their benchmarks ask for equal ones, and users who
-begin together would stay together for ever; a real server takes requests in one by one, which sets them apart. SGLang
-takes in all that wait before it decodes on, which keeps them together."""
+SPREAD_TOKENS: Final = {"vllm": 8, "trtllm": 8}
+"""By how many tokens answers of other rows are longer or shorter, by engine. Their benchmarks ask for equal ones, and
+users who begin together would stay together for ever; a real server takes requests in one by one, which sets them apart
+by a few steps, however long answers are. SGLang takes in all that wait before it decodes on, which keeps them
+together."""
 
 _USERS: Final = re.compile(r"silicon_concurrency=(\d+)")
 _SAME_DEVICES: Final = re.compile(r"_tp(\d+)(?:_0)?_ep(\d+)(?:_0)?_")
@@ -129,11 +130,11 @@ def _lengths(row: Mapping[str, str], told: list[str]) -> dict[str, Any]:
     if inferencex.made(row):
         told.append(inferencex.LENGTHS)
         return {"prompt": inferencex.drawn(prompt), "output": inferencex.drawn(output)}
-    spread = SPREAD.get(row["backend"], 0.0)
+    spread = min(SPREAD_TOKENS.get(row["backend"], 0), output - 1)
     if not spread:
         return {"prompt": prompt, "output": output}
-    told.append(f"answers {100 * spread:g}% longer or shorter, so that users do not move in step")
-    return {"prompt": prompt, "output": {"uniform": [round(output * (1 - spread)), round(output * (1 + spread))]}}
+    told.append(f"answers up to {spread} tokens longer or shorter, so that users do not move in step")
+    return {"prompt": prompt, "output": {"uniform": [output - spread, output + spread]}}
 
 
 def _model(row: Mapping[str, str], told: list[str]) -> dict[str, str]:
