@@ -16,9 +16,12 @@ from hermes_analysis.load import read_run, summary_of
 from hermes_analysis.metrics import summarise
 from hermes_analysis.output import replacing, write_summary
 from hermes_analysis.render import duration, energy, number, percent
+from hermes_analysis.replicate import Estimate
 from hermes_analysis.report import comparison_html, report_html
 from hermes_analysis.report.charts import latency_chart
 from hermes_analysis.testing import make_chunks, make_record, write_chunks
+from hermes_analysis.whatif import Effect, WhatIf
+from hermes_analysis.whatif.running import BESIDE
 from hermes_proto.core.v1 import run_record_pb2 as rr
 
 S = 1_000_000_000
@@ -98,6 +101,54 @@ def test_notebooks_show_a_table_with_names_escaped():
     assert "&lt;run&gt;" in html
     assert "<th>TTFT</th><td>40</td>" in html
     assert make_record(**pieces())._repr_html_().startswith("<b>forty</b>")
+
+
+def test_comparisons_and_what_ifs_show_themselves_with_names_escaped():
+    html = compare([make_record(**pieces()), make_record(**pieces(slower=2))])._repr_html_()
+    assert "<th>ttft.p50</th><td>20.0 ms</td><td>40.0 ms</td><td>+100.0%</td>" in html
+    assert "<li>memory: service level of all" in html
+    effect = Effect("<one> more", Estimate.of([0.25]), {"e2e.mean": Estimate.of([3.0])}, ())
+    nothing = {name: Estimate.of([float("nan")]) for name in BESIDE}
+    html = WhatIf("e2e.mean", (1,), {**nothing, "e2e.mean": Estimate.of([4.0])}, (effect,), ())._repr_html_()
+    assert "<th>(as it is)</th><td></td><td>4.00 s</td>" in html
+    assert "<th>&lt;one&gt; more</th><td>+25.0 %</td><td>3.00 s</td>" in html
+
+
+@pytest.mark.parametrize("library", ["polars", "pandas"])
+def test_answers_are_frames(library):
+    pytest.importorskip(library, reason="makes the frame")
+    runs = [make_record(**pieces()), make_record(**pieces(slower=2))]
+
+    def rows(answer):
+        frame = getattr(answer, f"to_{library}")()
+        return frame.to_dicts() if library == "polars" else frame.to_dict("records")
+
+    groups = rows(summarise(runs[0]))
+    assert [(row["kind"], row["arrived"]) for row in groups] == [("all", 40), ("pipeline", 20), ("pipeline", 20)]
+    assert groups[0]["ttft_s_p99"] == pytest.approx(0.02)
+    changes = {row["metric"]: row for row in rows(compare(runs))}
+    assert changes["ttft.p50"]["change"] == pytest.approx(1.0)
+    assert changes["ttft.p50"]["worse"]
+    effect = Effect("one more", Estimate.of([0.25]), {"e2e.mean": Estimate.of([3.0])}, ())
+    (row,) = rows(WhatIf("e2e.mean", (1,), {"e2e.mean": Estimate.of([4.0])}, (effect,), ()))
+    assert (row["relaxed"], row["gain"], row["e2e.mean"]) == ("one more", 0.25, 3.0)
+    assert rows(runs[0].requests)[1]["arrival_ns"] == 100 * MS
+
+
+def test_answers_are_plots():
+    pytest.importorskip("plotly", reason="extra report")
+    runs = [make_record(**pieces()), make_record(**pieces(slower=2))]
+    figure = runs[0].plot("ttft")
+    assert figure.layout.title.text == "Time to first token"
+    assert max(figure.data[0].x) == pytest.approx(0.02)
+    assert runs[0].plot("critical_path").data[0].x == (100.0,)
+    with pytest.raises(AnalysisError, match="no chart 'speed' of this run; there are ttft, itl, tpot, e2e, load"):
+        runs[0].plot("speed")
+    changes = compare(runs).plot().data[0]
+    assert dict(zip(changes.y, changes.x, strict=True))["ttft.p50"] == pytest.approx(100)
+    effect = Effect("one more", Estimate.of([0.25, 0.27]), {}, ())
+    bars = WhatIf("e2e.mean", (1, 2), {}, (effect,), ()).plot().data[0]
+    assert (bars.x, bars.y) == ((26.0,), ("one more",))
 
 
 def test_hermes_run_gets_its_summary_from_messages_or_a_folder(run_dir):
@@ -201,7 +252,10 @@ def test_comparison_by_hand():
     assert ttft.worse
     assert ttft.broken
     # 40 ms is beyond the run's own level of 30 ms too.
-    assert answer.runs[0].broken == ("ttft.p50 +100.00% (allowed 50.00% for the worse)", "service level *")
+    assert answer.runs[0].broken == (
+        "ttft.p50 +100.00% (allowed 50.00% for the worse)",
+        "service level of all (TTFT 30.0 ms): 0.0 % met it, 90.0 % must",
+    )
     better = compare([make_record(**pieces(slower=2)), make_record(**pieces())], tolerances={"ttft.p50": 0.0})
     assert better.broken == ()
 
@@ -342,7 +396,7 @@ def test_comparison_page_has_every_run_in_every_chart(tmp_path):
     assert set(data) == {"ttft", "itl", "tpot", "e2e", "in_system", "tokens"}
     assert all([t["name"] for t in f["data"]] == ["forty #1", "forty #2", "<b>third</b>"] for f in data.values())
     assert "+100.0 %" in html
-    assert "service level *" in html
+    assert "service level of all (TTFT 30.0 ms): 0.0 % met it" in html
     assert "<b>third" not in re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
 
 
@@ -397,8 +451,9 @@ def test_compare_command_fails_on_a_broken_limit(run_dir, tmp_path):
     assert hermes("compare", run_dir, run_dir, "--tolerance", "0%").returncode == 0
     broken = hermes("compare", run_dir, tmp_path / "slow", "--json")
     assert broken.returncode == 1
-    assert "service level *" in broken.stderr
-    assert json.loads(broken.stdout)["broken"] == [f"{tmp_path / 'slow'}: service level *"]
+    text = f"{tmp_path / 'slow'}: service level of all (TTFT 30.0 ms): 0.0 % met it, 90.0 % must"
+    assert f"broken: {text}" in broken.stderr
+    assert json.loads(broken.stdout)["broken"] == [text]
     assert hermes("compare", run_dir, tmp_path / "slow", "--no-slo").returncode == 0
     assert hermes("compare", run_dir).returncode == 2
 

@@ -11,7 +11,8 @@ from hermes_analysis.load import RunRecord
 from hermes_analysis.metrics.confidence import ConfidenceInterval
 from hermes_analysis.metrics.details import details
 from hermes_analysis.metrics.summarise import Prepared, summarise
-from hermes_analysis.summary import RunSummary, plain
+from hermes_analysis.render import duration, percent
+from hermes_analysis.summary import LevelSummary, RunSummary, level_bounds, plain
 
 _PER_CENT: Final = 100.0
 
@@ -28,7 +29,7 @@ class Metric:
 
 
 def unlike(runs: Sequence[RunRecord], names: Sequence[object]) -> list[str]:
-    """Say in what the runs differ from the first beside their figures: models, devices, traffic."""
+    """Say in what runs differ from the first beside their figures (models, devices, traffic), and which are partial."""
 
     def facts(run: RunRecord) -> dict[str, Any]:
         clients = run.manifest.clients
@@ -50,6 +51,9 @@ def unlike(runs: Sequence[RunRecord], names: Sequence[object]) -> list[str]:
         unequal = [key for key in first if first[key] != other[key]]
         if unequal:
             found.append(f"{name} and {names[0]} have unlike {', '.join(unequal)}")
+    found += [
+        f"{name} is partial: {'; '.join(run.missing)}" for run, name in zip(runs, names, strict=True) if run.partial
+    ]
     return found
 
 
@@ -120,7 +124,7 @@ class Compared:
     name: str
     source: str
     differences: tuple[Difference, ...]
-    broken_levels: tuple[str, ...]
+    broken_levels: tuple[LevelSummary, ...]
     """Service levels that this run does not keep."""
     warnings: tuple[str, ...]
 
@@ -132,7 +136,7 @@ class Compared:
             for d in self.differences
             if d.broken and d.tolerance is not None
         ]
-        return (*limits, *(f"service level {level}" for level in self.broken_levels))
+        return (*limits, *map(_broken_level, self.broken_levels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,30 @@ class Comparison:
             {"baseline": self.baseline_source, "name": self.baseline.name, "runs": runs, "broken": list(self.broken)}
         )
         return answer
+
+    def to_polars(self) -> Any:
+        """Return a row for each run and metric, as a polars DataFrame. Needs polars (extra "tables")."""
+        from hermes_analysis.notebook import comparison_columns, polars_frame  # noqa: PLC0415 - only what is used is loaded
+
+        return polars_frame(comparison_columns(self))
+
+    def to_pandas(self) -> Any:
+        """Return the same as a pandas DataFrame. Needs pandas (extra "pandas")."""
+        from hermes_analysis.notebook import comparison_columns, pandas_frame  # noqa: PLC0415 - only what is used is loaded
+
+        return pandas_frame(comparison_columns(self))
+
+    def plot(self) -> Any:
+        """Return the changes against the baseline as a plotly figure. Needs plotly (extra "report")."""
+        from hermes_analysis.plots import comparison_plot  # noqa: PLC0415 - only what is used is loaded
+
+        return comparison_plot(self)
+
+    def _repr_html_(self) -> str:
+        """Show the comparison in a notebook."""
+        from hermes_analysis.notebook import comparison_html_fragment  # noqa: PLC0415 - notebook needs the summary
+
+        return comparison_html_fragment(self)
 
 
 def parse_tolerances(texts: Sequence[str]) -> dict[str, float]:
@@ -190,7 +218,7 @@ def compare(
     compared = []
     for run, (summary, intervals) in zip(runs[1:], others, strict=True):
         differences = [_difference(metric, base, (summary, intervals), allowed.get(metric.name)) for metric in METRICS]
-        broken = [level.name for level in summary.levels if not level.met] if service_levels else []
+        broken = [level for level in summary.levels if not level.met] if service_levels else []
         compared.append(Compared(summary.name, run.source, tuple(differences), tuple(broken), summary.warnings))
     return Comparison(base[0], runs[0].source, tuple(compared))
 
@@ -217,6 +245,13 @@ def _difference(metric: Metric, base: _Measured, other: _Measured, tolerance: fl
             spread = math.hypot(*(interval.half_width for interval in pair if interval is not None))
             significant = abs(after - before) > spread
     return Difference(metric.name, metric.unit, before, after, change, worse, significant, tolerance)
+
+
+def _broken_level(level: LevelSummary) -> str:
+    """Say what was asked and what came of it."""
+    bounds = ", ".join(f"{kind.upper()} {duration(getattr(level, f'{kind}_s'))}" for kind in level_bounds([level]))
+    name = "of all" if level.name == "*" else f"of {level.name}"
+    return f"service level {name} ({bounds}): {percent(level.attained)} met it, {percent(level.required)} must"
 
 
 def _number(value: float | None) -> float | None:

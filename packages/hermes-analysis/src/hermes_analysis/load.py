@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from hermes_proto.common.v1 import diagnostic_pb2
@@ -99,6 +99,15 @@ class RunRecord:
             if table.rows
         ]
         return max(times, default=0)
+
+    def plot(self, name: str = "ttft") -> Any:
+        """Return a chart of the report as a plotly figure: "ttft", "load", "decode_seqs", "critical_path" ...
+
+        Raises AnalysisError with the names there are for another. Needs plotly (extra "report").
+        """
+        from hermes_analysis.plots import run_plot  # noqa: PLC0415 - only what is used is loaded
+
+        return run_plot(self, name)
 
     def _repr_html_(self) -> str:
         """Show the record as its summary in a notebook."""

@@ -66,6 +66,13 @@ def percent(share: float | None) -> str:
     return f"{share:.1%}".replace("%", " %")
 
 
+def metric_value(value: float | None, unit: str) -> str:
+    """Return the value of a metric: a span of time for "s", a share as per cent for "", otherwise a number."""
+    if unit == "s":
+        return duration(value)
+    return number(value) if unit else percent(value)
+
+
 class Part(Protocol):
     """A part of a stage on the critical path."""
 

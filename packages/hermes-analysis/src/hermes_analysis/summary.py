@@ -390,6 +390,18 @@ class RunSummary:
             ],
         )
 
+    def to_polars(self) -> Any:
+        """Return a row for each group (counts, rates, latencies) as a polars DataFrame. Needs extra "tables"."""
+        from hermes_analysis.notebook import polars_frame, summary_columns  # noqa: PLC0415 - only what is used is loaded
+
+        return polars_frame(summary_columns(self))
+
+    def to_pandas(self) -> Any:
+        """Return the same as a pandas DataFrame. Needs pandas (extra "pandas")."""
+        from hermes_analysis.notebook import pandas_frame, summary_columns  # noqa: PLC0415 - only what is used is loaded
+
+        return pandas_frame(summary_columns(self))
+
     def _repr_html_(self) -> str:
         """Show the summary in a notebook."""
         from hermes_analysis.notebook import summary_html  # noqa: PLC0415 - notebook needs this module

@@ -8,7 +8,7 @@ from hermes_analysis.compare import Comparison, Difference
 from hermes_analysis.metrics.details import RunDetails
 from hermes_analysis.metrics.distribution import Distribution
 from hermes_analysis.optional import optional
-from hermes_analysis.render import duration, energy, number, percent, size, stage_part
+from hermes_analysis.render import duration, energy, metric_value, number, percent, size, stage_part
 from hermes_analysis.summary import (
     ClientSummary,
     CriticalPath,
@@ -104,10 +104,10 @@ def print_comparison(comparison: Comparison, *, file: TextIO | None = None) -> N
     console.print(_text(f"baseline {comparison.baseline_source} ({comparison.baseline.name})", "bold"))
     table = _table("metric", "baseline", *(part for run in comparison.runs for part in (run.source, "change")))
     for row, first in enumerate(comparison.runs[0].differences):
-        cells = [_value(first.baseline, first.unit)]
+        cells = [metric_value(first.baseline, first.unit)]
         for run in comparison.runs:
             difference = run.differences[row]
-            cells += [_value(difference.value, difference.unit), _change(difference)]
+            cells += [metric_value(difference.value, difference.unit), _change(difference)]
         table.add_row(first.metric, *cells)
     console.print()
     console.print(table)
@@ -115,12 +115,6 @@ def print_comparison(comparison: Comparison, *, file: TextIO | None = None) -> N
     for run in comparison.runs:
         for text in run.broken:
             console.print(_text(f"BROKEN {run.source}: {text}", "red"))
-
-
-def _value(value: float | None, unit: str) -> str:
-    if unit == "s":
-        return duration(value)
-    return percent(value) if not unit else number(value)
 
 
 def _change(difference: Difference) -> Any:
@@ -215,6 +209,8 @@ def _levels(summary: RunSummary) -> Any:
         bounds = [(getattr(level, f"{kind}_s"), getattr(level, f"{kind}_attained")) for kind in kinds]
         cells = [f"≤ {duration(bound)}: {percent(met)}" if bound is not None else "" for bound, met in bounds]
         fate = _text("met", "green") if level.met else _text("BROKEN", "red")
+        if not level.requests:
+            fate = _text("no requests", "dim")
         table.add_row(
             _text("all" if level.name == "*" else level.name),
             f"{level.requests:,}",
@@ -320,7 +316,7 @@ def _by_pool(clients: tuple[ClientSummary, ...]) -> list[tuple[str, list[ClientS
 
 def _queue(mean: float) -> str:
     """Return the mean length of a queue; one that was hardly ever used is not worth its digits."""
-    return number(mean) if mean >= _SHORTEST_QUEUE or not mean else f"< {_SHORTEST_QUEUE}"
+    return f"< {_SHORTEST_QUEUE}" if 0 < mean < _SHORTEST_QUEUE else number(mean)
 
 
 def _mean(values: list[float]) -> float:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from hermes_analysis.compare import Comparison
+from hermes_analysis.compare import Comparison, unlike
 from hermes_analysis.load import RunRecord
 from hermes_analysis.metrics.series import series
 from hermes_analysis.metrics.summarise import Prepared
-from hermes_analysis.render import duration, number, percent
+from hermes_analysis.render import metric_value
 from hermes_analysis.report.charts import LATENCIES, TIME, Chart, Figure, curve, figure_of, latency_chart, line
 from hermes_analysis.report.page import render
 
@@ -32,16 +32,17 @@ def comparison_html(runs: Sequence[RunRecord], comparison: Comparison) -> str:
     ):
         charts.append(Chart(name, "load", title, f"{title} of each run, over time", figure_of(load[name], TIME, unit)))
     title = f"{names[0]} against {', '.join(names[1:])}"
-    return render("compare.html.j2", charts, title=title, names=names, comparison=comparison, shown=_shown)
+    return render(
+        "compare.html.j2",
+        charts,
+        title=title,
+        names=names,
+        comparison=comparison,
+        shown=metric_value,
+        notes=unlike(runs, names),
+    )
 
 
 def _names(names: list[str]) -> list[str]:
     """Number runs of the same name."""
     return [f"{name} #{place}" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
-
-
-def _shown(value: float | None, unit: str) -> str:
-    """Return a metric's value in its unit."""
-    if unit == "s":
-        return duration(value)
-    return number(value) if unit else percent(value)

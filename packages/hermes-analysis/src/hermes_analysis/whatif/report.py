@@ -3,6 +3,7 @@
 import math
 from typing import Any, Final
 
+from hermes_analysis.plots import plotly_figure
 from hermes_analysis.report.charts import COLOURS, Chart, Figure, figure_of, short
 from hermes_analysis.report.page import render
 from hermes_analysis.whatif.running import Effect, WhatIf
@@ -20,10 +21,10 @@ def what_if_html(answer: WhatIf) -> str:
         (effect.name, _shown(effect), _tone(effect), [value_text(name, effect.metrics[name]) for name in columns])
         for effect in answer.effects
     ]
-    drawn = [effect for effect in answer.effects if math.isfinite(effect.gain.mean)]
+    chart = gains_chart(answer)
     return render(
         "whatif.html.j2",
-        [_chart(answer, drawn)] if drawn else [],
+        [chart] if chart.figure["data"] else [],
         title=f"{answer.name}: what if",
         answer=answer,
         columns=columns,
@@ -34,8 +35,14 @@ def what_if_html(answer: WhatIf) -> str:
     )
 
 
-def _chart(answer: WhatIf, drawn: list[Effect]) -> Chart:
+def what_if_plot(answer: WhatIf) -> Any:
+    """Return the gains as a plotly figure. Raises MissingExtraError without plotly."""
+    return plotly_figure(gains_chart(answer))
+
+
+def gains_chart(answer: WhatIf) -> Chart:
     """Return the gains as bars, the largest on top, with their intervals; what may be chance is grey."""
+    drawn = [effect for effect in answer.effects if math.isfinite(effect.gain.mean)]
     bars = [
         _bars([effect for effect in drawn if _tone(effect) == tone], words, colour) for tone, words, colour in _KINDS
     ]

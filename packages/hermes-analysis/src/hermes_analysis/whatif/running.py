@@ -8,6 +8,7 @@ from typing import Any, Final
 from hermes_analysis.errors import AnalysisError
 from hermes_analysis.executors import Executor, SerialExecutor, WorkerLost
 from hermes_analysis.load import RunRecord
+from hermes_analysis.notebook import pandas_frame, polars_frame, what_if_columns, what_if_html_fragment
 from hermes_analysis.points import HIGHER_IS_BETTER, Metrics, check_metric, point_metrics
 from hermes_analysis.replicate import Estimate
 from hermes_analysis.simulator import SimulationError, refusal, session
@@ -53,6 +54,24 @@ class WhatIf:
         """What helps most; None when nothing helps by a hundredth, or by more than chance."""
         best = self.effects[0] if self.effects else None
         return best if best is not None and best.gain.mean >= LEAST_EFFECT and best.sure is not False else None
+
+    def to_polars(self) -> Any:
+        """Return a row for each relaxation as a polars DataFrame. Needs polars (extra "tables")."""
+        return polars_frame(what_if_columns(self))
+
+    def to_pandas(self) -> Any:
+        """Return the same as a pandas DataFrame. Needs pandas (extra "pandas")."""
+        return pandas_frame(what_if_columns(self))
+
+    def plot(self) -> Any:
+        """Return the gains with their intervals as a plotly figure. Needs plotly (extra "report")."""
+        from hermes_analysis.whatif.report import what_if_plot  # noqa: PLC0415 - only what is used is loaded
+
+        return what_if_plot(self)
+
+    def _repr_html_(self) -> str:
+        """Show the answer in a notebook."""
+        return what_if_html_fragment(self)
 
 
 @dataclass(frozen=True, slots=True)
