@@ -16,7 +16,7 @@ from hermes_analysis.validate.experiments import NotRepresentedError, Validation
 from hermes_analysis.validate.folder import validate_folder
 from hermes_analysis.validate.markdown import folder_report
 from hermes_analysis.validate.plot import folder_plot
-from hermes_analysis.validate.profiles import profile_of
+from hermes_analysis.validate.profiles import longest_contexts, profile_of
 from hermes_analysis.validate.scenarios import case_of, config_of, data_parallel
 from hermes_analysis.validate.steplog import FINE, distance
 from hermes_analysis.validate.terminal import print_folder
@@ -459,6 +459,23 @@ def test_a_profile_of_the_same_device_model_and_degree_prices_the_run(tmp_path):
     assert any("as LLMServingSim measured them" in sentence for sentence in case.assumptions)
 
 
+def test_the_longest_context_of_a_batch_is_that_of_the_runs_requests(tmp_path):
+    file = tmp_path / "requests.csv"
+    # Contexts of 100 and 300 all along, the second for three times as many steps: a mean of 250.
+    file.write_text("prompt_tokens,output_tokens\n100,0.001\n300,0.003\n")
+    longest = longest_contexts(file)
+    assert len(longest) == 11
+    assert longest[:3] == pytest.approx([1.0, (300 - 200 / 16) / 250, (300 - 200 / 256) / 250], rel=1e-4)
+    assert longest[-1] == pytest.approx(300 / 250, rel=1e-4)
+    file.write_text("prompt_tokens,other\n1,2\n")
+    assert longest_contexts(file) == []
+    file.write_text("prompt_tokens,output_tokens\n1,0\n")
+    assert longest_contexts(file) == []
+    file.write_text("prompt_tokens,output_tokens\n1,many\n")
+    with pytest.raises(NotRepresentedError, match=r"requests\.csv: lengths are no numbers"):
+        longest_contexts(file)
+
+
 def test_ranks_of_a_mixture_of_experts_step_together_those_of_a_dense_model_alone():
     hardware, told = {"device": "h100-sxm", "tp": 1, "dp": 4, "ep": 4}, []
     assert data_parallel(hardware, moe=True, told=told) == {"hardware": hardware}
@@ -471,6 +488,6 @@ def test_ranks_of_a_mixture_of_experts_step_together_those_of_a_dense_model_alon
 def test_what_joins_devices_is_taken_from_the_notes(tmp_path):
     notes = "PCIe (no NVLink); the peer config uses link_bw=16 GB/s, link_latency=20 us"
     case = case_of(read_experiment(write(tmp_path, "joined", asked=inputs(interconnect=notes))))
-    assert case.scenario["devices"] == {"h100_sxm": {"interconnect": {"bandwidth": "16 GB/s", "latency": "20 us"}}}
-    assert any("16 GB/s and 20 us" in sentence for sentence in case.assumptions)
+    assert case.scenario["devices"] == {"h100_sxm": {"interconnect": {"bandwidth": "16 GiB/s", "latency": "6.6 us"}}}
+    assert any("16 GiB/s, as experiment.json says, and 6.6 us" in sentence for sentence in case.assumptions)
     assert "devices" not in case_of(read_experiment(write(tmp_path, "alone"))).scenario

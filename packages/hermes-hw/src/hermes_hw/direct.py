@@ -79,6 +79,12 @@ class DirectPrices:
             parts += self._parts([self._hand_over(each)], hops, micro * (self.stages - 1.0))
         return parts
 
+    def experts(self, tokens: Sizes) -> list[PartPrice]:
+        """Return the routed experts alone, of those that `tokens` has, in steps without a pipeline."""
+        operators = [one for one in self.graph.layer_operators(tokens) if one.kind == "moe.experts"]
+        micro = self.micro_batches(tokens)
+        return self._parts(operators, self.layer_repeats(micro), micro)
+
     def sampled(self, sampled: Sizes) -> list[PartPrice]:
         """Return the output head and the sampler; they are on the last stage."""
         micro = self.micro_batches(sampled)

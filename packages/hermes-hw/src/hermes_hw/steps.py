@@ -43,7 +43,7 @@ class StepTables:
     their block comes. Every number of tokens is priced exactly.
     """
 
-    __slots__ = ("_sizes", "direct", "eager_fs", "sampled", "tokens")
+    __slots__ = ("_experts", "_sizes", "direct", "eager_fs", "sampled", "tokens")
 
     def __init__(self, direct: DirectPrices, deployment: Deployment) -> None:
         self.direct = direct
@@ -51,6 +51,7 @@ class StepTables:
         self.eager_fs = femtoseconds(direct.eager_s()) if self._sizes else 0
         self.tokens: dict[int, tuple[int, int, int]] = {0: (0, 0, 0)}
         self.sampled: dict[int, tuple[int, int]] = {0: (0, 0)}
+        self._experts: dict[int, tuple[int, int]] = {}
         if self._sizes:
             self._fill_padded()
 
@@ -58,6 +59,25 @@ class StepTables:
         """Return the tokens that a step's matrix products pay for: up to the next captured graph, if there is one."""
         place = bisect_left(self._sizes, tokens)
         return self._sizes[place] if place < len(self._sizes) else tokens
+
+    def spared(self, tokens: int, group_tokens: int) -> tuple[int, int]:
+        """Return femtoseconds and nanojoules by which experts are cheaper than if every rank had `tokens` tokens.
+
+        `group_tokens` is how many all ranks have; nothing is spared with as many or more, or in a pipeline.
+        """
+        ranks = self.direct.graph.plan.data
+        each = -(-group_tokens // ranks)
+        if each >= tokens or self.direct.stages > 1:
+            return 0, 0
+        full, real = self._of_experts(tokens), self._of_experts(each)
+        return max(full[0] - real[0], 0), max(full[1] - real[1], 0)
+
+    def _of_experts(self, tokens: int) -> tuple[int, int]:
+        found = self._experts.get(tokens)
+        if found is None:
+            fs, nj = total(self.direct.experts(sizes_of(tokens)), (1,))
+            found = self._experts[tokens] = (int(fs[0]), int(nj[0]))
+        return found
 
     def floor_fs(self, tokens: int) -> int:
         """Return the least time of a step of so many tokens: without a graph the device waits for launches."""
@@ -201,9 +221,14 @@ class AffineStepModel:
         c = self._full if tokens >= self._stages else self._by_micro[max(tokens, 1) - 1]
         add_fs = around.add_base + around.add_seq * seqs
         base_fs = fs = price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs + around.decode_fs * decode
+        nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs + around.decode_nj * decode
+        if shape.group_tokens:
+            spared_fs, spared_nj = tables.spared(tokens, shape.group_tokens)
+            fs -= spared_fs
+            base_fs = fs
+            nj -= spared_nj
         if fs < LEAST_FS:
             base_fs = fs = LEAST_FS
-        nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs + around.decode_nj * decode
         context, windowed = shape.decode_context, shape.decode_windowed
         fs += c.full_fs * context + c.window_fs * windowed
         nj += c.full_nj * context + c.window_nj * windowed

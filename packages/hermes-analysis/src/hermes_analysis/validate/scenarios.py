@@ -28,7 +28,13 @@ times were fitted on the first stages of the published runs (Mixtral at four rat
 stall costs rate times its square over two in waiting."""
 
 _LINK: Final = re.compile(r"link_bw=([\d.]+) GB/s, link_latency=([\d.]+) us")
-"""What joins devices, where the notes of an experiment give figures."""
+"""What joins devices, where the notes of an experiment give figures of LLMServingSim: bandwidths are binary in it (its
+`CHANGELOG.md`, commit 0d3de68, 2026)."""
+
+GRAPH_LATENCY: Final = "6.6 us"
+"""Start of a message of NCCL between two RTX PRO 6000 over PCIe within a captured graph, measured by LLMServingSim
+(`CHANGELOG.md`, commit 0d3de68, September 2026, with 15.92 GiB/s). The 20 us of the notes are its authors' earlier
+value, which they had fitted to runs and took back; collectives that are not captured take 25 to 36 us."""
 
 QUANTIZED_NAMES: Final = ("fp8", "fp4", "awq", "gptq", "int4", "int8", "w8a8", "w4a16")
 
@@ -57,7 +63,7 @@ def case_of(experiment: Experiment) -> Case:
     hardware = _hardware(inputs)
     profile = profile_of(experiment)
     if profile is not None:
-        hardware = with_profile(hardware, profile, assumptions)
+        hardware = with_profile(hardware, profile, experiment.requests_file, assumptions)
     scenario: dict[str, Any] = {
         "name": experiment.name,
         "model": _model(model, inputs),
@@ -68,8 +74,10 @@ def case_of(experiment: Experiment) -> Case:
     link = _LINK.search(str(inputs.get("interconnect") or ""))
     if link is not None:
         # Of the benchmark's authors, where devices have no link of their own and PCIe is far from its peak.
-        assumptions.append(f"devices joined at {link[1]} GB/s and {link[2]} us, as experiment.json says")
-        joined = {"bandwidth": f"{link[1]} GB/s", "latency": f"{link[2]} us"}
+        assumptions.append(
+            f"devices joined at {link[1]} GiB/s, as experiment.json says, and {GRAPH_LATENCY} to start a message"
+        )
+        joined = {"bandwidth": f"{link[1]} GiB/s", "latency": GRAPH_LATENCY}
         scenario["devices"] = {hardware["device"]: {"interconnect": joined}}
     return Case(scenario, config_of(inputs), tuple(assumptions))
 

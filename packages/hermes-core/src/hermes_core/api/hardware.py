@@ -88,6 +88,9 @@ class StepShape:
     """Sum over chunks of computed plus new tokens: the keys that are read."""
     sampled_seqs: int = 0
     """Sequences whose logits are computed: all that decode, and the prompts that end in this step."""
+    group_tokens: int = 0
+    """Tokens of all data-parallel ranks of a mixture of experts in this step, which is its slowest rank's; 0: every
+    rank has as many as this one, as when engines pad them alike."""
 
 
 @runtime_checkable

@@ -139,7 +139,10 @@ class BuiltinService(HardwareService):
 
     def _pricer(self, efficiency: Efficiency) -> Pricer:
         roofline = RooflinePricer(self._device, efficiency)
-        return TablePricer(StackedTables(self._layers), roofline) if self._layers else WholeAttention(roofline)
+        if not self._layers:
+            return WholeAttention(roofline)
+        tables = StackedTables(self._layers)
+        return TablePricer(tables, roofline, inside=tables.inside)
 
     def _compiled(self, config: Mapping[str, Any], model: pb.ServedModel) -> StepModel | None:
         if not model.model:

@@ -33,11 +33,13 @@ class TableLibrary:
 
     tables: Mapping[tuple[str, str], TableRows]
     origin: str
+    inside: frozenset[str] = frozenset()
+    """Names of operators whose time is in that of others here: they cost nothing on top."""
 
     @classmethod
-    def of(cls, tables: Iterable[TableRows], origin: str) -> "TableLibrary":
+    def of(cls, tables: Iterable[TableRows], origin: str, inside: frozenset[str] = frozenset()) -> "TableLibrary":
         """Return the library of `tables`."""
-        return cls({(table.kind, table.dtype): table for table in tables}, origin)
+        return cls({(table.kind, table.dtype): table for table in tables}, origin, inside)
 
     def rows(self, kind: str, dtype: str) -> TableRows | None:
         """Return the measurements of a kind in a number format; None when there are none."""

@@ -11,8 +11,10 @@ from hermes_core.api.errors import InputError, Place
 
 from hermes_hw.models import architecture_from_config, find_model
 from hermes_hw.models.architecture import Architecture
+from hermes_hw.tables.gating import busiest_group
 from hermes_hw.tables.library import TableLibrary
 from hermes_hw.tables.rows import TableRows, checked_rows
+from hermes_hw.tables.uneven import Uneven, read_uneven
 
 _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "dense.csv": ("layer", "tokens", "time_us"),
@@ -21,6 +23,8 @@ _COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
     "moe.csv": ("tokens", "activated_experts", "time_us"),
 }
 _DTYPE: Final = "bf16"
+_GROUPS: Final = (1, 2, 4, 8, 16, 32)
+"""Degrees of expert parallelism that a profile is read for."""
 _US: Final = 1e-6
 
 
@@ -29,25 +33,36 @@ def is_profile(folder: Path) -> bool:
     return (folder / "dense.csv").is_file() and folder.name.startswith("tp") and folder.name[2:].isdigit()
 
 
-def read_profile(folder: Path) -> TableLibrary:
+def read_profile(folder: Path, longest: Sequence[float] = ()) -> TableLibrary:
     """Read the profile in `folder`, whose parents are named `<hardware>/<owner>/<model>/<variant>/tp<N>`.
 
     The layers are turned into operators by the architecture of the model (which must be in the catalogue): products
-    with their rows and columns, attention alone and mixed. Experts were measured by how many of them tokens activate;
-    they are taken at the number expected of even routing. Raises InputError with file and line for what is unsound.
+    with their rows and columns, attention alone and mixed. Experts were measured as a whole block, with their router,
+    by how many of them tokens activate; they are taken at the number expected of a trained gate. `longest` gives the
+    longest context over the mean in batches of 1, 2, 4, 8, ... sequences: attention then takes as much longer as the
+    profile measured for such batches; without it contexts are taken as equal. Raises InputError with file and line
+    for what is unsound.
     """
     name = "/".join(folder.parts[-4:-2])
     config = find_model(name).config
     model = architecture_from_config(name, config)
-    reader = _Reader(folder, model, int(folder.name[2:]))
-    return TableLibrary.of(reader.tables(), f"LLMServingSim profile {'/'.join(folder.parts[-5:])}")
+    uneven = read_uneven(folder) if longest else None
+    reader = _Reader(folder, model, int(folder.name[2:]), uneven, longest)
+    origin = f"LLMServingSim profile {'/'.join(folder.parts[-5:])}"
+    if uneven is not None:
+        origin += " (contexts of a batch as uneven as was said)"
+    inside = frozenset({"router"}) if model.moe.layers else frozenset[str]()
+    return TableLibrary.of(reader.tables(), origin, inside)
 
 
 class _Reader:
     """Turns the files of one folder into tables."""
 
-    def __init__(self, folder: Path, model: Architecture, tensor_parallel: int) -> None:
+    def __init__(
+        self, folder: Path, model: Architecture, tensor_parallel: int, uneven: Uneven | None, longest: Sequence[float]
+    ) -> None:
         self.folder, self.model, self.tp = folder, model, tensor_parallel
+        self.uneven, self.longest = uneven, longest
         a = model.attention
         self.heads = a.heads // tensor_parallel
         self.kv_heads = max(1, a.kv_heads // tensor_parallel)
@@ -125,7 +140,8 @@ class _Reader:
         alone, decode, mixed = [], [], []
         for row in _read(self.folder / "attention.csv"):
             new, cached = row["prefill_chunk"], row["kv_prefill"]
-            fixed = {**self.shape, "us": row["time_us"], "line": row["line"]}
+            us = row["time_us"] * (1.0 + self._added(int(row["n_decode"]), int(new)))
+            fixed = {**self.shape, "us": us, "line": row["line"]}
             prompt = {"tokens": new, "cached": cached}
             seqs = {"batch": row["n_decode"], "context": row["kv_decode"]}
             if new and row["n_decode"]:
@@ -137,29 +153,41 @@ class _Reader:
         tables = {"attention.prefill": alone, "attention.decode": decode, "attention.mixed": mixed}
         return [self._table(kind, rows) for kind, rows in tables.items() if rows]
 
+    def _added(self, seqs: int, chunk: int) -> float:
+        """Return the share that uneven contexts add to attention of `seqs` sequences beside a chunk."""
+        if self.uneven is None or seqs < 1:
+            return 0.0
+        known = [float(2**i) for i in range(len(self.longest))]
+        longest = float(np.interp(math.log2(seqs), np.log2(known), self.longest))
+        return self.uneven.added(seqs, chunk, longest)
+
     def _experts(self) -> TableRows:
+        """Experts of a device that holds all of them, or of the busiest of several groups that share them.
+
+        The kernel of a group has the work that a device with all experts has for as many picks of as many experts.
+        """
         moe = self.model.moe
-        by_tokens: dict[float, list[tuple[float, float, float]]] = {}
+        points: dict[int, list[tuple[float, float, float]]] = {}
         for row in _read(self.folder / "moe.csv"):
-            by_tokens.setdefault(row["tokens"], []).append((row["activated_experts"], row["time_us"], row["line"]))
+            points.setdefault(int(row["tokens"]), []).append((row["activated_experts"], row["time_us"], row["line"]))
+        measured = {tokens: sorted(found) for tokens, found in sorted(points.items())}
         rows = []
-        for tokens, points in sorted(by_tokens.items()):
-            points.sort()
-            expected = moe.experts * (1.0 - math.pow(1.0 - moe.top_k / moe.experts, tokens))
-            us = float(np.interp(expected, [point[0] for point in points], [point[1] for point in points]))
-            rows.append(
-                {
-                    "hidden": self.model.hidden,
-                    "intermediate": moe.intermediate,
-                    "top_k": moe.top_k,
-                    "experts": moe.experts,
-                    "experts_tensor": self.tp,
-                    "expert_parallel": 1,
-                    "tokens": tokens,
-                    "us": us,
-                    "line": points[0][2],
-                }
-            )
+        for groups in (size for size in _GROUPS if moe.experts % size == 0):
+            for tokens, found in measured.items():
+                load = busiest_group(moe.experts, moe.top_k, groups, tokens * groups)
+                rows.append(
+                    {
+                        "hidden": self.model.hidden,
+                        "intermediate": moe.intermediate,
+                        "top_k": moe.top_k,
+                        "experts": moe.experts,
+                        "experts_tensor": self.tp,
+                        "expert_parallel": groups,
+                        "tokens": tokens * groups,
+                        "us": _block_us(measured, load.picks / moe.top_k, load.distinct),
+                        "line": found[0][2],
+                    }
+                )
         return self._table("moe.experts", rows, file="moe.csv")
 
     def _table(self, kind: str, rows: Sequence[Mapping[str, float]], file: str = "") -> TableRows:
@@ -173,6 +201,13 @@ class _Reader:
         path = str(self.folder / (file or default))
         lines = [int(row["line"]) for row in rows]
         return checked_rows(kind, _DTYPE, columns, seconds, self.folder.name, file=path, lines=lines)
+
+
+def _block_us(measured: Mapping[int, Sequence[tuple[float, float, float]]], tokens: float, activated: float) -> float:
+    """Return the time of a block of experts for tokens that activate so many, between those measured."""
+    sizes = list(measured)
+    times = [float(np.interp(activated, *zip(*(one[:2] for one in found), strict=True))) for found in measured.values()]
+    return float(np.interp(math.log(max(tokens, 1.0)), np.log(sizes), times))
 
 
 def _read(path: Path, *, shift: bool = False) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Hardware models whose prices are measured: from files of the user's, or from an installed package."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,6 +39,11 @@ class StackedTables:
     used: dict[tuple[str, str], str] = field(default_factory=dict)
     """Which source gave what was asked for."""
 
+    @property
+    def inside(self) -> frozenset[str]:
+        """Names of operators whose time is in that of others."""
+        return frozenset[str]().union(*(layer.inside for layer in self.layers if isinstance(layer, TableLibrary)))
+
     def rows(self, kind: str, dtype: str) -> TableRows | None:
         """Return the measurements of a kind in a number format; None when there are none."""
         for layer in self.layers:
@@ -58,16 +64,22 @@ class _Prepared:
     content: Mapping[str, Any]
 
 
-def open_tables(path: str | Path) -> TableLibrary:
+def open_tables(path: str | Path, longest: tuple[float, ...] = ()) -> TableLibrary:
     """Read tables: a folder or file of our format, or a folder `tp<N>` of an LLMServingSim profile.
 
-    Raises InputError when there is nothing, or something is unsound.
+    `longest` is for such a profile; see `read_profile`. Raises InputError when there is nothing, or something is
+    unsound.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"no tables at {path}", remedy="Give the path of a folder or file of operator tables.")
     if path.is_dir() and is_profile(path):
-        return _profile(path.resolve(), max(file.stat().st_mtime_ns for file in path.glob("*.csv")))
+        return _profile(path.resolve(), max(file.stat().st_mtime_ns for file in path.glob("*.csv")), longest)
+    if longest:
+        raise InputError(
+            f"options.longest_context: {path} is no profile that says what uneven contexts cost",
+            remedy="Leave it out, or give a folder tp<N> of an LLMServingSim profile.",
+        )
     if path.is_dir() and not list(path.glob("*.csv")) and (degrees := sorted(path.glob("tp*"))):
         names = ", ".join(item.name for item in degrees)
         raise InputError(f"{path} holds profiles of several degrees", remedy=f"Name one of them: {names}.")
@@ -80,8 +92,8 @@ def _opened(path: Path, changed: int) -> TableLibrary:  # noqa: ARG001 - a chang
 
 
 @cache
-def _profile(path: Path, changed: int) -> TableLibrary:  # noqa: ARG001
-    return read_profile(path)
+def _profile(path: Path, changed: int, longest: tuple[float, ...]) -> TableLibrary:  # noqa: ARG001
+    return read_profile(path, longest)
 
 
 def measured_device(path: Path) -> tuple[str, dict[str, Any]] | None:
@@ -136,17 +148,17 @@ class TableModel:
             direct = DirectPrices(resolved.graph, resolved.device, resolved.efficiency, roofline)
             return _Prepared(deployment, resolved, direct, AffineStepModel(direct, deployment), (), {})
         tables = StackedTables(layers)
-        pricer = TablePricer(tables, roofline, refuse=outside == "refuse")
+        pricer = TablePricer(tables, roofline, refuse=outside == "refuse", inside=tables.inside)
         a, kv = resolved.graph.model.attention, resolved.graph.kv.name
         mixed = not a.latent and not a.windowed_layers and pricer.covers("attention.mixed", kv)
         direct = DirectPrices(resolved.graph, resolved.device, resolved.efficiency, pricer, mixed=mixed)
         steps = TabulatedStepModel(direct, deployment)
-        notes = _notes(tables, direct)
+        notes = _notes(tables, direct, even=not deployment.options.get("longest_context"))
         content = {"tables": [layer.origin for layer in layers], "outside": outside}
         return _Prepared(deployment, resolved, direct, steps, notes, content)
 
 
-def _notes(tables: StackedTables, direct: DirectPrices) -> tuple[str, ...]:
+def _notes(tables: StackedTables, direct: DirectPrices, *, even: bool) -> tuple[str, ...]:
     """Say where the price of each kind of operator comes from."""
     prompt = StepShape(0, 0, 0, 1, 64, 64 * 65, 64 * 65, 64, 1)
     for shape in (prompt, StepShape(16, 16_000, 16_000), StepShape(16, 16_000, 16_000, 1, 64, 64 * 65, 64 * 65, 64)):
@@ -159,7 +171,9 @@ def _notes(tables: StackedTables, direct: DirectPrices) -> tuple[str, ...]:
     if not by_origin:
         return ("No operator of this deployment is in the tables: all prices are analytical.",)
     notes = [f"Measured by {origin}: {', '.join(kinds)}." for origin, kinds in by_origin.items()]
-    notes.append("All other operators are analytical. Contexts within a batch are taken as equal.")
+    notes.append("All other operators are analytical.")
+    if even:
+        notes[-1] += " Contexts within a batch are taken as equal."
     return tuple(notes)
 
 
@@ -178,7 +192,20 @@ def _user_tables(deployment: Deployment, resolved: Resolved) -> Sequence[Tables]
     path = deployment.options.get("tables")
     if path is None:
         raise InputError("the hardware model measured needs tables", remedy="Give options.tables: PATH.")
-    return [open_tables(str(path))]
+    return [open_tables(str(path), _longest(deployment))]
+
+
+def _longest(deployment: Deployment) -> tuple[float, ...]:
+    """Return the option `longest_context`. Raises InputError for what cannot be."""
+    value = deployment.options.get("longest_context", ())
+    if not isinstance(value, list | tuple) or any(
+        isinstance(one, bool) or not isinstance(one, int | float) or not math.isfinite(one) or one < 1 for one in value
+    ):
+        raise InputError(
+            f"options.longest_context must list numbers of at least 1, found {value!r}",
+            remedy="Give the longest context over the mean of a batch of 1, 2, 4, 8, ... sequences.",
+        )
+    return tuple(float(one) for one in value)
 
 
 def _silicon(deployment: Deployment, resolved: Resolved) -> SiliconTables:
@@ -197,11 +224,13 @@ def _best(deployment: Deployment, resolved: Resolved) -> Sequence[Tables]:
 class MeasuredModel(TableModel):
     """Prices from the user's tables, the roofline where they end. Implements `hermes_core.api.HardwareModel`.
 
-    Options: `tables` (a path; see `open_tables`), `outside` ("label", or "refuse" to extrapolate), and the common ones.
+    Options: `tables` (a path; see `open_tables`), `longest_context` (the longest context over the mean of a batch of 1,
+    2, 4, ... sequences, for profiles that measured uneven ones), `outside` ("label", or "refuse" to extrapolate), and
+    the common ones.
     """
 
     def __init__(self) -> None:
-        super().__init__("measured", ("tables",), _user_tables)
+        super().__init__("measured", ("tables", "longest_context"), _user_tables)
 
 
 class SiliconModel(TableModel):
@@ -221,8 +250,8 @@ class AutoModel(TableModel):
     The user's tables (option `tables`), then the roofline; notes and `source_share` say which. The tables of
     aiconfigurator-core are not among them: the roofline's constants predict served steps better (2.7% against 12% of
     TPOT over 33 runs), and figures do not depend on what else is installed. `silicon` takes them. Options: `tables`,
-    `outside`, and the common ones.
+    `longest_context`, `outside`, and the common ones.
     """
 
     def __init__(self) -> None:
-        super().__init__("auto", ("tables",), _best)
+        super().__init__("auto", ("tables", "longest_context"), _best)

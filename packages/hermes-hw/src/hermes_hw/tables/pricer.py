@@ -81,6 +81,8 @@ class TablePricer:
     tables: Tables
     roofline: RooflinePricer
     refuse: bool = False
+    inside: frozenset[str] = frozenset()
+    """Names of operators whose time is in that of others: they cost nothing on top."""
     _curves: dict[tuple[str, str], Curves | None] = field(default_factory=dict)
 
     @property
@@ -114,6 +116,8 @@ class TablePricer:
         """Return what one run of `operator` costs; see `Pricer.price`."""
         if operator.kind == "attention.launch":
             # In the calls, which are priced whole.
+            return _scaled(self.roofline.price(operator), 0.0)
+        if operator.name in self.inside:
             return _scaled(self.roofline.price(operator), 0.0)
         curves = None if operator.attributes.get("latent") else self.curves(operator.kind, operator.dtype.name)
         if curves is None:

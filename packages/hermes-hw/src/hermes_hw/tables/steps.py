@@ -115,10 +115,15 @@ class TabulatedStepModel:
         price = tables.tokens.get(tokens) or tables.fill_tokens(tokens)
         head = tables.sampled.get(sampled) or tables.fill_sampled(sampled)
         base_fs = fs = price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs + around.decode_fs * decode
-        if fs < LEAST_FS:
-            base_fs = fs = LEAST_FS
         add_fs = around.add_base + around.add_seq * seqs
         nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs + around.wait_nj(add_fs)
+        if shape.group_tokens:
+            spared_fs, spared_nj = tables.spared(tokens, shape.group_tokens)
+            fs -= spared_fs
+            base_fs = fs
+            nj -= spared_nj
+        if fs < LEAST_FS:
+            base_fs = fs = LEAST_FS
         nj += around.decode_nj * decode
         saved_nj = 0
         if decode and not (prompt and self._with_mixed):

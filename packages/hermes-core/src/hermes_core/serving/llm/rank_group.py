@@ -301,14 +301,17 @@ def tokens_given(scheduler: Scheduler | RankGroup) -> int:
 class LockStepModel:
     """Prices a step of a group as its slowest rank's. Implements `StepModel`.
 
-    Hardware models price one rank's step with as many tokens on every other rank, so a step of unequal ranks costs what
-    it would if all were like the slowest: engines pad their batches to the fullest rank's.
+    Hardware models price one rank's step with as many tokens on every other rank: where a step replays a captured
+    graph, engines pad their batches to the fullest rank's. A larger step has as many tokens as its ranks have (vLLM V1,
+    v1/worker/dp_utils.py, coordinate_batch_across_dp: padding goes with graphs).
     """
 
-    __slots__ = ("_group", "_model", "window")
+    __slots__ = ("_group", "_model", "_padded", "window")
 
     def __init__(self, model: StepModel, group: RankGroup) -> None:
         self.window = model.window
+        graphs = group.settings.graph_sizes
+        self._padded = graphs[-1] if graphs else 0
         self._model = model
         self._group = group
 
@@ -336,7 +339,15 @@ class LockStepModel:
 
     def step(self, shape: StepShape) -> tuple[int, int]:  # noqa: ARG002 - the sums over the ranks have no price
         """Price the step that the ranks have planned."""
-        return max(self._model.step(self._shape_of(rank)) for rank in self._group.ranks if self._works(rank))
+        ranks = self._group.ranks
+        shapes = [self._shape_of(rank) for rank in ranks if self._works(rank)]
+        tokens = [one.decode_seqs + one.prefill_tokens for one in shapes]
+        if max(tokens) > self._padded:
+            # Whoever has no work runs one token.
+            together = sum(tokens) + len(ranks) - len(shapes)
+            for one in shapes:
+                one.group_tokens = together
+        return max(self._model.step(one) for one in shapes)
 
     @staticmethod
     def _works(rank: Scheduler) -> bool:
