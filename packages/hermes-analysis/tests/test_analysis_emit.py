@@ -246,6 +246,9 @@ def test_a_scenario_that_is_none_is_told():
 def test_files_are_not_overwritten_unasked(tmp_path):
     written = emit_all(COLOCATED, list(TARGETS), tmp_path / "out")
     assert sorted(path.name for path in written) == sorted(TARGETS.values())
+    emit_all(COLOCATED, ["k8s"], tmp_path / "out")  # the same once more
+    with (tmp_path / "out/k8s.yaml").open("a") as stream:
+        stream.write("# by hand\n")
     with pytest.raises(OutputError, match="exists already"):
         emit_all(COLOCATED, ["k8s"], tmp_path / "out")
     emit_all(COLOCATED, ["k8s"], tmp_path / "out", force=True)
@@ -277,6 +280,8 @@ def test_a_search_leaves_its_answer_as_a_scenario_and_manifests(tmp_path, monkey
     device = answer["best"]["choices"]["device"]
     assert f"hermes/device: {device}" in (tmp_path / "out/k8s.yaml").read_text()
     assert (tmp_path / "out/vllm.sh").exists()
+    assert optimize(request) == text
+    (tmp_path / "out/k8s.yaml").write_text("# by hand\n")
     with pytest.raises(OutputError, match="exists already"):
         optimize(request)
 
@@ -288,7 +293,7 @@ def test_the_chosen_scenario_takes_values_away_too(tmp_path):
         "replicas=null",
         "pools={prefill: {stages: [prefill], clients: 1}, decode: {stages: [decode], clients: 2}}",
     )
-    (tmp_path / "best.yaml").write_text(chosen_scenario(scenario, sets))
+    (tmp_path / "best.yaml").write_text(chosen_scenario(scenario, sets, tmp_path))
     runner = session()
     chosen = runner.resolved(runner.read(tmp_path / "best.yaml"))
     assert {name: pool["clients"] for name, pool in chosen["pools"].items()} == {"prefill": 1, "decode": 2}

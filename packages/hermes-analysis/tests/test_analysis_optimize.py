@@ -2,9 +2,10 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
-from hermes_analysis.errors import AnalysisError
+from hermes_analysis.errors import AnalysisError, OutputError
 from hermes_analysis.executors import SerialExecutor, make_executor
 from hermes_analysis.optimize import (
     Fleet,
@@ -16,7 +17,10 @@ from hermes_analysis.optimize import (
     parse_objective,
 )
 from hermes_analysis.optimize.answer import NothingFitsError
+from hermes_analysis.optimize.evaluate import CandidateWork, Reply
 from hermes_analysis.optimize.judging import dominates, fronts
+from hermes_analysis.optimize.tasks import SearchRequest
+from hermes_analysis.optimize.tasks import optimize as optimize_task
 from hermes_analysis.optimize.terminal import answer_text
 from hermes_analysis.points import point_metrics
 from hermes_analysis.simulator import SimulationError, session
@@ -286,3 +290,145 @@ def test_every_candidate_uses_as_many_devices_as_it_says(counts, tp, makes, mixe
 def test_fronts_are_numbered_from_the_best():
     assert fronts([(1, 1), (2, 2), (0, 3), (3, 3), (1, 1)]) == [0, 1, 0, 2, 0]
     assert fronts([]) == []
+
+
+# --- stopped and continued ------------------------------------------------------------------------------------------
+
+STORED = """
+name: chat
+model: meta-llama/Llama-3.1-8B
+hardware: h100-sxm
+workload: {rate: 24/s, prompt: {uniform: {low: 200, high: 2500}}, output: 40, requests: 60}
+"""
+
+
+@pytest.fixture
+def stored(tmp_path):
+    path = tmp_path / "chat.yaml"
+    path.write_text(STORED)
+    return path
+
+
+def asked(scenario, **other):
+    request = {
+        "objectives": ("usd_per_h",),
+        "limits": ("ttft.p99 <= 400 ms",),
+        "devices": "h100-sxm,l40s",
+        "count": "1..3",
+        "degrees": {"tp": "1,2"},
+        "seeds": "2",
+        "workers": 1,
+        "as_json": True,
+    }
+    return SearchRequest(scenario, **{**request, **other})
+
+
+class Stopped(BaseException):
+    """Stands for Ctrl-C or a dead machine, at a moment that the test chooses."""
+
+
+@pytest.mark.parametrize("trials", [200, 8], ids=["all", "sampled"])
+@pytest.mark.parametrize("after", [1, 7, 15])
+def test_a_search_that_is_stopped_goes_on_and_repeats_nothing(after, trials, stored, tmp_path, monkeypatch):
+    if trials == 8:
+        pytest.importorskip("optuna", reason="extra search")
+    whole = tmp_path / "whole"
+    expected = optimize_task(asked(stored, out=whole, trials=trials))
+    lines = (whole / "runs.jsonl").read_text().splitlines()
+    out = tmp_path / "stopped"
+    real, done = CandidateWork.__call__, []
+
+    def dying(work, job):
+        if len(done) == after:
+            raise Stopped
+        done.append(job)
+        return real(work, job)
+
+    monkeypatch.setattr(CandidateWork, "__call__", dying)
+    with pytest.raises(Stopped):
+        optimize_task(asked(stored, out=out, trials=trials))
+    with (out / "runs.jsonl").open("ab") as log:  # what a line cut short leaves
+        log.write(b'{"key":"ab')
+    before = list(done)
+    monkeypatch.setattr(CandidateWork, "__call__", lambda work, job: (done.append(job), real(work, job))[1])
+    assert optimize_task(asked(stored, out=out, trials=trials)) == expected
+    assert len(before) == after
+    assert not any(job in before for job in done[after:])
+    assert (out / "runs.jsonl").read_text().splitlines() == lines
+    assert (out / "answer.json").read_text() == (whole / "answer.json").read_text()
+    count = len(done)
+    assert optimize_task(asked(stored, out=out, trials=trials)) == expected
+    assert len(done) == count
+
+
+def test_another_question_over_the_same_scenario_uses_what_was_run(stored, tmp_path):
+    out = tmp_path / "out"
+    optimize_task(asked(stored, out=out))
+    before = len((out / "runs.jsonl").read_text().splitlines())
+    told = json.loads(optimize_task(asked(stored, out=out, limits=("ttft.p99 <= 5 s",))))
+    assert told == json.loads((out / "answer.json").read_text())
+    assert len((out / "runs.jsonl").read_text().splitlines()) - before < told["counts"]["runs"] + before / 2
+    assert json.loads((out / "search.json").read_text())["asked"]["limits"] == ["ttft.p99 <= 5 s"]
+
+
+def test_the_folder_of_another_scenario_is_refused(stored, tmp_path):
+    out = tmp_path / "out"
+    optimize_task(asked(stored, out=out))
+    stored.write_text(STORED.replace("24/s", "25/s"))
+    with pytest.raises(OutputError, match=r"search over another scenario.*--force"):
+        optimize_task(asked(stored, out=out))
+    optimize_task(asked(stored, out=out, force=True))
+    (out / "runs.jsonl").write_text("nonsense\n")
+    with pytest.raises(AnalysisError, match=r"runs\.jsonl:1: is no run of a search .*remove the line"):
+        optimize_task(asked(stored, out=out))
+    (out / "search.json").unlink()
+    with pytest.raises(OutputError, match=r"answer\.json: exists already"):
+        optimize_task(asked(stored, out=out))
+
+
+def test_what_may_come_out_otherwise_is_asked_again(stored, tmp_path, monkeypatch):
+    """A worker that died, or a fault of the simulator, is told but not kept."""
+    out = tmp_path / "out"
+    real = CandidateWork.__call__
+
+    def faulty(work, job):
+        if not job.bounds and "l40s" in job.sets[0]:
+            return Reply(error="its worker process died", certain=False)
+        return real(work, job)
+
+    monkeypatch.setattr(CandidateWork, "__call__", faulty)
+    first = json.loads(optimize_task(asked(stored, out=out, devices="h100-sxm,l40s", objectives=("ttft.p99",))))
+    assert any("died" in one.get("error", "") for one in first["measured"])
+    monkeypatch.setattr(CandidateWork, "__call__", real)
+    second = json.loads(optimize_task(asked(stored, out=out, devices="h100-sxm,l40s", objectives=("ttft.p99",))))
+    assert not any("error" in one for one in second["measured"])
+
+
+def test_a_folder_can_be_moved_and_its_scenario_runs_there(stored, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "home").mkdir()
+    scenario = (tmp_path / "home/chat.yaml").absolute()
+    scenario.write_text(STORED.replace("hardware", "routing: least_tokens\nhardware"))
+    trace = tmp_path / "home/trace.csv"
+    trace.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2025-03-03 09:00:00,100,10\n2025-03-03 09:00:01,100,10\n"
+    )
+    work = "workload={trace: home/trace.csv}"
+    optimize_task(asked(scenario, out=Path("home/best"), sets=(work,)))
+    text = (tmp_path / "home/best/best.yaml").read_text()
+    assert 'extends: "../chat.yaml"' in text
+    assert str(tmp_path) not in text
+    assert "../trace.csv" in text
+    (tmp_path / "home").rename(tmp_path / "elsewhere")
+    monkeypatch.chdir("/")
+    runner = session()
+    assert point_metrics(runner.run(runner.read(tmp_path / "elsewhere/best/best.yaml")))["requests"] == 2
+
+
+def test_a_choice_that_is_never_a_scenario_is_told(stored, tmp_path):
+    with pytest.raises(SimulationError, match=r"none of 3 candidates is a scenario; the first: .*'nope'") as told:
+        optimize_task(asked(stored, out=tmp_path / "a", devices="nope", degrees={"tp": "1"}))
+    assert told.value.exit_code == 2
+    text = optimize_task(asked(stored, out=tmp_path / "b", devices="h100-sxm,nope", as_json=False))
+    assert "refused   everything with device=nope: " in text
+    assert "device=h100-sxm:" not in text.partition("refused ")[2]

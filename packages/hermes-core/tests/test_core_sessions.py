@@ -7,6 +7,7 @@ import pytest
 from hermes_core import run
 from hermes_core.api.errors import DoesNotFitError, InputError
 from hermes_core.sessions import Session
+from hermes_core.sessions.kept import Kept
 
 pytest.importorskip("hermes_hw", reason="prices steps")
 pytest.importorskip("hermes_workload", reason="makes requests")
@@ -188,3 +189,53 @@ def test_mistakes_are_told_with_their_place():
         session.run(draft, ["replcas=3"])
     with pytest.raises(InputError, match="no file"):
         session.read("nowhere.yaml")
+
+
+def test_a_bad_row_of_a_trace_is_the_users_to_mend(tmp_path):
+    (tmp_path / "bad.csv").write_text("TIMESTAMP,ContextTokens,GeneratedTokens\nnoon,100,10\n")
+    session = Session()
+    draft = session.read({**SCENARIO, "workload": {"trace": str(tmp_path / "bad.csv")}})
+    for ask in (session.outlook, session.run):
+        with pytest.raises(InputError, match=r"bad\.csv:2.*'noon'"):
+            ask(draft)
+
+
+def test_an_override_is_read_once_and_nobody_changes_it():
+    session = Session()
+    draft = session.read(SCENARIO)
+    whole = "workload={rate: 9/s, prompt: {uniform: {low: 5, high: 9}}, output: 3, requests: 20}"
+    first = session.values(session.read(draft, [whole, "workload.prompt.uniform.high=50", "workload.arrivals=poisson"]))
+    second = session.values(session.read(draft, [whole]))
+    assert first["workload"]["prompt"] == {"uniform": {"low": 5, "high": 50}}
+    assert "rate" not in first["workload"]
+    assert second["workload"] == {
+        "rate": "9/s",
+        "prompt": {"uniform": {"low": 5, "high": 9}},
+        "output": 3,
+        "requests": 20,
+    }
+
+
+def test_what_is_kept_is_bounded_by_number_and_by_weight():
+    kept = Kept(3, weight=len, most=10)
+    made = []
+
+    def make(text):
+        return lambda: made.append(text) or text
+
+    for text in ("aaaa", "bbbb", "cccc", "d"):  # with d there would be 4; and before it, 12 letters
+        kept.get(text, make(text))
+    assert kept.get("d", make("d")) == "d"
+    assert kept.get("cccc", make("cccc")) == "cccc"
+    assert kept.made == 4
+    kept.get("aaaa", make("aaaa"))
+    assert made == ["aaaa", "bbbb", "cccc", "d", "aaaa"]
+
+
+def test_many_short_workloads_are_opened_once():
+    session = Session()
+    draft = session.read(SCENARIO)
+    for _ in range(2):
+        for seed in range(1, 41):
+            session.run(draft, ["workload.requests=5"], seed)
+    assert session.drawings == 40

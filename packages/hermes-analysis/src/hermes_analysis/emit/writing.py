@@ -41,8 +41,9 @@ def emit_all(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out}: cannot be made: {error.strerror}") from error
-    for path in texts:
-        check_free(path, force=force)
+    for path, text in texts.items():
+        # Written by a search that was asked again: nothing is lost.
+        check_free(path, force=force or (path.is_file() and path.read_bytes() == text.encode()))
     for path, text in texts.items():
         write_text(path, text, force=True)
     return list(texts)

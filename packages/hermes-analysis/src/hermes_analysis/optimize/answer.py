@@ -13,6 +13,7 @@ from hermes_analysis.optimize.judging import Cut, Judge
 from hermes_analysis.optimize.space import SearchSpace
 from hermes_analysis.render import number, percent
 from hermes_analysis.replicate import Estimate
+from hermes_analysis.simulator import SimulationError
 from hermes_analysis.sweep.terminal import shown
 
 _EXTRAPOLATED: Final = 0.1
@@ -84,6 +85,8 @@ class Answer:
     measured: tuple[Measured, ...]
     cuts: tuple[Cut, ...]
     bottleneck: str
+    refused: tuple[tuple[str, str, str], ...]
+    """(dimension, choice, why) of choices with which no candidate is a scenario: mistakes, mostly."""
     seeds: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,9 +106,11 @@ def answer_of(
     combinations: int,
     seeds: Sequence[int],
 ) -> Answer:
-    """Put the answer together. Raises NothingFitsError."""
+    """Put the answer together. Raises NothingFitsError, and SimulationError where no candidate is a scenario."""
     ranked = judge.ranked(measured)
     if not ranked:
+        if cuts and not measured and all(cut.kind == "refused" for cut in cuts):
+            raise SimulationError(f"none of {looked} candidates is a scenario; the first: {cuts[0].why}")
         raise NothingFitsError(nothing_fits(judge, measured, cuts, looked))
     best = ranked[0]
     runner_up = ranked[1] if len(ranked) > 1 else None
@@ -132,6 +137,7 @@ def answer_of(
         measured=tuple(measured),
         cuts=tuple(cuts),
         bottleneck=bottleneck(best),
+        refused=_refused(measured, cuts),
         seeds=tuple(seeds),
     )
 
@@ -207,6 +213,18 @@ def _neighbours(
         elif cut is not None:
             found.append(Neighbour(dimension, choice, None, feasible=False, why=cut.why))
     return tuple(found)
+
+
+def _refused(measured: Sequence[Measured], cuts: Sequence[Cut]) -> tuple[tuple[str, str, str], ...]:
+    good = [cut.candidate for cut in cuts if cut.kind != "refused"]
+    good += [one.candidate for one in measured if one.metrics]
+    seen = dict.fromkeys(choice for candidate in good for choice in candidate.choices)
+    found: dict[tuple[str, str], str] = {}
+    for cut in cuts:
+        for choice in cut.candidate.choices if cut.kind == "refused" else ():
+            if choice not in seen:
+                found.setdefault(choice, cut.why)
+    return tuple((dimension, choice, why) for (dimension, choice), why in found.items())
 
 
 def _difference(judge: Judge, best: Measured, runner_up: Measured | None) -> Estimate | None:

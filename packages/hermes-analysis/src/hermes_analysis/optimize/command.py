@@ -70,12 +70,14 @@ def optimize(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder for the answer, its scenario, and what --emit writes."),
+        typer.Option("--out", metavar="DIR", help="Folder of the search; SCENARIO-search without."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Start anew where another search lies; overwrite files.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")] = False,
 ) -> None:
-    """Find the deployment that serves a scenario best, within limits, and say why it is that one."""
+    """Find the deployment that serves a scenario best, within limits, and say why; go on where a search was stopped."""
     from hermes_analysis.optimize import tasks  # noqa: PLC0415 - only what runs is loaded
 
     with told():

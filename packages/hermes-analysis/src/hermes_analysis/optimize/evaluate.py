@@ -1,10 +1,10 @@
-"""Runs of candidates: on an executor, each once, kept in a log so that a search can go on where it was stopped."""
+"""Runs of candidates: on an executor, each once; with a log, once for all times."""
 
 import math
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from hermes_analysis.executors import Executor, WorkerLost
 from hermes_analysis.optimize.bounds import best_possible
@@ -33,6 +33,8 @@ class Reply:
     error: str = ""
     memory: bool = False
     """Whether the error is that it does not fit the memory."""
+    certain: bool = True
+    """Whether asking again gives the same: not of a worker that died, nor of a fault of the simulator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,29 +54,61 @@ class CandidateWork:
             return Reply(point_metrics(simulator.run(self.scenario, job.sets, job.seed)))
         except Exception as error:  # noqa: BLE001 - told in the answer; the other candidates go on
             message = refusal(error)
+            certain = message is not None
             if message is None:
                 message = "a fault of the simulator: " + "".join(traceback.format_exception(error))[-_MOST_ERROR:]
-            return Reply(error=" ".join(message.split()), memory=type(error).__name__ == "DoesNotFitError")
+            memory = type(error).__name__ == "DoesNotFitError"
+            return Reply(error=" ".join(message.split()), memory=memory, certain=certain)
+
+
+class Log(Protocol):
+    """Replies that outlive the process."""
+
+    def find(self, job: Job) -> Reply | None:
+        """Return the reply to a job, if it was done before."""
+        ...
+
+    def add(self, job: Job, reply: Reply) -> None:
+        """Keep a reply."""
+        ...
 
 
 class Evaluator:
-    """Answers questions about candidates, each asked of the simulator once; counts what it cost."""
+    """Answers questions about candidates, each asked of the simulator once; counts what it cost.
 
-    def __init__(self, work: CandidateWork, executor: Executor) -> None:
+    With a log, what was answered before the process began counts as if it had been asked now.
+    """
+
+    def __init__(self, work: CandidateWork, executor: Executor, log: Log | None = None) -> None:
         self._work = work
         self._executor = executor
+        self._log = log
         self._known: dict[Job, Reply] = {}
         self.runs = 0
+        self.remembered = 0
+        """Of the runs, those that the log had."""
 
     def replies(self, jobs: Iterable[Job]) -> dict[Job, Reply]:
         """Return the replies to all jobs; those that are not known yet are done together."""
         asked = list(dict.fromkeys(jobs))
-        fresh = [job for job in asked if job not in self._known]
+        fresh = [job for job in asked if job not in self._known and not self._remember(job)]
         for position, outcome in self._executor.run(self._work, fresh):
             job = fresh[position]
-            self._known[job] = Reply(error=outcome.reason) if isinstance(outcome, WorkerLost) else outcome
+            reply = Reply(error=outcome.reason, certain=False) if isinstance(outcome, WorkerLost) else outcome
+            self._known[job] = reply
             self.runs += not job.bounds
+            if self._log is not None:
+                self._log.add(job, reply)
         return {job: self._known[job] for job in asked}
+
+    def _remember(self, job: Job) -> bool:
+        reply = self._log.find(job) if self._log is not None else None
+        if reply is None:
+            return False
+        self._known[job] = reply
+        self.runs += not job.bounds
+        self.remembered += not job.bounds
+        return True
 
     def bounds(self, candidates: Sequence[Candidate], seeds: Sequence[int]) -> list[Reply]:
         """Return what each candidate could be at best: the mean over the seeds, like its runs are judged by."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 from hermes_analysis.executors import Executor
 from hermes_analysis.optimize.answer import Answer, answer_of
 from hermes_analysis.optimize.bounds import reason
-from hermes_analysis.optimize.evaluate import CandidateWork, Evaluator, Measured
+from hermes_analysis.optimize.evaluate import CandidateWork, Evaluator, Log, Measured
 from hermes_analysis.optimize.goals import Constraint, Objective, check_goals
 from hermes_analysis.optimize.judging import Cut, Judge, dominates, fronts
 from hermes_analysis.optimize.sampler import Sampler
@@ -108,10 +108,12 @@ def optimise(
     sets: Sequence[str] = (),
     runner: str = "default",
     tell: Callable[[str, int, int], None] = lambda _what, _done, _all: None,
+    log: Callable[[str], Log] | None = None,
 ) -> Answer:
     """Return the best deployment of `space` for `scenario`, or the Pareto front of several objectives, explained.
 
-    The same scenario, space, goals and options give the same answer on any executor. Raises GoalError for goals that
+    The same scenario, space, goals and options give the same answer on any executor, and with what a log has from
+    before; `log` is called with the digest of the scenario and returns it. Raises GoalError for goals that
     cannot be, SimulationError when no candidate is a scenario, NothingFitsError when none keeps the limits.
     """
     check_goals(objectives, constraints)
@@ -124,8 +126,9 @@ def optimise(
         if message is None:
             raise
         raise SimulationError(message) from error
+    kept = log(simulator.identity(draft)) if log is not None else None
     judge = Judge(tuple(objectives), tuple(constraints))
-    state = _State(judge, Evaluator(CandidateWork(draft, runner), executor), options, tell)
+    state = _State(judge, Evaluator(CandidateWork(draft, runner), executor, kept), options, tell)
     listed = list(space.all()) if space.combinations <= _MOST_LISTED else []
     if listed and len(listed) <= options.trials:
         _exhaust(state, listed)

@@ -4,19 +4,22 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from hermes_analysis.errors import AnalysisError, OutputError
+from hermes_analysis.errors import AnalysisError
 from hermes_analysis.executors import make_executor
 from hermes_analysis.optimize.answer import Answer
 from hermes_analysis.optimize.goals import parse_constraint, parse_objective
+from hermes_analysis.optimize.log import SearchLog
 from hermes_analysis.optimize.search import SearchOptions, optimise
 from hermes_analysis.optimize.space import Fleet, SearchSpace
 from hermes_analysis.optimize.terminal import answer_text
-from hermes_analysis.output import check_free, json_text, write_text
+from hermes_analysis.output import json_text, write_text
 from hermes_analysis.simulator import refusal, session
 from hermes_analysis.sweep.axes import parse_axis
 from hermes_analysis.sweep.space import chosen_seeds
+from hermes_analysis.sweep.tasks import StoppedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,11 @@ class SearchRequest:
 
 
 def optimize(request: SearchRequest) -> str:
-    """Search, write what was asked for, and return the text for standard output. Raises AnalysisError."""
-    if request.emit and request.out is None:
-        raise AnalysisError("--emit writes files; give --out DIR for them")
+    """Search, or go on with a search, write what was asked for, and return the text for standard output.
+
+    Raises AnalysisError.
+    """
+    out = request.out or Path(f"{request.scenario.stem}-search")
     objectives = [parse_objective(text) for text in request.objectives]
     constraints = [parse_constraint(text) for text in request.limits]
     if not any(constraint.metric.startswith("slo") for constraint in constraints) and _has_levels(request):
@@ -64,24 +69,52 @@ def optimize(request: SearchRequest) -> str:
         screen=request.screen,
         cut=request.cut,
     )
-    if request.out is not None:
-        _check_out(request)
-    with make_executor(request.executor, workers=request.workers, address=request.ray_address) as executor:
-        answer = optimise(
-            request.scenario,
-            space,
-            objectives,
-            constraints,
-            executor=executor,
-            options=options,
-            sets=request.sets,
-            tell=_tell,
-        )
-    if sys.stderr.isatty():
-        sys.stderr.write("\n")
-    if request.out is not None:
-        _write(request, answer)
+    try:
+        with (
+            SearchLog(out) as log,
+            make_executor(request.executor, workers=request.workers, address=request.ray_address) as executor,
+        ):
+            answer = optimise(
+                request.scenario,
+                space,
+                objectives,
+                constraints,
+                executor=executor,
+                options=options,
+                sets=request.sets,
+                tell=_tell,
+                log=partial(_opened, log, request),
+            )
+    except KeyboardInterrupt:
+        raise StoppedError(out) from None
+    finally:
+        if sys.stderr.isatty():
+            sys.stderr.write("\n")
+    _write(request, out, answer)
     return json_text(answer.to_dict()) if request.as_json else answer_text(answer)
+
+
+def _opened(log: SearchLog, request: SearchRequest, scenario: str) -> SearchLog:
+    """Open the log, with what was asked beside it for people to read."""
+    asked = {
+        "name": request.scenario.stem,
+        "objectives": list(request.objectives),
+        "limits": list(request.limits),
+        "over": list(request.over),
+        "devices": request.devices,
+        "count": request.count,
+        "degrees": dict(request.degrees),
+        "layout": request.layout,
+        "mixed": request.mixed,
+        "sets": list(request.sets),
+        "trials": request.trials,
+        "seeds": request.seeds,
+        "search_seed": request.search_seed,
+    }
+    log.open(scenario, asked, force=request.force)
+    if len(log):
+        sys.stderr.write(f"note: {log.folder} knows {len(log):,} runs and bounds from before\n")
+    return log
 
 
 def _has_levels(request: SearchRequest) -> bool:
@@ -134,28 +167,14 @@ def _tell(what: str, done: int, total: int) -> None:
         sys.stderr.flush()
 
 
-def _check_out(request: SearchRequest) -> None:
-    out = request.out
-    if out is None:
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be made: {error.strerror}") from error
-    check_free(out / "answer.json", force=request.force)
-
-
-def _write(request: SearchRequest, answer: Answer) -> None:
+def _write(request: SearchRequest, out: Path, answer: Answer) -> None:
     """Write the answer, the scenario that it is, and what is to be deployed."""
     from hermes_analysis.emit import emit_all  # noqa: PLC0415 - only where asked for
     from hermes_analysis.emit.scenario import chosen_scenario  # noqa: PLC0415
 
-    out = request.out
-    if out is None:
-        return
     write_text(out / "answer.json", json_text(answer.to_dict()), force=True)
     sets = (*request.sets, *answer.best.candidate.sets)
-    write_text(out / "best.yaml", chosen_scenario(request.scenario, sets), force=True)
+    write_text(out / "best.yaml", chosen_scenario(request.scenario, sets, out), force=True)
     written = [out / "answer.json", out / "best.yaml"]
     if importlib.util.find_spec("plotly") is not None and importlib.util.find_spec("jinja2") is not None:
         from hermes_analysis.optimize.report import search_html  # noqa: PLC0415 - needs the extra "report"

@@ -95,6 +95,8 @@ def _cost(answer: Answer) -> Iterator[str]:
     )
     if counts.extrapolated:
         yield f"          {counts.extrapolated:,} of them rest on extrapolated prices to a tenth or more"
+    for dimension, choice, why in answer.refused:
+        yield f"refused   everything with {dimension}={choice}: {why}"
 
 
 def as_values(answer: Answer) -> dict[str, Any]:
@@ -126,6 +128,9 @@ def as_values(answer: Answer) -> dict[str, Any]:
             for n in answer.neighbours
         ],
         "counts": {name: getattr(answer.counts, name) for name in answer.counts.__slots__},
+        "refused": [
+            {"dimension": dimension, "choice": choice, "why": why} for dimension, choice, why in answer.refused
+        ],
         "seeds": list(answer.seeds),
         "measured": [_values(one) for one in answer.measured],
         "cut": [{"choices": dict(c.candidate.choices), "kind": c.kind, "why": c.why} for c in answer.cuts],

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
-from hermes_core.api.errors import InputError
+from hermes_core.api.errors import HermesError, InputError
 from hermes_core.api.workload import RequestBatch, RequestSource
 from hermes_core.serving.plan import PoolPlan
 
@@ -83,7 +83,7 @@ class DrawnSource:
             return
         kept: list[tuple[RequestBatch, tuple[str, ...]]] | None = []
         number = 0
-        for batch in self.source.batches():
+        for batch in told_errors(self.source):
             number += len(batch.arrival_ns)
             if number > MOST_DRAWN:
                 kept = None
@@ -94,6 +94,16 @@ class DrawnSource:
         self.late_notes = tuple(self.source.notes)
         self._drawn = kept
         self.held = number if kept is not None else 0
+
+
+def told_errors(source: RequestSource) -> Iterator[RequestBatch]:
+    """Yield what a workload draws. Raises `InputError` for what it finds wrong only then, such as a row of a trace."""
+    try:
+        yield from source.batches()
+    except HermesError:
+        raise
+    except ValueError as error:  # like a workload that cannot be opened
+        raise InputError(str(error)) from error
 
 
 class SourceView:

@@ -51,6 +51,11 @@ class Session:
         """How many deployments have been compiled so far."""
         return self._compiled.made
 
+    @property
+    def drawings(self) -> int:
+        """How many workloads have been opened so far."""
+        return self._sources.made
+
     def read(self, scenario: str | Path | Mapping[str, Any] | Draft, sets: Sequence[str] = ()) -> Draft:
         """Read a scenario (a file, YAML text with a line break in it, Python values) with `sets` over it.
 

@@ -1,0 +1,167 @@
+"""The log of a search: what every run and every bound came to, so that a search that is stopped goes on from there.
+
+    search.json   what was asked, over which scenario
+    runs.jsonl    one line for each run, and for each bound, in the order in which they were done; it only grows
+
+The search itself keeps nothing else: asked again, it takes the same way and meets the answers of the log.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
+
+from hermes_analysis.errors import AnalysisError, OutputError
+from hermes_analysis.optimize.evaluate import Job, Reply
+from hermes_analysis.output import json_text, replacing
+
+_VERSION: Final = 1
+_KEY_BYTES: Final = 16
+
+
+class SearchLog:
+    """The replies to jobs over one scenario, on disk. Close it, or use it as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._scenario = ""
+        self._stream: BinaryIO | None = None
+        self._offsets: dict[str, int] = {}
+        self._reader: BinaryIO | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / "runs.jsonl"
+
+    @property
+    def about_path(self) -> Path:
+        """What the search is about."""
+        return self.folder / "search.json"
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def open(self, scenario: str, asked: Mapping[str, Any], *, force: bool = False) -> None:
+        """Begin a search over the scenario of that digest, or go on with it.
+
+        Runs that another search over the same scenario left are used too. Raises OutputError when the folder holds a
+        search over another scenario (unless `force`, which starts anew) or an answer without a search, AnalysisError
+        for a line that is no reply.
+        """
+        before = self._about()
+        answer = self.folder / "answer.json"
+        if answer.exists() and not before and not force:
+            raise OutputError(f"{answer}: exists already; choose another --out or give --force to overwrite it")
+        if before and before.get("scenario") != scenario:
+            if not force:
+                raise OutputError(
+                    f"{self.folder}: holds a search over another scenario, or of other versions of the packages; "
+                    "choose another --out, or give --force to start anew"
+                )
+            self.path.unlink(missing_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be made: {error.strerror}") from error
+        self._scenario = scenario
+        with replacing(self.about_path) as stream:
+            stream.write(json_text({"version": _VERSION, "scenario": scenario, "asked": asked}).encode())
+        self._read()
+
+    def find(self, job: Job) -> Reply | None:
+        """Return the reply to a job, if it was done."""
+        at = self._offsets.get(self._key(job))
+        if at is None:
+            return None
+        if self._reader is None:
+            self._reader = self.path.open("rb")
+        self._reader.seek(at)
+        return _reply(json.loads(self._reader.readline()))
+
+    def add(self, job: Job, reply: Reply) -> None:
+        """Keep a reply. One that may come out otherwise is not kept. Raises OutputError when it cannot be written."""
+        if not reply.certain:
+            return
+        key = self._key(job)
+        content = {
+            "key": key,
+            "sets": job.sets,
+            "seed": job.seed,
+            **({"bounds": True} if job.bounds else {}),
+            **({"error": reply.error} if reply.error else {}),
+            **({"memory": True} if reply.memory else {}),
+            "metrics": {name: _written(value) for name, value in reply.metrics.items()},
+        }
+        line = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        try:
+            if self._stream is None:
+                self._stream = self.path.open("ab")
+            self._offsets[key] = self._stream.tell()
+            self._stream.write(line)
+            self._stream.flush()
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the files."""
+        for stream in (self._stream, self._reader):
+            if stream is not None:
+                stream.close()
+        self._stream = self._reader = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _key(self, job: Job) -> str:
+        content = json.dumps([self._scenario, job.sets, job.seed, job.bounds], ensure_ascii=False)
+        return hashlib.blake2b(content.encode(), digest_size=_KEY_BYTES).hexdigest()
+
+    def _about(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self.about_path.read_text())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise AnalysisError(
+                f"{self.about_path}: is not JSON ({error}); remove it, or choose another --out"
+            ) from None
+        return content if isinstance(content, dict) else {}
+
+    def _read(self) -> None:
+        """Note where each reply lies. Drop a line that was cut short."""
+        if not self.path.exists():
+            return
+        end = 0
+        with self.path.open("rb") as log:
+            for number, line in enumerate(log, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    content = json.loads(line)
+                    _reply(content)
+                    self._offsets[str(content["key"])] = end
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    where = f"{self.path}:{number}"
+                    raise AnalysisError(f"{where}: is no run of a search ({error}); remove the line") from None
+                end += len(line)
+        if self.path.stat().st_size > end:
+            with self.path.open("r+b") as log:
+                log.truncate(end)
+
+
+def _written(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)
+
+
+def _reply(content: Mapping[str, Any]) -> Reply:
+    metrics = {str(name): float(value) for name, value in content["metrics"].items()}
+    return Reply(metrics, str(content.get("error", "")), bool(content.get("memory", False)))
