@@ -44,6 +44,7 @@ class LlmClient(EngineFacts):
         "_block_size",
         "_block_weight",
         "_blocks",
+        "_closing",
         "_context",
         "_e0_nj",
         "_e_slope_nj",
@@ -172,6 +173,8 @@ class LlmClient(EngineFacts):
         self._prompt_tokens = 0
         self._waiting = 0
         self._blocks = 0
+        self._closing = False
+        """Whether the run is at its end."""
 
     def plan_each_step(self) -> None:
         """Plan every step by itself, for those who must know when blocks are evicted."""
@@ -312,8 +315,9 @@ class LlmClient(EngineFacts):
         self._end_fs = self._end_after(ended)
         self._end_ns = round_fs_to_ns(self._end_fs)
         if ended:
-            self._account(ended)
-            self.scheduler.settle(ended)
+            self._steps = ended
+            self._closing = True
+            self._on_boundary(now)
             if ended < planned:
                 self.scheduler.hold_step()
         self._steps = 0
@@ -324,85 +328,83 @@ class LlmClient(EngineFacts):
 
     # --- between stretches ------------------------------------------------------------------------------------------
 
-    def _on_boundary(self, now: Nanos) -> None:
+    def _on_boundary(self, now: Nanos) -> None:  # noqa: C901, PLR0912, PLR0915 - the hot path, in one piece on purpose
+        """Account for the stretch that has ended, and begin the next one; without work the client falls idle."""
         scheduler = self.scheduler
         steps = self._steps
         if steps:
-            self._account(steps)
+            energy = self._e0_nj
+            if steps > 1:
+                energy = steps * energy + self._e_slope_nj * (steps * (steps - 1) // 2)
+            self.energy_nj += energy
+            seqs = self._seqs
+            step = scheduler.step
+            add_step = self._add_step
+            if add_step is not None:
+                begin = self._begin_fs
+                add_step(
+                    _pack_step(
+                        self.number, step, steps, begin // FS_PER_NS, begin % FS_PER_NS, self._t0_fs, self._slope_fs,
+                        seqs, self._context, self._prompts, self._prompt_tokens, self._waiting, self._blocks, energy,
+                    )
+                )  # fmt: skip
+            if self._observer is not None:
+                self._observer(
+                    Stretch(
+                        self.number, step, steps, self._begin_fs, self._t0_fs, self._slope_fs, seqs, self._context,
+                        self._prompts, self._prompt_tokens, self._waiting, self._blocks, energy,
+                    )
+                )  # fmt: skip
+            self.decode_tokens += seqs * steps
+            if self._stream_fs and self._stream_fs * seqs > self._t0_fs:
+                self.outrun_steps += steps
+            self._steps = 0
+            scheduler.step = step + steps
+            scheduler.now_ns = self._end_ns
+            if self._closing:
+                scheduler.settle(steps)
+                return
         else:
             scheduler.wake(now)
         scheduler.turn(steps)
-        self._launch()
-
-    def _account(self, steps: int) -> None:
-        """Account for the steps of the stretch that has ended."""
-        scheduler = self.scheduler
-        energy = self._e0_nj
-        if steps > 1:
-            energy = steps * energy + self._e_slope_nj * (steps * (steps - 1) // 2)
-        self.energy_nj += energy
-        seqs = self._seqs
-        step = scheduler.step
-        add_step = self._add_step
-        if add_step is not None:
-            begin = self._begin_fs
-            add_step(
-                _pack_step(
-                    self.number, step, steps, begin // FS_PER_NS, begin % FS_PER_NS, self._t0_fs, self._slope_fs,
-                    seqs, self._context, self._prompts, self._prompt_tokens, self._waiting, self._blocks, energy,
+        batch, pool = scheduler.batch, scheduler.pool
+        while True:
+            count = batch.count
+            self._begin_fs = end = self._end_fs
+            if scheduler.chunks:
+                end += self._launch_mixed(count)
+                break
+            if count:
+                context, windowed, growing, steps = batch.outlook()
+                t0, slope, valid, self._e0_nj, self._e_slope_nj = self.model.decode_run(
+                    count, context, windowed, growing
                 )
-            )  # fmt: skip
-        if self._observer is not None:
-            self._observer(
-                Stretch(
-                    self.number, step, steps, self._begin_fs, self._t0_fs, self._slope_fs, seqs, self._context,
-                    self._prompts, self._prompt_tokens, self._waiting, self._blocks, energy,
-                )
-            )  # fmt: skip
-        self.decode_tokens += seqs * steps
-        if self._stream_fs and self._stream_fs * seqs > self._t0_fs:
-            self.outrun_steps += steps
-        self._steps = 0
-        scheduler.step = step + steps
-        scheduler.now_ns = self._end_ns
-
-    def _launch(self) -> None:
-        """Begin the stretch that is planned; without work the client falls idle."""
-        scheduler = self.scheduler
-        batch = scheduler.batch
-        count = batch.count
-        self._begin_fs = end = self._end_fs
-        if scheduler.chunks:
-            end += self._launch_mixed(count)
-        elif count:
-            context, windowed, growing, steps = batch.outlook()
-            t0, slope, valid, self._e0_nj, self._e_slope_nj = self.model.decode_run(count, context, windowed, growing)
-            if valid < steps:
-                steps = valid
-            if (
-                scheduler.incoming or scheduler.blocked or scheduler.aborts or scheduler.exchange.releases
-                or scheduler.preempted or self._single
-            ):  # fmt: skip
-                steps = self._steps_planned(steps)
-            available = scheduler.pool.available
-            if count * self._block_weight * (steps * self._most_tokens // self._block_size + 1) > available:
-                # The first step has its blocks already.
-                steps = 1 + batch.steps_within(steps - 1, available)
-            if self._traits is not None:
-                t0 += self._traits.step_fs((), scheduler.decoding(), decode=True)
-            self._steps = steps
-            self._seqs = count
-            self._context = context
-            self._prompts = self._prompt_tokens = 0
-            self._t0_fs = t0
-            self._slope_fs = slope
-            end += steps * t0 + slope * (steps * (steps - 1) // 2)
-        else:
-            self._fall_idle()
-            return
+                if valid < steps:
+                    steps = valid
+                if (
+                    scheduler.blocked or scheduler.incoming or scheduler.aborts or scheduler.exchange.releases
+                    or scheduler.preempted or self._single
+                ):  # fmt: skip
+                    steps = self._steps_planned(steps)
+                available = pool.available
+                if count * self._block_weight * (steps * self._most_tokens // self._block_size + 1) > available:
+                    # The first step has its blocks already.
+                    steps = 1 + batch.steps_within(steps - 1, available)
+                if self._traits is not None:
+                    t0 += self._traits.step_fs((), scheduler.decoding(), decode=True)
+                self._steps = steps
+                self._seqs = count
+                self._context = context
+                self._prompts = self._prompt_tokens = 0
+                self._t0_fs = t0
+                self._slope_fs = slope
+                end += steps * t0 + slope * (steps * (steps - 1) // 2)
+                break
+            if not self._fall_idle():
+                return
+            scheduler.plan()
         self._end_fs = end
         self._end_ns = end_ns = (end + HALF_NS_FS) // FS_PER_NS
-        pool = scheduler.pool
         self._blocks = pool.total - pool.available
         # Nobody is left in the queue of a plan that is not blocked.
         crowded = scheduler.blocked or scheduler.incoming
@@ -458,8 +460,8 @@ class LlmClient(EngineFacts):
             steps = scheduler.exchange.releases[0][0] - scheduler.step
         return steps
 
-    def _fall_idle(self) -> None:
-        """Nothing runs. An idle engine sees newcomers, and what was freed, at once."""
+    def _fall_idle(self) -> bool:
+        """Nothing runs. An idle engine sees newcomers, and what was freed, at once: True if it has to plan anew."""
         scheduler = self.scheduler
         again = bool(scheduler.incoming) or scheduler.preempted or (bool(scheduler.leaving) and scheduler.blocked)
         again = again or bool(scheduler.exchange.releases)
@@ -468,9 +470,8 @@ class LlmClient(EngineFacts):
         for seq in scheduler.incoming:
             seq.visible_step = scheduler.step
         if again:
-            scheduler.plan()
-            self._launch()
-            return
+            return True
         self._event = -1
         if scheduler.queue and not scheduler.exchange.fetching:
             raise AssertionError("a request waits for an idle engine: it should have been refused at the door")
+        return False

@@ -56,6 +56,8 @@ class LlmPool:
     """Number of its first client among all clients; the others follow."""
     front_ends: list[FrontEnd] = field(init=False)
     """One for each client."""
+    instant: bool = field(init=False)
+    """Whether these take no time."""
     stream_ns: int = field(init=False)
 
     def open(self, clients: SequenceOf[LlmClient], router: Router, transfer: KvTransfer) -> None:
@@ -68,6 +70,7 @@ class LlmPool:
         self.first_client = clients[0].number
         front_end = clients[0].settings.front_end
         self.front_ends = [FrontEnd(front_end) for _ in clients]
+        self.instant = not (front_end.request_ns or front_end.per_prompt_token_ns)
         self.stream_ns = front_end.per_stream_ns
 
     def outstanding(self) -> float:
@@ -299,7 +302,7 @@ class LlmJob:
         if pool.store is not None and self.prefills:
             pool.store.queued(seq, now)
         request.task = seq
-        delay = pool.front_ends[number].delay_ns(prompt_tokens, now)
+        delay = 0 if pool.instant else pool.front_ends[number].delay_ns(prompt_tokens, now)
         if delay:
             coordinator.kernel.schedule(now + delay, _ARRIVAL, partial(client.submit, seq))
         else:

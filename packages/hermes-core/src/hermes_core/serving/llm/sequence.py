@@ -96,7 +96,7 @@ class Sequence:
         """Whether a KV store is asked for what the engine has not got."""
         self.fetched_tokens = -1
         """First tokens that it has once its KV has come from a store; -1 for all, from another client."""
-        self.chunk_start = 0
+        self.chunk_start: int
         """Tokens that were computed before the chunk it has in the step under way."""
         self.cached_tokens = 0
         """Found in the prefix cache at first admission."""

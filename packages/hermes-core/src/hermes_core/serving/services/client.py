@@ -151,8 +151,8 @@ class ServiceClient:
         self._add_step = recorder.add_step if recorder is not None else None
         self._pack_step = recorder.pack_step if recorder is not None else None
         self._models = models
-        self._prices: dict[tuple[int, int, int, int, int], tuple[Femtos, int, int]] = {}
-        """Of batches that have been met, by stage and size: many workloads repeat them."""
+        self._prices: dict[tuple[int, int, int, int, int], tuple[Nanos, Femtos, int, int]] = {}
+        """Of batches that have been met, by stage and size: many workloads repeat them. (Span twice, bytes, energy.)"""
         self._max_batch = max_batch
         self._sigma = sqrt(log1p(variation * variation))
         self._queues: list[deque[Work]] = [deque() for _ in models]
@@ -225,21 +225,24 @@ class ServiceClient:
                 items += work.items
                 tokens += work.tokens
                 pairs += work.pairs
-        if self._models[stage] is None:
-            span_fs, memory_bytes, energy_nj = max(work.drawn_ns for work in batch) * FS_PER_NS, 0, 0
+        price = self._prices.get((stage, size, items, tokens, pairs))
+        if price is not None:
+            span_ns, span_fs, memory_bytes, energy_nj = price
+        elif self._models[stage] is None:
+            span_ns, memory_bytes, energy_nj = max(work.drawn_ns for work in batch) or 1, 0, 0
+            span_fs = span_ns * FS_PER_NS
         else:
-            price = self._prices.get((stage, size, items, tokens, pairs))
-            span_fs, memory_bytes, energy_nj = price or self._price(stage, size, items, tokens, pairs)
+            span_ns, span_fs, memory_bytes, energy_nj = self._price(stage, size, items, tokens, pairs)
         if self._sigma:
-            span_fs = self._varied(span_fs, batch[0])
+            span_ns = round_fs_to_ns(self._varied(span_fs, batch[0])) or 1
         self.waiting -= size
         self._free -= 1
         self.energy_nj += energy_nj
         self.tokens += tokens
-        self.running += size
-        if self.running > self.peak_running:
-            self.peak_running = self.running
-        end_ns = now + (round_fs_to_ns(span_fs) or 1)
+        self.running = running = self.running + size
+        if running > self.peak_running:
+            self.peak_running = running
+        end_ns = now + span_ns
         ending = partial(self._end, batch, now, tokens, energy_nj)
         if self.memory is None or not memory_bytes:
             self._kernel.schedule(end_ns, self._end_rank, ending)
@@ -249,14 +252,15 @@ class ServiceClient:
             self._kernel.schedule(end_ns, self._end_rank, both.one)
             self.memory.move(memory_bytes, both.one, now)
 
-    def _price(self, stage: int, jobs: int, items: int, tokens: int, pairs: int) -> tuple[Femtos, int, int]:
+    def _price(self, stage: int, jobs: int, items: int, tokens: int, pairs: int) -> tuple[Nanos, Femtos, int, int]:
         """Ask for the price of a batch that has not been met."""
         model = self._models[stage]
         if model is None:
             raise AssertionError("only stages with a model are priced")
         if len(self._prices) >= _MOST_PRICES:
             self._prices.clear()
-        price = model.price(jobs, items, tokens, pairs)
+        span_fs, memory_bytes, energy_nj = model.price(jobs, items, tokens, pairs)
+        price = round_fs_to_ns(span_fs) or 1, span_fs, memory_bytes, energy_nj
         self._prices[stage, jobs, items, tokens, pairs] = price
         return price
 

@@ -148,6 +148,7 @@ class PlainScheduler(Scheduler):
             running[order] = seq
             if seq.start_ns < 0:
                 seq.start_ns = self.now_ns
+            seq.chunk_start = 0
             seq.computed = tokens
             pairs2 = tokens * (tokens + 1)
             self.prefill_tokens += tokens
@@ -164,7 +165,6 @@ class PlainScheduler(Scheduler):
                 shape.sampled_seqs = 0
             chunks.append(seq)
             if tokens < target:
-                seq.chunk_start = 0
                 self.prefilling.append(seq)
             else:
                 shape.sampled_seqs += 1
