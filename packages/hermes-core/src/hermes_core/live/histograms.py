@@ -1,7 +1,8 @@
 """Histograms with fixed bounds, to which runs of like values are added in one go."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from hermes_core.api.time import FS_PER_NS
 from hermes_core.live.clock import NS_PER_S
@@ -41,14 +42,39 @@ class Histogram:
         self.counts[-1] += (steps - done) * times
         self.total += times * (steps * t0_fs + slope_fs * (steps * (steps - 1) // 2)) / _FS_PER_S
 
-    def buckets(self) -> list[tuple[str, float]]:
-        """Return (bound, values up to it), as Prometheus has them."""
-        out: list[tuple[str, float]] = []
-        seen = 0
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
-            seen += count
-            out.append((bound, float(seen)))
-        return out
+
+class HistogramText:
+    """A histogram in Prometheus's text format. What does not change is made once: a scrape is not to delay tokens."""
+
+    __slots__ = ("_buckets", "_count", "_histogram", "_sum")
+
+    def __init__(self, name: str, labels: Mapping[str, str], histogram: Histogram) -> None:
+        self._histogram = histogram
+        bounds = (*map(str, histogram.bounds), "+Inf")
+        self._buckets = [f"{name}_bucket{_shown({**labels, 'le': bound})} " for bound in bounds]
+        self._count = f"{name}_count{_shown(labels)} "
+        self._sum = f"{name}_sum{_shown(labels)} "
+
+    def lines(self) -> str:
+        """Return its lines, buckets cumulative."""
+        histogram = self._histogram
+        seen = list(accumulate(histogram.counts))
+        buckets = "".join([f"{text}{count}\n" for text, count in zip(self._buckets, seen, strict=True)])
+        return f"{buckets}{self._count}{seen[-1]}\n{self._sum}{histogram.total}\n"
+
+
+def _shown(labels: Mapping[str, str]) -> str:
+    """Return labels as the text format has them.
+
+    Source: https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details.
+    """
+    if not labels:
+        return ""
+    escaped = [
+        (name, value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n"))
+        for name, value in sorted(labels.items())
+    ]
+    return "{" + ",".join(f'{name}="{value}"' for name, value in escaped) + "}"
 
 
 def one_two_five(most: int) -> list[float]:

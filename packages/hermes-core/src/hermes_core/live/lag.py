@@ -3,11 +3,12 @@
 It tells whether what a client measures is the simulated cluster or this host.
 """
 
-from bisect import bisect_left
 from collections import deque
 from typing import Final
 
 import structlog
+
+from hermes_core.live.histograms import Histogram
 
 _log = structlog.get_logger(__name__)
 
@@ -27,9 +28,8 @@ class LagWatch:
 
     def __init__(self, limit_s: float = LIMIT_S) -> None:
         self.limit_s = limit_s
-        self.counts = [0] * (len(BUCKETS_S) + 1)
-        """Wake-ups by lateness, not cumulative; the last for later than all bounds."""
-        self.total_s = 0.0
+        self.histogram = Histogram(BUCKETS_S)
+        """Wake-ups by lateness in seconds."""
         self.wakes = 0
         self.worst_s = 0.0
         self.p95_s = 0.0
@@ -45,8 +45,7 @@ class LagWatch:
 
     def woke_late(self, late_s: float) -> None:
         """Count a wake-up that came so much too late."""
-        self.counts[bisect_left(BUCKETS_S, late_s)] += 1
-        self.total_s += late_s
+        self.histogram.add(late_s)
         self.wakes += 1
         self.worst_s = max(self.worst_s, late_s)
         self._recent.append(late_s)
