@@ -238,7 +238,7 @@ class _Collector:
         """Note what the trailer promises and the blocks do not hold."""
         trailer = self.trailer
         if trailer is None:
-            self.missing.append("the end of the record (it has no trailer): whatever came after the last block read")
+            self.missing.append(f"the end of the record (it has no trailer): whatever came after {_extent(tables)}")
             return
         if trailer.partial:
             self.missing.append(trailer.partial_reason or "the rest of the run: it was interrupted")
@@ -247,6 +247,22 @@ class _Collector:
             not_recorded = name != "requests" and not tables[name].rows  # the scenario may have asked for none
             if tables[name].rows < promised and not not_recorded:
                 self.missing.append(f"{promised - tables[name].rows} of {promised} rows of {name}")
+
+
+def _extent(tables: dict[str, Table]) -> str:
+    """Say how much of a record that was cut short could be read."""
+    counts = [
+        f"{tables[name].rows:,} {words}"
+        for name, words in (
+            ("requests", "requests"),
+            ("stage_jobs", "stage jobs"),
+            ("steps", "stretches of steps"),
+            ("transfers", "transfers"),
+        )
+        if tables[name].rows
+    ]
+    *others, last = counts or ["its head"]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _step_order(steps: Table) -> NDArray[np.int64] | None:

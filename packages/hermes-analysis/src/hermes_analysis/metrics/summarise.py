@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from hermes_proto.common.v1 import price_source_pb2
+from hermes_proto.core.v1 import run_record_pb2 as rr
 from numpy.typing import NDArray
 
 from hermes_analysis.load import RunRecord
 from hermes_analysis.metrics.clients import summarise_clients, summarise_energy
-from hermes_analysis.metrics.distribution import Distribution
 from hermes_analysis.metrics.jobs import Jobs, answer_times
 from hermes_analysis.metrics.path import critical_path
 from hermes_analysis.metrics.requests import (
@@ -27,7 +27,7 @@ from hermes_analysis.metrics.steps import StepIndex
 from hermes_analysis.metrics.system import branches, fleet, links, pipelines, tiers
 from hermes_analysis.metrics.tokens import TokenGaps, token_gaps
 from hermes_analysis.metrics.verdict import verdict
-from hermes_analysis.summary import Counts, RunSummary
+from hermes_analysis.summary import GroupSummary, RunSummary
 
 _UNSERVED_WARNING = 0.01
 _EXTRAPOLATED_WARNING = 0.1
@@ -96,7 +96,7 @@ def summarise(run: RunRecord, prepared: Prepared | None = None) -> RunSummary:
         clients=clients,
         energy=summarise_energy(run, clients, tokens, window),
         verdict=verdict(run, metrics, clients, window),
-        warnings=tuple(_warnings(run, summaries[0].counts, summaries[0].itl_s, gaps, estimated)),
+        warnings=tuple(_warnings(run, summaries[0], ready, estimated)),
         itl_estimated_share=estimated,
         path=critical_path(run, metrics, ready.jobs),
         pipelines=pipelines(run),
@@ -108,10 +108,9 @@ def summarise(run: RunRecord, prepared: Prepared | None = None) -> RunSummary:
     )
 
 
-def _warnings(
-    run: RunRecord, counts: Counts, itl: Distribution | None, gaps: TokenGaps | None, estimated: float
-) -> Iterator[str]:
+def _warnings(run: RunRecord, total: GroupSummary, ready: Prepared, estimated: float) -> Iterator[str]:
     """Say what a reader of the numbers has to know."""
+    counts, gaps, jobs = total.counts, ready.gaps, ready.jobs
     if run.partial:
         yield f"partial record: {'; '.join(run.missing) or 'the run was interrupted'}"
     unserved = counts.arrived - counts.finished
@@ -126,7 +125,8 @@ def _warnings(
         yield "the record has no steps or stage jobs, so times between tokens cannot be told (record: {steps: true})"
     if gaps is not None and gaps.jobs_without_steps:
         yield f"{gaps.jobs_without_steps} stage jobs are left out of ITL: the record lacks their steps"
-    if itl is not None and estimated > 0:
+    yield from _lost_jobs(run, jobs)
+    if total.itl_s is not None and estimated > 0:
         yield f"{estimated:.1%} of the gaps between tokens are of preempted requests: exact in number and sum only"
     if not any(info.price_usd_per_h > 0 for info in run.manifest.clients):
         yield "no client has a price per hour: cost is electricity alone"
@@ -134,6 +134,18 @@ def _warnings(
     for finding in run.diagnostics:
         if finding.severity != "info":
             yield f"{finding.summary}{': ' + finding.detail if finding.detail else ''}"
+
+
+def _lost_jobs(run: RunRecord, jobs: Jobs) -> Iterator[str]:
+    """Say for how many finished requests a record that was cut short has no stage jobs."""
+    if not run.partial or not jobs.request.size:
+        return
+    finished = run.requests["status"] == rr.REQUEST_STATUS_FINISHED
+    with_jobs = np.zeros(run.requests.rows + 1, dtype=bool)  # the last stands for "of no request"
+    with_jobs[jobs.request] = True
+    number, lost = int(np.count_nonzero(finished)), int(np.count_nonzero(finished & ~with_jobs[:-1]))
+    if lost:
+        yield f"{lost:,} of {number:,} finished requests have no stage jobs: ITL, stages and the path are of the others"
 
 
 def _price_warnings(run: RunRecord) -> Iterator[str]:

@@ -1,0 +1,248 @@
+"""What the warm-up leaves out, what the trailer stands in for, and what a reader is warned of."""
+
+import numpy as np
+import pytest
+from hermes_analysis.metrics import summarise
+from hermes_analysis.metrics.details import details
+from hermes_analysis.metrics.series import series
+from hermes_analysis.metrics.steps import StepIndex
+from hermes_analysis.testing import make_record
+from hermes_proto.core.v1 import run_record_pb2 as rr
+
+S = 1_000_000_000
+S_FS = 10**15
+CLIENT = rr.ClientInfo(name="llm/0", pool="llm", kv_blocks=100, idle_power_w=100, price_usd_per_h=36)
+
+
+def step(first, start, seconds, steps=1, **other):
+    row = {"first_step": first, "steps": steps, "start_ns": int(start * S), "t0_fs": int(seconds * S_FS)}
+    return row | other
+
+
+def client_of(*, clients=(CLIENT,), end=20, **fields):
+    fields.setdefault("requests", [{"request_id": 0, "end_ns": S}])
+    fields.setdefault("end_ns", end * S)
+    return summarise(make_record(clients=clients, **fields)).clients[0]
+
+
+# The warm-up
+
+
+def test_steps_and_blocks_of_the_warm_up_are_left_out():
+    steps = [step(0, 0, 1, kv_blocks=90), step(1, 1, 1, steps=4, kv_blocks=20, decode_seqs=1)]
+    trailer = rr.RunTrailer(end_ns=20 * S, clients=[rr.ClientTotals(peak_kv_blocks=95)])
+    client = client_of(steps=steps, trailer=trailer, warm_up_ns=3 * S)
+    assert client.steps == 2, "two of the four seconds of the stretch"
+    assert client.kv_peak_share == pytest.approx(0.2), "neither what was before it, nor the peak of the whole run"
+
+
+def test_the_trailers_totals_are_scaled_to_the_window():
+    totals = rr.ClientTotals(steps=40, busy_ns=10 * S, dynamic_energy_nj=100 * S)
+    client = client_of(trailer=rr.RunTrailer(end_ns=20 * S, clients=[totals]), warm_up_ns=5 * S)
+    assert (client.steps, client.utilisation) == (30, pytest.approx(0.5))
+    assert client.energy_j - client.idle_energy_j == pytest.approx(75)
+
+
+def off(events, off_s, warm_up):
+    changes = [rr.ClientEvent(client=0, time_ns=int(at * S), state=state) for at, state in events]
+    totals = [rr.ClientTotals(off_ns=int(off_s * S))]
+    trailer = rr.RunTrailer(end_ns=20 * S, clients=totals, fleet=rr.FleetTotals(events=changes))
+    return client_of(trailer=trailer, warm_up_ns=int(warm_up * S)).off_s
+
+
+def test_of_the_time_switched_off_the_part_in_the_window_counts():
+    assert off([(2, "down"), (7, "up")], 5, warm_up=5) == pytest.approx(2)
+    assert off([(16, "down")], 4, warm_up=18) == pytest.approx(2), "down to the end of the run"
+    # Who starts in the middle of a run has been down until then.
+    assert off([(8, "starting"), (9, "up")], 8, warm_up=4) == pytest.approx(4)
+    assert off([], 10, warm_up=10) == pytest.approx(5), "nobody says when: an even part"
+
+
+def test_tokens_of_jobs_that_ended_in_the_window_are_generated_in_it():
+    jobs = [{"request_id": 0, "end_ns": at * S, "output_tokens": 7} for at in (2, 8)]
+    fields = {"requests": [{"request_id": 0, "end_ns": S}], "stage_jobs": jobs, "end_ns": 20 * S}
+    assert summarise(make_record(**fields)).energy.generated_tokens == 14
+    assert summarise(make_record(**fields, warm_up_ns=5 * S)).energy.generated_tokens == 7
+
+
+def test_without_a_pue_the_facility_takes_what_its_devices_take():
+    energy = summarise(make_record(clients=[CLIENT], end_ns=20 * S, electricity_usd_per_kwh=3.6)).energy
+    assert energy.facility_energy_j == energy.energy_j == pytest.approx(2000)
+    assert energy.electricity_usd == pytest.approx(0.002)
+
+
+def measured(warm_up, **fields):
+    """Ten requests that arrive each second and take a second to a token and another to the second; then none."""
+    rows = [
+        {"request_id": i, "arrival_ns": i * S, "first_token_ns": (i + 1) * S, "end_ns": (i + 2) * S, "output_tokens": 2}
+        | {"tenant": i % 2}
+        for i in range(10)
+    ]
+    steps = [step(i, i, 1, decode_seqs=1) for i in range(12)]
+    jobs = [
+        {"request_id": i, "enqueue_ns": i * S, "start_ns": i * S, "first_token_ns": (i + 1) * S, "end_ns": (i + 2) * S}
+        | {"first_step": i, "last_step": i + 1, "output_tokens": 2}
+        for i in range(10)
+    ]
+    level = rr.ServiceLevel(name="*", ttft_ns=S, attainment=0.5)
+    fields = {
+        "tenants": ["odd", "even"],
+        "service_levels": [level],
+        "end_ns": 20 * S,
+        "warm_up_ns": warm_up * S,
+    } | fields
+    return make_record(requests=rows, stage_jobs=jobs, steps=steps, **fields)
+
+
+def test_levels_and_gaps_are_of_requests_behind_the_warm_up():
+    summary = summarise(measured(4))
+    assert (summary.levels[0].requests, summary.total.counts.arrived) == (6, 6)
+    assert summary.total.itl_s.count == 6
+    assert summarise(measured(0)).total.itl_s.count == 10
+
+
+def test_a_request_of_one_token_is_delivered_whole():
+    rows = [{"request_id": 0, "arrival_ns": 5 * S, "first_token_ns": 6 * S, "end_ns": 6 * S, "output_tokens": 1}]
+    total = summarise(make_record(requests=rows, end_ns=20 * S, warm_up_ns=4 * S)).total
+    assert total.output_token_throughput_per_s == pytest.approx(1 / 16)
+
+
+def test_details_are_of_requests_behind_the_warm_up():
+    def slow_first(warm_up):
+        rows = [
+            {"request_id": i, "arrival_ns": i * S, "first_token_ns": i * S + 1, "output_tokens": 2, "tenant": i % 2}
+            | {"end_ns": i * S + (S if i >= 1000 else 100 * S * (1 + i % 2))}
+            for i in range(2000)
+        ]
+        # One that did not finish has no end-to-end time, and is none of those that the warm-up is counted in.
+        rows[0] |= {"status": rr.REQUEST_STATUS_FAILED}
+        return details(make_record(requests=rows, tenants=["a", "b"], end_ns=3000 * S, warm_up_ns=warm_up * S))
+
+    mean = {c.metric: c for c in slow_first(1000).confidence if c.statistic == "mean"}["E2E"]
+    assert (mean.estimate, mean.half_width) == (pytest.approx(1.0), pytest.approx(0.0))
+    assert slow_first(1000).fairness.latency_index == pytest.approx(1)
+    assert slow_first(0).fairness.latency_index < 0.97
+
+
+def test_a_warm_up_is_told_by_arrival_among_those_that_finished():
+    rows = [
+        {"request_id": i, "arrival_ns": i * S, "first_token_ns": i * S + 1, "output_tokens": 2}
+        | {"end_ns": i * S + (S if i >= 500 else 100 * S)}
+        | ({"status": rr.REQUEST_STATUS_FAILED} if i < 300 else {})
+        for i in range(1500)
+    ]
+    assert details(make_record(requests=rows, end_ns=3000 * S)).suggested_warm_up_s == pytest.approx(500, abs=5)
+
+
+# Waiting and the verdict
+
+
+def test_who_never_began_waited_to_the_end_of_the_run():
+    jobs = [{"request_id": 0, "enqueue_ns": 12 * S, "start_ns": -1, "first_token_ns": -1, "end_ns": -1}]
+    client = client_of(stage_jobs=jobs)
+    assert client.mean_waiting == pytest.approx(8 / 20)
+    assert client.waiting_share == pytest.approx(8 / 20)
+
+
+def test_time_in_which_several_wait_is_counted_once():
+    spans = ((0, 10), (1, 2), (3, 4), (12, 14))
+    jobs = [{"request_id": 0, "enqueue_ns": a * S, "start_ns": b * S, "end_ns": 15 * S} for a, b in spans]
+    client = client_of(stage_jobs=jobs)
+    assert client.waiting_share == pytest.approx(12 / 20)
+    assert client.mean_waiting == pytest.approx(14 / 20)
+
+
+def steady(number=200, *, each_s=1, **job_fields):
+    """Requests that come each second and take half of one, with a job each."""
+    rows = [
+        {"request_id": i, "arrival_ns": i * S, "first_token_ns": i * S + 1, "end_ns": i * S + S // 2}
+        for i in range(number)
+    ]
+    jobs = [
+        {"request_id": i, "enqueue_ns": i * S, "start_ns": i * S, "end_ns": i * S + S // 2} | job_fields
+        for i in range(number)
+    ]
+    return {"requests": rows, "stage_jobs": jobs, "end_ns": (number + 1) * S}
+
+
+def test_preemptions_and_waiting_are_near_saturation():
+    assert summarise(make_record(**steady())).verdict.state == "stable"
+    verdict = summarise(make_record(**steady(preemptions=1))).verdict
+    assert verdict.state == "near saturation"
+    assert "200 preemptions for want of KV memory (1.00 per request)" in verdict.evidence
+    made = steady()
+    for row in made["stage_jobs"]:
+        row["start_ns"] += S // 3
+    verdict = summarise(make_record(**made)).verdict
+    assert any("llm/0 had requests waiting 33% of the time" in text for text in verdict.evidence)
+
+
+def test_heavy_traffic_that_grows_is_no_overload_where_nobody_waits():
+    rng = np.random.Generator(np.random.PCG64(2))
+    at = np.concatenate(
+        [20 * place + np.sort(rng.uniform(0, 20, 20 * rate)) for place, rate in enumerate(range(20, 80, 10))]
+    )
+    rows = [
+        {"request_id": i, "arrival_ns": int(t * S), "first_token_ns": int((t + 1) * S), "end_ns": int((t + 1) * S)}
+        for i, t in enumerate(at.tolist())
+    ]
+    verdict = summarise(make_record(requests=rows, end_ns=122 * S)).verdict
+    assert "rising by" in verdict.evidence[0]
+    assert verdict.state == "stable", verdict.evidence
+
+
+# What a reader has to know
+
+
+def warnings_of(**fields):
+    return summarise(make_record(**fields)).warnings
+
+
+def test_percentiles_that_flatter_are_warned_of():
+    rows = [
+        {"request_id": i, "end_ns": S, "status": rr.REQUEST_STATUS_FAILED if i < 3 else rr.REQUEST_STATUS_FINISHED}
+        for i in range(100)
+    ]
+    text = "end-to-end percentiles are over the 97 requests that finished; 3 of 100 (3.0%) did not"
+    assert text in warnings_of(requests=rows, end_ns=S)
+    assert not any("percentiles" in text for text in warnings_of(requests=rows[3:], end_ns=S))
+
+
+def test_extrapolated_prices_are_warned_of():
+    priced = rr.ClientInfo(name="llm/0", source_share=[0, 0.4, 0.2, 0.4, 0])
+    assert "llm/0: 40% of the price of a step is extrapolated beyond measured points" in warnings_of(clients=[priced])
+
+
+def test_findings_of_the_run_are_passed_on_but_for_mere_information():
+    found = [{"severity": 1, "summary": "only a note"}, {"severity": 2, "summary": "take care", "detail": "of this"}]
+    shown = warnings_of(trailer=rr.RunTrailer(end_ns=S, diagnostics=found))
+    assert "take care: of this" in shown
+    assert not any("only a note" in text for text in shown)
+
+
+def test_links_that_nothing_crossed_are_not_listed():
+    totals = [rr.LinkTotals(bandwidth_bytes_per_s=100), rr.LinkTotals(bytes=5, transfers=1, bandwidth_bytes_per_s=100)]
+    run = make_record(links=["idle", "used"], trailer=rr.RunTrailer(end_ns=S, links=totals))
+    assert [link.name for link in summarise(run).links] == ["used"]
+
+
+def test_a_record_cut_short_says_how_much_of_it_there_is():
+    run = measured(0, cut=True)
+    (text,) = [text for text in summarise(run).warnings if text.startswith("partial record")]
+    assert "(it has no trailer): whatever came after 10 requests, 10 stage jobs and 12 stretches of steps" in text
+
+
+def test_finished_requests_whose_jobs_are_lost_are_told():
+    made = {"requests": [{"request_id": i, "end_ns": S} for i in range(4)], "end_ns": S, "cut": True}
+    jobs = [{"request_id": 0, "end_ns": S}]
+    assert any("3 of 4 finished requests have no stage jobs" in text for text in warnings_of(stage_jobs=jobs, **made))
+    assert not any("have no stage jobs" in text for text in warnings_of(stage_jobs=jobs, requests=made["requests"][:1]))
+
+
+def test_waiting_over_time_is_of_clients_alone():
+    jobs = [
+        {"request_id": 0, "client": client, "enqueue_ns": 0, "start_ns": 10 * S, "end_ns": 15 * S}
+        for client in (0, 65535)
+    ]
+    run = make_record(requests=[{"request_id": 0, "end_ns": 15 * S}], stage_jobs=jobs, end_ns=20 * S)
+    assert series(run, StepIndex.of(run.steps), intervals=2).clients[0].waiting == pytest.approx([1, 0])
