@@ -38,8 +38,8 @@ def canonical(workload):
             {"kind": "curve", "rates_per_s": [1.0, 1.5], "step_ns": 900 * S, "cv": 2.0},
         ),
         (
-            {"curve": {"rates": ["1/s", "2/s"], "durations": ["5 s", "1 min"]}},
-            {"kind": "curve", "rates_per_s": [1.0, 2.0], "durations_ns": [5 * S, 60 * S]},
+            {"curve": {"rates": ["1/s", "2/s"], "durations": ["5 s", "1 min"], "counted": True}},
+            {"kind": "curve", "rates_per_s": [1.0, 2.0], "durations_ns": [5 * S, 60 * S], "counted": True},
         ),
         (
             {"drift": {"rate": "5/s", "sigma": 0.2, "memory": "10 min", "step": "1 min"}},

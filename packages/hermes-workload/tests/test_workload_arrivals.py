@@ -1,11 +1,13 @@
 """Arrival processes against their theory. Seeds are fixed; a test of a distribution refuses at the level 0.001."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 from hermes_workload import WorkloadError, stream
 from hermes_workload.arrivals import NS_PER_S, build_arrivals
+from hermes_workload.batch import BATCH_ROWS
 from hermes_workload.distance import ks_significance
 from hermes_workload.fields import Section
 from hypothesis import given, settings
@@ -151,6 +153,36 @@ def test_a_spike_multiplies_the_rate_for_its_time_only():
         )
 
 
+def test_a_counted_curve_holds_what_its_rates_say_and_spreads_it_evenly():
+    spec = {"kind": "curve", "rates_per_s": [30, 0, 60.04], "step_ns": 10 * NS_PER_S, "counted": True}
+    times = times_of(spec, 90_000)
+    counts = np.bincount(times // (10 * NS_PER_S))
+    assert (counts[:-1:3] == 300).all()
+    assert not counts[1:-1:3].any()
+    # 600.4 a time: the rest is carried over.
+    third = counts[2:-1:3]
+    assert set(third.tolist()) == {600, 601}
+    assert third.sum() == pytest.approx(600.4 * len(third), abs=1)
+    assert (np.diff(times) >= 0).all()
+    within = (times % (10 * NS_PER_S))[times // (10 * NS_PER_S) % 3 == 0]
+    assert significance(within / (10 * NS_PER_S), lambda x: x) > LEVEL
+    # Given how many there are, the counts of the two halves of a piece are binomial: variance n / 4.
+    halves = np.bincount(times // (5 * NS_PER_S))[: 6 * len(third)][0::6]
+    assert halves.var() == pytest.approx(75, rel=5 * math.sqrt(2 / len(halves)))
+
+
+def test_a_counted_curve_may_have_less_than_a_request_a_piece_and_more_than_a_chunk():
+    rare = times_of({"kind": "curve", "rates_per_s": [0.03], "step_ns": 10 * NS_PER_S, "counted": True}, 300)
+    assert rare[-1] / NS_PER_S == pytest.approx(300 / 0.03, rel=0.01)
+    spec = {"kind": "curve", "rates_per_s": [300_000, 1], "step_ns": NS_PER_S, "counted": True}
+    chunks = build_arrivals(Section(spec)).times(stream(1, "arrivals"))
+    first = list(itertools.takewhile(lambda chunk: chunk[0] < 2 * NS_PER_S, chunks))
+    assert max(map(len, first)) <= BATCH_ROWS
+    times = np.concatenate(first)
+    assert np.count_nonzero(times < NS_PER_S) == 300_000
+    assert np.count_nonzero((times >= NS_PER_S) & (times < 2 * NS_PER_S)) == 1
+
+
 def test_a_curve_repeats_and_may_rest():
     spec = {"kind": "curve", "rates_per_s": [30, 0, 60], "step_ns": 10 * NS_PER_S}
     times = times_of(spec) / NS_PER_S
@@ -246,6 +278,11 @@ def test_no_process_ever_goes_back_in_time(spec, seed):
         ({"kind": "mmpp", "rates_per_s": [1, 2], "mean_dwell_ns": [1]}, r"as many dwell times as rates \(2\)"),
         ({"kind": "mmpp", "rates_per_s": [0, 0], "mean_dwell_ns": [1, 1]}, "at least one rate above 0"),
         ({"kind": "curve", "rates_per_s": [0], "step_ns": 5}, "at least one rate above 0"),
+        ({"kind": "curve", "rates_per_s": [1], "step_ns": 5, "counted": 1}, "true or false"),
+        (
+            {"kind": "spike", "rate_per_s": 1, "at_ns": 5, "for_ns": 5, "factor": 2, "counted": True},
+            "only a curve has counts",
+        ),
         ({"kind": "curve", "rates_per_s": [1, -2], "step_ns": 5}, r"rates_per_s\[1\]: is -2"),
         ({"kind": "stages", "stages": []}, "at least one entry"),
         ({"kind": "stages", "stages": [{"rate_per_s": 0, "duration_ns": 10}]}, "hold at least one request"),

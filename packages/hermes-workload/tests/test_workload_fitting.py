@@ -9,7 +9,7 @@ from hermes_workload.changes import change_points
 from hermes_workload.classes import fit_classes
 from hermes_workload.conversations import find_conversations, fit_conversations
 from hermes_workload.distance import ks_distance, ks_significance, rank_correlation
-from hermes_workload.fitting import fit
+from hermes_workload.fitting import fit, fit_sizes
 from hermes_workload.survey import survey, survey_batches
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,28 +129,44 @@ def test_conversations_are_found_by_their_shared_beginnings():
         find_conversations(open_with())
 
 
-def test_a_mix_of_sizes_that_changes_over_time_is_kept():
-    def entry(median, shares):
+def changing(shares):
+    def entry(median, share):
         size = {"kind": "lognormal", "median": median, "p95": 1.2 * median}
-        return {"prompt": size, "output": {"kind": "fixed", "tokens": median}, "share": shares}
+        return {"prompt": size, "output": {"kind": "fixed", "tokens": median}, "share": share}
 
-    truth = {
+    return {
         "kind": "mix",
         "requests": 20_000,
         "arrivals": {"kind": "poisson", "rate_per_s": 10},
         "share_step_ns": 1_000 * SECOND,
-        "entries": [entry(100, [0.9, 0.1]), entry(5_000, [0.1, 0.9])],
+        "entries": [entry(100, shares[0]), entry(5_000, shares[1])],
     }
-    found = fit_classes(survey(open_workload(truth, 5)))
+
+
+def test_classes_of_requests_that_come_and_go_are_found_and_kept():
+    found = fit_classes(survey(open_workload(changing([[0.9, 0.1], [0.1, 0.9]]), 5)))
+    assert len(found.spec["entries"]) == 2
     assert found.goodness.prompt_ks < 0.03
     source = open_workload({**found.spec, "requests": 20_000}, 6)
     times = np.concatenate([batch.arrival_ns for batch in source.batches()])
     long = np.concatenate([batch.prompt_tokens for batch in source.batches()]) > 700
     for part, share in ((times < 900 * SECOND, 0.1), ((times > 1_100 * SECOND) & (times < 1_900 * SECOND), 0.9)):
-        # Shrinking towards the mean share of a half costs some of the contrast.
-        assert long[part].mean() == pytest.approx(share, abs=0.06)
+        assert long[part].mean() == pytest.approx(share, abs=0.03)
     with pytest.raises(WorkloadError, match="cannot be divided"):
         fit_classes(survey(open_with(requests=50)))
+
+
+def test_what_does_not_change_is_not_divided():
+    for truth in (changing([0.5, 0.5]), PLAIN):
+        found = fit_classes(survey(open_workload(truth, 5)))
+        assert found.spec["kind"] == "synthetic"
+
+
+def test_fitted_sizes_keep_the_mean_of_a_long_tail():
+    sizes = np.random.default_rng(1).lognormal(5, 1.5, 50_000).astype(np.int64) + 1
+    joint = fit_sizes(sizes, sizes)["prompt"]
+    drawn = np.interp(np.linspace(0, 1, 1_000_001), joint["probabilities"], joint["values"])
+    assert drawn.mean() == pytest.approx(sizes.mean(), rel=0.004)
 
 
 def test_too_little_cannot_be_fitted():

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hermes_workload.batch import BATCH_ROWS, Ints
 from hermes_workload.fields import Section, choose
-from hermes_workload.intensity import INTENSITIES, Intensity, Pieces
+from hermes_workload.intensity import INTENSITIES, Curve, Intensity, Pieces
 from hermes_workload.sizes import read_probabilities
 
 NS_PER_S: Final = 1_000_000_000
@@ -176,6 +176,60 @@ class Modulated:
             if len(inside) < len(target):
                 return
             passed = window.trim(float(target[-1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A curve of which each piece holds as many requests as its rate says, whole ones, with the rest carried over.
+
+    For each piece one gap more than it has requests is drawn, and all are stretched to fill it. With exponential gaps
+    that is a Poisson process given its counts (D. J. Daley, D. Vere-Jones, An Introduction to the Theory of Point
+    Processes, vol. I, 2003, section 2.1).
+    """
+
+    gaps: Gaps
+    curve: Curve
+    requests: int | None = None
+
+    def times(self, rng: np.random.Generator) -> Iterator[Ints]:
+        """Yield the arrival times of every piece, over and over."""
+        widths: list[int] = []
+        masses: list[float] = []
+        for rate, duration in zip(self.curve.rates_per_s, self.curve.durations_ns, strict=True):
+            # A piece with more requests than a chunk is cut, so that memory does not grow with it.
+            parts = max(math.ceil(rate * duration / NS_PER_S / BATCH_ROWS), 1)
+            widths += [duration * (part + 1) // parts - duration * part // parts for part in range(parts)]
+            masses += [rate * duration / NS_PER_S / parts] * parts
+        width, mass = np.array(widths), np.cumsum([0.0, *masses])
+        start, carry = 0, 0.0
+        while True:
+            edges = np.rint(mass + carry)
+            counts = np.diff(edges).astype(np.int64)
+            carry = float(mass[-1] + carry - edges[-1])
+            together = np.cumsum(counts) // BATCH_ROWS
+            for pieces in np.split(np.arange(len(counts)), np.flatnonzero(np.diff(together)) + 1):
+                if counts[pieces].any():
+                    yield from _split(start + self._within(rng, counts[pieces], width[pieces]))
+                start += int(width[pieces].sum())
+
+    def _within(self, rng: np.random.Generator, counts: Ints, widths: Ints) -> Ints:
+        """Return the times in pieces of these counts and widths, from the start of the first."""
+        gaps = counts + 1
+        reached = np.cumsum(self.gaps(rng, int(gaps.sum())))
+        last = np.cumsum(gaps) - 1
+        before = np.concatenate([np.zeros(1), reached[last[:-1]]])
+        whole = np.maximum(reached[last] - before, np.finfo(np.float64).tiny)
+        piece = np.repeat(np.arange(len(counts)), counts)
+        inside = np.delete(reached, last)
+        part = (inside - before[piece]) / whole[piece]
+        begins = np.cumsum(widths) - widths
+        times: Ints = begins[piece] + np.floor(part * widths[piece]).astype(np.int64)
+        return times
+
+
+def _split(times: Ints) -> Iterator[Ints]:
+    for start in range(0, len(times), BATCH_ROWS):
+        yield times[start : start + BATCH_ROWS]
 
 
 class _Window:
@@ -384,6 +438,15 @@ class Ticking:
             yield times - times % self.tick_ns
 
 
+def _modulated(gaps: Gaps, intensity: Intensity, section: Section) -> Arrivals:
+    counted = section.flag("counted", default=False)
+    if not counted:
+        return Modulated(gaps, intensity)
+    if not isinstance(intensity, Curve):
+        raise section.wrong("counted", "false: only a curve has counts of its own")
+    return Counted(gaps, intensity)
+
+
 def build_arrivals(section: Section) -> Arrivals:
     """Return the process that an `arrivals` section describes; `tick_ns` rounds the times of any kind.
 
@@ -392,7 +455,7 @@ def build_arrivals(section: Section) -> Arrivals:
     """
     kind = choose(section, {**_KINDS, **INTENSITIES}, "arrival process")
     if section.text("kind") in INTENSITIES:
-        arrivals: Arrivals = Modulated(gaps_of(section), kind(section))
+        arrivals: Arrivals = _modulated(gaps_of(section), kind(section), section)
     else:
         arrivals = kind(section)
     tick_ns = section.optional_integer("tick_ns", least=1)

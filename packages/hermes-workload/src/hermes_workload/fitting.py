@@ -14,6 +14,7 @@ from hermes_workload.errors import WorkloadError
 from hermes_workload.intensity import Pieces
 from hermes_workload.registry import open_workload
 from hermes_workload.rows import said
+from hermes_workload.sizes import Floats
 from hermes_workload.survey import NS_PER_S, RESOLUTION_NS, Survey, survey
 
 PROMPT_KNOTS: Final = 64
@@ -135,19 +136,16 @@ def quantile_size(values: Ints, count: int = PROMPT_KNOTS) -> dict[str, Any]:
 def _knots(ordered: Ints, count: int) -> tuple[list[float], list[int]]:
     """Return knots of the quantile function: probabilities and values.
 
-    A third stand at even probabilities. The others are chosen greedily: every second one where the logarithm of the
-    value is furthest off (the tails), the rest where the probability is (values that many prompts have).
+    A third stand at even probabilities. The others are chosen greedily, in turn: where the logarithm of the value is
+    furthest off (the tails), where the probability is (values that many prompts have), and in the stretch between two
+    knots that moves the mean most (a straight line lies above a tail).
     """
     places = np.linspace(0, 1, len(ordered))
     logs = np.log(np.maximum(ordered, 1).astype(np.float64))
     even = np.linspace(0, len(ordered) - 1, min(count // 3, len(ordered)))
     chosen = sorted(set(even.astype(np.int64).tolist()))
     while len(chosen) < min(count, len(ordered)):
-        line = np.interp(places, places[chosen], logs[chosen])
-        if len(chosen) % 2:
-            off = np.abs(line - logs)
-        else:
-            off = np.abs(np.searchsorted(logs, line) / len(logs) - np.searchsorted(logs, logs) / len(logs))
+        off = _off(ordered, logs, places, chosen, len(chosen) % 3)
         off[chosen] = 0
         worst = int(np.argmax(off))
         if off[worst] == 0:
@@ -159,6 +157,23 @@ def _knots(ordered: Ints, count: int) -> tuple[list[float], list[int]]:
     rounded = [round(float(place), 6) for place in places[chosen]]
     knots = {place: int(ordered[at]) for place, at in zip(rounded, chosen, strict=True)}
     return list(knots), list(knots.values())
+
+
+def _off(ordered: Ints, logs: Floats, places: Floats, chosen: list[int], by: int) -> Floats:
+    """Return how far off straight lines between the chosen are everywhere: by value (0), probability (1), mean (2)."""
+    if by == 2:  # noqa: PLR2004 - one of three
+        above = np.interp(places, places[chosen], ordered[chosen].astype(np.float64)) - ordered
+        moved = np.abs(np.add.reduceat(above, chosen[:-1]))
+        worst = int(np.argmax(moved))
+        inside = slice(chosen[worst], chosen[worst + 1])
+        off = np.zeros(len(ordered))
+        off[inside] = np.abs(above[inside])
+        return off
+    line = np.interp(places, places[chosen], logs[chosen])
+    if by == 0:
+        return np.abs(line - logs)
+    off_by: Floats = np.abs(np.searchsorted(logs, line) / len(logs) - np.searchsorted(logs, logs) / len(logs))
+    return off_by
 
 
 def fit_arrivals(found: Survey, shape: str) -> dict[str, Any]:

@@ -154,12 +154,16 @@ class Weekly(_Changing):
 
 
 class Curve(_Changing):
-    """Rates one after another, over and over, each for one step or for a duration of its own."""
+    """Rates one after another, over and over, each for one step, or for a duration of its own.
+
+    `counted`: each piece has exactly as many requests as its rate says.
+    """
 
     kind: Literal["curve"] = "curve"
     rates_per_s: Annotated[list[RateOrZero], Field(alias="rates", min_length=1)]
     step_ns: DurationNs | None = Field(None, alias="step")
     durations_ns: list[DurationNs] | None = Field(None, alias="durations")
+    counted: bool | None = None
 
     @model_validator(mode="after")
     def _busy(self) -> "Curve":
