@@ -6,12 +6,16 @@ const crypto = require('node:crypto');
 const path = require('node:path');
 const grpc = require('@grpc/grpc-js');
 const loader = require('@grpc/proto-loader');
+const protobuf = require('protobufjs');
 const chip = require('./chip');
 
 const PROTO = process.env.HERMES_PROTO || path.join(__dirname, '..', '..', 'proto');
 const OPTIONS = { keepCase: true, longs: Number, defaults: true, includeDirs: [PROTO, __dirname] };
 const { hermes } = grpc.loadPackageDefinition(loader.loadSync('hermes_proto/hw/v1/hardware_model.proto', OPTIONS));
 const { grpc: standard } = grpc.loadPackageDefinition(loader.loadSync('health.proto', OPTIONS));
+const errors = protobuf.loadSync(path.join(__dirname, 'errors.proto'));
+const Status = errors.lookupType('google.rpc.Status');
+const BadRequest = errors.lookupType('google.rpc.BadRequest');
 
 const SERVICE = 'hermes.hw.v1.HardwareModelService';
 const VERSION = '1.0.0';
@@ -37,6 +41,21 @@ class Refusal extends Error {
     this.details = details;
   }
 }
+
+// INVALID_ARGUMENT, with the fields that are wrong: [{field, description}]. Hosts show each of them.
+class BadField extends Refusal {
+  constructor(fieldViolations) {
+    const details = fieldViolations.map(({ field, description }) => `${field}: ${description}`).join('; ');
+    super(grpc.status.INVALID_ARGUMENT, details);
+    const value = BadRequest.encode({ fieldViolations }).finish();
+    const detail = { type_url: 'type.googleapis.com/google.rpc.BadRequest', value };
+    const status = Status.encode({ code: this.code, message: details, details: [detail] }).finish();
+    this.metadata = new grpc.Metadata();
+    this.metadata.set('grpc-status-details-bin', Buffer.from(status));
+  }
+}
+
+const badField = (field, description) => new BadField([{ field, description }]);
 
 function unary(handler) {
   return (call, callback) => {
@@ -96,11 +115,12 @@ function openSession(request) {
   const content = JSON.stringify(request);
   const known = sessions.get(request.session_id);
   if (known && known.content !== content) {
-    throw new Refusal(grpc.status.INVALID_ARGUMENT, 'this session is open with other content');
+    throw badField('session_id', 'this session is open with other content');
   }
+  if (!request.session_id) throw badField('session_id', 'a session has a name');
   const { config, wrong } = check(request.config_json);
-  if (!request.session_id || wrong.length) {
-    throw new Refusal(grpc.status.INVALID_ARGUMENT, wrong.map((item) => item.summary).join('; ') || 'no session_id');
+  if (wrong.length) {
+    throw new BadField(wrong.map((item) => ({ field: `config_json${item.path}`, description: item.summary })));
   }
   for (const { kind, dtype, dimensions } of request.operators) {
     const wanted = chip.DIMENSIONS[kind];
@@ -108,7 +128,7 @@ function openSession(request) {
       throw new Refusal(grpc.status.UNIMPLEMENTED, `${kind} in ${dtype} is not priced here`);
     }
     if (dimensions.join() !== wanted.join()) {
-      throw new Refusal(grpc.status.INVALID_ARGUMENT, `${kind} has the dimensions ${wanted.join(', ')}`);
+      throw badField('operators', `${kind} has the dimensions ${wanted.join(', ')}`);
     }
   }
   sessions.set(request.session_id, { content, config, operators: request.operators });
@@ -127,10 +147,10 @@ function estimate(request) {
   let next = 0;
   for (const [index, ref] of refs.entries()) {
     const operator = session.operators[ref];
-    if (!operator) throw new Refusal(grpc.status.INVALID_ARGUMENT, `op_ref ${ref} is not in the session's table`);
+    if (!operator) throw badField('op_ref', `${ref} is not in the session's table`);
     const sizes = {};
     for (const name of operator.dimensions) sizes[name] = dims[next++];
-    if (next > dims.length) throw new Refusal(grpc.status.INVALID_ARGUMENT, 'dims end before the questions do');
+    if (next > dims.length) throw badField('dims', 'they end before the questions do');
     const found = chip.price(operator, sizes, session.config.cores);
     answer.latency_ps.push(found ? Math.max(1, Math.round(found.seconds * 1e12)) : 0);
     answer.energy_j.push(found ? found.joules : 0);
@@ -140,7 +160,7 @@ function estimate(request) {
       answer.errors.push({ index, code: grpc.status.OUT_OF_RANGE, diagnostic: { severity: ERROR, summary } });
     }
   }
-  if (next !== dims.length) throw new Refusal(grpc.status.INVALID_ARGUMENT, 'dims go on after the questions end');
+  if (next !== dims.length) throw badField('dims', 'they go on after the questions end');
   return answer;
 }
 
