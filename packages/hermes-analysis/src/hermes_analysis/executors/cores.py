@@ -1,5 +1,6 @@
 """The cores of this machine, by joblib."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
@@ -26,6 +27,8 @@ class JoblibExecutor:
         self._reduction = optional("joblib.externals.loky.backend.reduction", _WHAT, "sweep")
         self._died = optional("joblib.externals.loky.process_executor", _WHAT, "sweep").BrokenProcessPool
         self.workers = workers
+        self._hook, threading.excepthook = threading.excepthook, self._thread_failed
+        self._mine = threading.excepthook
         self._starting: Iterator[None] = self._parallel(_start, range(workers))
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[int, R | WorkerLost]]:
@@ -80,6 +83,13 @@ class JoblibExecutor:
     def close(self) -> None:
         """End the processes."""
         self._loky.get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+        if threading.excepthook is self._mine:
+            threading.excepthook = self._hook
+
+    def _thread_failed(self, args: threading.ExceptHookArgs) -> None:
+        """Leave out what loky's thread trips over when a run is stopped: it looks for items that were taken back."""
+        if not (args.exc_type is KeyError and type(args.thread).__name__ == "_ExecutorManagerThread"):
+            self._hook(args)
 
     def __enter__(self) -> Self:
         return self
