@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hermes_core.api.errors import InputError
-from hermes_core.api.hardware import AdapterPrices, KvGroup, MemoryPlan, StepShape
+from hermes_core.api.hardware import AdapterPrices, Deployment, KvGroup, MemoryPlan, StepShape
 from hermes_core.config import load_scenario
-from hermes_core.serving.assembly import kv_blocks_of
 from hermes_core.serving.llm.adapters import priced
+from hermes_core.serving.llm.checks import check_settings
+from hermes_core.serving.llm.compiled import _beside, compile_engine, kv_blocks_of
 from hermes_core.serving.llm.front_end import FrontEnd
 from hermes_core.serving.llm.kv.layout import KvLayout, kv_layout
 from hermes_core.serving.llm.settings import (
@@ -117,6 +118,59 @@ def test_what_is_verified_is_priced_as_a_chunk_of_each_sequence():
     prompt = StepShape(2, 30, 30, 1, 4, 20, 20, 4, 3)
     assert model.step(prompt) == (5 + 2 * (100 + 3 * 10), 7)
     assert seen[-1] == StepShape(0, 0, 0, 3, 10, 2 * pairs + 20, 2 * pairs + 20, 40, 7)
+
+
+def test_a_draft_model_takes_in_the_step_and_decodes_on():
+    class Large:
+        window = 0
+
+        def step(self, shape):  # noqa: ARG002 - all alike
+            return 1_000, 50
+
+    draft = AffineStepModel(
+        base_fs=100, per_seq_fs=1, per_context_fs=2, per_prompt_token_fs=3, per_pair2_fs=0, energy_per_token_nj=1
+    )
+    model = VerifyingModel(Large(), SpeculationSettings(3, (0.5,), draft_model="small"), draft)
+    # Two sequences with contexts 10 and 20, four queries each: the draft takes in all eight, which leaves contexts of
+    # 38 in all; then two decoding steps of two sequences, the second with two more tokens of context.
+    first, second, third = 100 + 3 * 8, 100 + 2 + 2 * 38, 100 + 2 + 2 * 40
+    assert model.decode_run(2, 30, 30, 2)[:2] == (1_000 + first + second + third, 0)
+    assert model.decode_run(2, 30, 30, 2)[3] == 50 + 8 + 2 + 2
+    # A prompt that goes on later is taken in, and not drafted for.
+    assert model.step(StepShape(0, 0, 0, 1, 4, 20, 20, 4, 0)) == (1_000 + 100 + 3 * 4, 50 + 4)
+
+
+def test_the_memory_of_a_draft_model_is_taken_from_the_kv():
+    gib = 1 << 30
+    sizes = {"large": (16 * gib, 100_000.0), "small": (2 * gib, 25_000.0)}
+
+    class Model:
+        def compile(self, deployment):
+            weights, kv = sizes[deployment.model]
+            compiled = compiled_with(AffineStepModel())
+            memory = MemoryPlan(80 * gib, weights, gib, kv)
+            return replace(compiled, deployment=deployment, memory=memory, fingerprint=deployment.model)
+
+    deployment = Deployment(model="large", device="d", memory_utilization=0.5, block_size_tokens=10)
+    alone = compile_engine(Model(), deployment, EngineSettings())
+    assert kv_blocks_of(alone, EngineSettings()) == (40 - 16 - 1) * gib // 1_000_000
+    settings = EngineSettings(speculation=SpeculationSettings(3, (0.5,), draft_model="small"))
+    beside = compile_engine(Model(), deployment, settings)
+    assert kv_blocks_of(beside, settings) == (40 - 16 - 2 - 1) * gib // 1_250_000
+    assert beside.draft is not None
+    assert beside.fingerprint == "large+small"
+    assert "Draft model small" in beside.notes[-1]
+    windowed = replace(alone, memory=replace(alone.memory, kv_groups=(KvGroup(60_000.0, 0), KvGroup(40_000.0, 128))))
+    assert [group.window for group in _beside(windowed, alone).memory.kv_groups] == [0, 128, 0]
+
+
+def test_a_draft_is_not_priced_twice():
+    twice = engine(speculation=SpeculationSettings(3, (0.5,), draft_model="small", draft_cost_fs=1))
+    with pytest.raises(InputError, match="priced twice"):
+        check_settings("pool", twice, ("prefill", "decode"), 0)
+    other = engine(speculation=SpeculationSettings(3, (0.5,), method="eagle", draft_model="small"))
+    with pytest.raises(InputError, match="exclude one another"):
+        check_settings("pool", other, ("prefill", "decode"), 0)
 
 
 def test_drafts_are_accepted_as_often_as_they_should():
@@ -286,8 +340,11 @@ def test_capacity_counts_layers_with_a_window_by_what_they_keep():
     memory = MemoryPlan(1_000_000, 0, 0, 200.0, kv_groups=(KvGroup(100.0, 0), KvGroup(100.0, 8)))
     compiled = compiled_with(ONE_MS, memory=memory)
     whole = replace(compiled.deployment, block_size_tokens=4, memory_utilization=1.0)
-    assert kv_blocks_of(replace(compiled, deployment=whole)) == 2500
-    assert kv_blocks_of(replace(compiled, deployment=whole), reserved_bytes=400_000) == 1500
+    assert kv_blocks_of(replace(compiled, deployment=whole), EngineSettings()) == 2500
+    slots = EngineSettings(
+        lora=LoraSettings(4, size_bytes=100_000, per_step_ns=0, per_adapter_ns=0, per_token_and_rank_fs=0)
+    )
+    assert kv_blocks_of(replace(compiled, deployment=whole), slots) == 1500
 
 
 # --- data-parallel ranks ----------------------------------------------------------------------------------------------

@@ -23,14 +23,14 @@ from hermes_core.api.workload import WORKLOAD_GENERATORS, RequestSource
 from hermes_core.engine import Kernel
 from hermes_core.record import Recorder, RecordSink
 from hermes_core.serving.arrivals import requests_of
-from hermes_core.serving.assembly import Assembly, Compiled, compile_pool, kv_blocks_of
+from hermes_core.serving.assembly import Assembly, Compiled, compile_pool
 from hermes_core.serving.coordinator import Coordinator
 from hermes_core.serving.llm.client import StretchObserver
 from hermes_core.serving.llm.pool import LlmPool
 from hermes_core.serving.plan import PoolPlan, SimulationPlan
 from hermes_core.serving.request import Status
 
-__all__ = ["Progress", "RunOutcome", "Simulation", "kv_blocks_of"]
+__all__ = ["Progress", "RunOutcome", "Simulation"]
 
 RECORD_SCHEMA_VERSION: Final = "1.0"
 _EVENTS_A_SLICE: Final = 4096

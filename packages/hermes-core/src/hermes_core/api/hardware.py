@@ -199,6 +199,8 @@ class CompiledDeployment:
     """Layers of the model, each of which has its own KV."""
     adapter: AdapterPrices | None = None
     """None where the hardware model prices no adapters."""
+    draft: StepModel | None = None
+    """Steps of a small model on the same devices that drafts tokens for this one; the simulator fills it in."""
     compile_error: float = 0.0
     """Worst relative error of the compiled prices against direct pricing at random points."""
     source_share: Mapping[str, float] = field(default_factory=dict)

@@ -152,12 +152,12 @@ def _deployments(plan: "SimulationPlan") -> tuple[dict[str, Any], HermesError | 
 def _compiled(pool: "PoolPlan") -> dict[str, Any] | None:
     from hermes_core.api.hardware import HARDWARE_MODELS  # noqa: PLC0415
     from hermes_core.api.plugins import load_plugin, plugin_names  # noqa: PLC0415
-    from hermes_core.simulation import kv_blocks_of  # noqa: PLC0415
+    from hermes_core.serving.llm.compiled import compile_engine, kv_blocks_of  # noqa: PLC0415
 
     if not plugin_names(HARDWARE_MODELS):
         return None
-    compiled = load_plugin(HARDWARE_MODELS, pool.hardware_model)().compile(pool.deployment)
-    blocks = pool.engine.kv_blocks if pool.engine.kv_blocks is not None else kv_blocks_of(compiled)
+    compiled = compile_engine(load_plugin(HARDWARE_MODELS, pool.hardware_model)(), pool.deployment, pool.engine)
+    blocks = kv_blocks_of(compiled, pool.engine)
     memory = compiled.memory
     return {
         "devices": pool.deployment.devices,

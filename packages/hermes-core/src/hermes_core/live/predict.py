@@ -12,7 +12,7 @@ from typing import Final
 
 from hermes_core.api.hardware import CompiledDeployment, StepShape
 from hermes_core.api.time import FS_PER_NS, Nanos
-from hermes_core.serving.assembly import kv_blocks_of
+from hermes_core.serving.llm.compiled import kv_blocks_of
 from hermes_core.serving.plan import PoolPlan
 
 _SLOW: Final = 0.5
@@ -66,7 +66,7 @@ class Predictor:
         self.plan = plan
         self.limit = min(compiled.max_model_len, engine.max_model_len or compiled.max_model_len)
         """Longest context in tokens."""
-        blocks = engine.kv_blocks if engine.kv_blocks is not None else kv_blocks_of(compiled)
+        blocks = kv_blocks_of(compiled, engine)
         self.kv_tokens = (blocks - 1) * engine.block_size_tokens
         """That one client holds."""
         self._model = compiled.steps

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from hermes_proto.common.v1 import price_source_pb2
 from hermes_proto.core.v1 import run_record_pb2
 
-from hermes_core.api.errors import DoesNotFitError, InputError
+from hermes_core.api.errors import InputError
 from hermes_core.api.hardware import HARDWARE_MODELS, CompiledDeployment, HardwareModel
 from hermes_core.api.stages import STAGE_MODELS, CompiledStage
 from hermes_core.api.streams import stream
@@ -20,13 +20,12 @@ from hermes_core.serving.fleet import Autoscaler, Faults, FleetTotals, PoolFleet
 from hermes_core.serving.llm.adapters import priced
 from hermes_core.serving.llm.checks import check_settings
 from hermes_core.serving.llm.client import LlmClient, StretchObserver
-from hermes_core.serving.llm.kv.layout import block_bytes
+from hermes_core.serving.llm.compiled import compile_engine, kv_blocks_of
 from hermes_core.serving.llm.kv.transfer import KvTransfer
 from hermes_core.serving.llm.pool import LlmPool
 from hermes_core.serving.llm.scheduling.admission import ADMISSIONS
 from hermes_core.serving.llm.scheduling.batching import BATCH_POLICIES
 from hermes_core.serving.llm.scheduling.queues import QUEUE_ORDERS
-from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.patience import Patience
 from hermes_core.serving.pipelines.build import Builder
 from hermes_core.serving.pipelines.control import Choose
@@ -48,7 +47,7 @@ def compile_pool(plan: AnyPoolPlan, plugin: Plugin) -> Compiled:
     """Price the hardware of a pool."""
     if isinstance(plan, PoolPlan):
         model: HardwareModel = plugin(HARDWARE_MODELS, plan.hardware_model)()
-        return model.compile(plan.deployment)
+        return compile_engine(model, plan.deployment, plan.engine)
     return {stage: plugin(STAGE_MODELS, stage)(deployment) for stage, deployment in plan.deployments.items()}
 
 
@@ -129,9 +128,7 @@ class Assembly:
             raise TypeError("a pool of LLM engines has a compiled deployment")
         settings = priced(plan.engine, compiled.adapter)
         check_settings(plan.name, settings, plan.stages, self.adapters)
-        blocks = (
-            settings.kv_blocks if settings.kv_blocks is not None else kv_blocks_of(compiled, _slots_bytes(settings))
-        )
+        blocks = kv_blocks_of(compiled, settings)
         policy = self.plugin(BATCH_POLICIES, settings.batching)
         queue = self.plugin(QUEUE_ORDERS, settings.queue)
         pool = LlmPool(plan.name, self.coordinator, kv_bytes_per_token=compiled.kv_transfer_bytes_per_token)
@@ -236,28 +233,6 @@ class Assembly:
             for number, program in enumerate(self.programs)
             for place, op in enumerate(op for op in program.ops if isinstance(op, Choose))
         ]
-
-
-def kv_blocks_of(compiled: CompiledDeployment, reserved_bytes: int = 0) -> int:
-    """Return how many KV blocks fit a client: what memory is left after weights, working memory and `reserved_bytes`.
-
-    Raises DoesNotFitError when that is less than two.
-    """
-    memory, deployment = compiled.memory, compiled.deployment
-    usable = int(memory.device_bytes * deployment.memory_utilization)
-    left = usable - memory.weights_bytes - memory.activation_bytes - reserved_bytes
-    blocks = int(left / block_bytes(memory, deployment.block_size_tokens))
-    if blocks < 2:  # noqa: PLR2004 - one is the null block
-        raise DoesNotFitError(
-            f"{deployment.model} leaves {left / 2**30:.1f} GiB for KV on {deployment.device}",
-            remedy="Use a larger tensor_parallel, a smaller type, or a device with more memory.",
-        )
-    return blocks
-
-
-def _slots_bytes(settings: EngineSettings) -> int:
-    """Return the memory that the slots for adapters take on one device."""
-    return settings.lora.max_loras * (settings.lora.size_bytes or 0) if settings.lora is not None else 0
 
 
 def _llm_info(plan: PoolPlan, compiled: CompiledDeployment, index: int, blocks: int) -> run_record_pb2.ClientInfo:

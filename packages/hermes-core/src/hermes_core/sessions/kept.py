@@ -59,7 +59,8 @@ class Kept(Generic[T]):
 
 def deployment_key(pool: PoolPlan) -> str:
     """Return what decides the prices of a pool, as text: pools of one key share one compiled deployment."""
-    return repr((pool.hardware_model, pool.deployment))
+    speculation = pool.engine.speculation
+    return repr((pool.hardware_model, pool.deployment, speculation.draft_model if speculation is not None else None))
 
 
 class DrawnSource:

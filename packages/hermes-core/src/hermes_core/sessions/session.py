@@ -19,6 +19,7 @@ from hermes_core.config.loading import validated
 from hermes_core.config.resolve import resolve
 from hermes_core.record import MemorySink
 from hermes_core.runs import placed
+from hermes_core.serving.llm.compiled import compile_engine
 from hermes_core.serving.plan import PoolPlan, SimulationPlan
 from hermes_core.sessions.kept import MOST_HELD, DrawnSource, Kept, SourceView, deployment_key
 from hermes_core.sessions.outlook import Outlook, look_ahead
@@ -125,7 +126,7 @@ class Session:
 
 def _compile(pool: PoolPlan) -> CompiledDeployment:
     model: HardwareModel = load_plugin(HARDWARE_MODELS, pool.hardware_model)()
-    return model.compile(pool.deployment)
+    return compile_engine(model, pool.deployment, pool.engine)
 
 
 def _absolute(document: Document) -> Document:

@@ -105,6 +105,18 @@ def _speculation(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
             f"{len(given)} acceptance probabilities for {speculation.draft_tokens} draft tokens",
             "Give at most one for each draft token.",
         )
+    if speculation.draft_model is not None and speculation.method != "draft_model":
+        yield (
+            "speculation",
+            f"a draft_model and method {speculation.method} exclude one another",
+            "Leave draft_model out and give draft_cost, or set method: draft_model.",
+        )
+    elif speculation.draft_model is not None and (speculation.draft_cost_fs or speculation.draft_cost_per_seq_fs):
+        yield (
+            "speculation",
+            "what drafts is priced twice: by draft_model, and by draft_cost or draft_cost_per_seq",
+            "Leave one of them out.",
+        )
     if settings.asynchronous_scheduling and speculation.method == "ngram" and settings.preset.startswith("vllm"):
         yield (
             "speculation",

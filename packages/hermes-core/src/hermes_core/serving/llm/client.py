@@ -18,6 +18,7 @@ from hermes_core.record.tables import STEPS
 from hermes_core.serving.llm.batches.decode import NEVER
 from hermes_core.serving.llm.facts import EngineFacts
 from hermes_core.serving.llm.kv.exchange import WITHDRAWN, Owner
+from hermes_core.serving.llm.kv.layers import FOREVER, Layers
 from hermes_core.serving.llm.kv.layout import kv_layout
 from hermes_core.serving.llm.rank_group import LockStepModel, RankGroup, tokens_given
 from hermes_core.serving.llm.scheduling.batching import BatchPolicy
@@ -55,6 +56,7 @@ class LlmClient(EngineFacts):
         "_idle_fs",
         "_kernel",
         "_lag",
+        "_layers",
         "_most_tokens",
         "_observer",
         "_on_end",
@@ -129,13 +131,14 @@ class LlmClient(EngineFacts):
         self._kernel = kernel
         self.model = compiled.steps
         if settings.speculation is not None:
-            self.model = VerifyingModel(compiled.steps, settings.speculation)
+            self.model = VerifyingModel(compiled.steps, settings.speculation, compiled.draft)
         self._block_weight = 1 + layout.window_ratio
         if isinstance(self.scheduler, RankGroup):
             self.model = LockStepModel(self.model, self.scheduler)
             # How many steps memory lasts is each rank's to say.
             self._block_weight = NEVER
         self._traits = self.scheduler.traits
+        self._layers: Layers | None = None
         self._on_end = self._on_boundary
         """Bound once: it is scheduled for each stretch."""
         self._add_step = recorder.add_step if recorder is not None else None
@@ -175,6 +178,24 @@ class LlmClient(EngineFacts):
         self._blocks = 0
         self._closing = False
         """Whether the run is at its end."""
+
+    def layers_of(self, layers: int) -> Layers:
+        """Return the sequences whose layers come while they compute, for a model of so many: steps wait for them."""
+        if self._layers is None:
+            self._layers = Layers(self, layers, self._on_boundary)
+            self._on_end = self._layers.on_end
+        return self._layers
+
+    def last_until(self, end_fs: Femtos) -> None:
+        """Let the step under way, whose end has come, last longer: until `end_fs`, or without end before `FOREVER`."""
+        self._t0_fs, self._end_fs, self._event = end_fs - self._begin_fs, end_fs, -1
+        if end_fs != FOREVER:
+            self._end_ns = end_ns = (end_fs + HALF_NS_FS) // FS_PER_NS
+            self._event = self._kernel.schedule(end_ns, self._rank, self._on_end)
+
+    def step_fs(self) -> tuple[Femtos, Femtos]:
+        """Return how long the step under way lasts, and when it ends."""
+        return self._t0_fs, self._end_fs
 
     def plan_each_step(self) -> None:
         """Plan every step by itself, for those who must know when blocks are evicted."""

@@ -19,6 +19,9 @@ class SpeculationSettings:
     """Time of one pass of what proposes."""
     draft_cost_per_seq_fs: int = 0
     """On top, for each sequence."""
+    draft_model: str | None = None
+    """A model that drafts on the same devices: its passes, weights and KV are priced as any other's, instead of the two
+    costs above."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ it takes. A step verifies all drafts of a sequence at once: it gives the accepte
 al., Fast Inference from Transformers via Speculative Decoding, ICML 2023).
 """
 
+from dataclasses import replace
 from itertools import accumulate
 from operator import mul
 from typing import Final
@@ -74,13 +75,17 @@ class VerifyingModel:
     The drafts of a sequence and its last token are a chunk of `1 + draft_tokens` query tokens after its context, as
     they are to the attention kernels of the engines; the logits of all of them are computed. What proposes takes its
     time after the step, for every sequence that was given a token in it.
+
+    A `draft` model first takes in what the step has computed, prompts and verified tokens alike, and so gives the first
+    draft of each sequence; every further one is a decoding step of it (vLLM 0.15, v1/spec_decode/eagle.py, propose).
     """
 
-    __slots__ = ("_drafts", "_model", "_per_seq_fs", "_per_step_fs", "_shape", "window")
+    __slots__ = ("_draft", "_drafts", "_model", "_per_seq_fs", "_per_step_fs", "_shape", "window")
 
-    def __init__(self, model: StepModel, settings: SpeculationSettings) -> None:
+    def __init__(self, model: StepModel, settings: SpeculationSettings, draft: StepModel | None = None) -> None:
         self.window = model.window
         self._model = model
+        self._draft = draft
         self._drafts = settings.draft_tokens
         passes = 1 if settings.method in _ONE_PASS else settings.draft_tokens
         self._per_step_fs = passes * settings.draft_cost_fs
@@ -119,6 +124,27 @@ class VerifyingModel:
                 sampled_seqs=sampled + seqs * drafts,
             )
         time_fs, energy_nj = self._model.step(shape)
+        if self._draft is not None:
+            draft_fs, draft_nj = self._drafting(self._draft, shape, sampled)
+            return time_fs + draft_fs, energy_nj + draft_nj
         if sampled:
             time_fs += self._per_step_fs + self._per_seq_fs * sampled
         return time_fs, energy_nj
+
+    def _drafting(self, draft: StepModel, shape: StepShape, sampled: int) -> tuple[int, int]:
+        """Price what a draft model does after a step of this shape, in which `sampled` sequences got a token."""
+        first = replace(shape, sampled_seqs=sampled)
+        if draft.window != self.window:
+            # A window that the large model has not got is not counted by it: all pairs are an upper bound.
+            first = replace(first, prefill_windowed_pairs2=shape.prefill_pairs2, decode_windowed=shape.decode_context)
+        time_fs, energy_nj = draft.step(first)
+        more = self._drafts - 1
+        if not sampled or not more:
+            return time_fs, energy_nj
+        # Prompts that go on later have part in the sum of contexts, and get no draft.
+        seqs = shape.prefill_seqs + shape.decode_seqs
+        context = (shape.prefill_context + shape.decode_context) * sampled // seqs
+        windowed = min(context, sampled * draft.window) if draft.window else context
+        one_fs, slope_fs, _, one_nj, slope_nj = draft.decode_run(sampled, context, windowed, sampled)
+        pairs = more * (more - 1) // 2
+        return time_fs + more * one_fs + pairs * slope_fs, energy_nj + more * one_nj + pairs * slope_nj
