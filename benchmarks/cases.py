@@ -33,6 +33,8 @@ class Case:
     """Scenario in `benchmarks.pipelines`; empty for engines alone."""
     flows: int = 0
     """Transfers under way at a time, where it is the network alone that is measured."""
+    points: int = 0
+    """Points of a sweep, by one worker and by two; a multiple of 300."""
     command: Sequence[str] = ()
     """What is started; {folder} stands for a temporary folder."""
 
@@ -127,6 +129,13 @@ CASES: Final = {
             rate_per_s=6.0,
             pipeline="agent",
         ),
+        Case(
+            "sweep-1500",
+            "hermes sweep: 1,500 points of 200 requests, by 1 worker and by 2",
+            points=1_500,
+            default=False,
+        ),
+        Case("sweep-workers", "the same with 3,000 points", points=3_000, default=False),
         _start("import", "import hermes_core and its public names", python("from hermes_core import run")),
         _start("help", "hermes --help", hermes("--help")),
         _start(

@@ -42,6 +42,15 @@ class Row:
     record_mib: float | None = None
     setup_s: float | None = None
     """CPU time of the process before the clock: imports, compiling, drawing or reading the workload."""
+    points: int | None = None
+    """Of a sweep, whose figures are those with two workers."""
+    alone_wall_s: float | None = None
+    """Of a sweep: with one worker."""
+    alone_cpu_s: float | None = None
+    speedup: float | None = None
+    """Of a sweep: wall time with one worker over that with two."""
+    loops_speedup: float | None = None
+    """The same of plain loops in processes of their own: what the machine allows."""
     repeat: int = 1
     what: str = ""
     skipped: str = ""

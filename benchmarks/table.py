@@ -36,6 +36,11 @@ def notes(row: dict[str, Any]) -> str:
         told.append(f"{row['stage_jobs_per_s']:,.0f} stage jobs/s")
     if row["record_mib"]:
         told.append(f"record {row['record_mib']:,.0f} MiB")
+    if row["speedup"]:
+        told.append(
+            f"{row['points']:,} points by 2 workers; by 1: {row['alone_wall_s']:.2f} s, {row['alone_cpu_s']:.2f} s of "
+            f"CPU; {row['speedup']:.2f} times as fast (two plain loops: {row['loops_speedup']:.2f})"
+        )
     return ", ".join(told)
 
 

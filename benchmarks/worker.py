@@ -17,6 +17,10 @@ def run_case(case: Case, repeat: int, traces: Path) -> Row:
         row = Row(case.name, skipped=reason)
     elif case.command:
         row = measure_start(case.name, case.command, repeat)
+    elif case.points:
+        from benchmarks.sweeps import measure_sweep  # noqa: PLC0415 - only where asked for
+
+        row = measure_sweep(case.name, case.points, repeat)
     elif case.flows:
         from benchmarks.transfers import measure_transfers  # noqa: PLC0415 - counts as setup
 

@@ -76,6 +76,26 @@ def test_pipelines_do_all_their_stages():
     assert row.stage_jobs_per_s * row.cpu_s == pytest.approx(5 * 2 * ROUNDS), "a model and a tool each round"
 
 
+def test_a_sweep_is_done_by_one_worker_and_by_two(monkeypatch, tmp_path):
+    pytest.importorskip("hermes_analysis", reason="sweeps")
+    from benchmarks import sweeps  # noqa: PLC0415
+    from hermes_analysis.sweep.axes import parse_axis  # noqa: PLC0415
+    from hermes_analysis.sweep.space import Space, chosen_seeds  # noqa: PLC0415
+
+    words = sweeps.command(3_000, 2, tmp_path)
+    given = {name: [words[at + 1] for at, word in enumerate(words) if word == name] for name in ("--over", "--seeds")}
+    axes = tuple(parse_axis(text) for text in given["--over"])
+    assert len(Space(axes, chosen_seeds(given["--seeds"][0], 1))) == 3_000
+    begun = []
+    monkeypatch.setattr(sweeps, "_LOOPS", 1000)
+    monkeypatch.setattr(sweeps, "command", lambda _, workers, __: begun.append(workers) or [sys.executable, "-c", ""])
+    row = sweeps.measure_sweep("sweep", 300, 2)
+    assert begun == [1, 2, 1, 2]
+    assert row.requests == 300 * 200
+    assert row.speedup == pytest.approx(row.alone_wall_s / row.wall_s)
+    assert "300 points by 2 workers" in cells(row.to_dict())[-1]
+
+
 def test_workloads_are_the_same_whether_held_or_drawn():
     held, drawn = list(poisson(9000, 8.0).batches()), list(poisson(9000, 8.0, held=False).batches())
     assert [len(batch.arrival_ns) for batch in held] == [8192, 808]
