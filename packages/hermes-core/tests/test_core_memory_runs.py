@@ -121,9 +121,17 @@ def stores(draw, scopes=("client", "all")):
     )
 
 
-def alike(plan, source, **changes):
-    fast = simulate(plan, source, **changes)
-    exact = simulate(replace(plan, exact=True), source, **changes)
+def run_layered(plan, source, steps=None, layers=4):
+    """Run a plan whose model has so many layers."""
+    ready = replace(compiled_with(steps or AffineStepModel()), layers=layers)
+    sink = MemorySink()
+    simulation = Simulation(plan, source=source, compiled={pool.name: ready for pool in plan.pools})
+    return Simulated(simulation.run(sink=sink), sink.chunks, simulation)
+
+
+def alike(plan, source, layers=1):
+    fast = run_layered(plan, source, layers=layers)
+    exact = run_layered(replace(plan, exact=True), source, layers=layers)
     for name in ("requests", "stage_jobs", "transfers"):
         left, right = fast.table(name), exact.table(name)
         for column in left:
@@ -152,6 +160,24 @@ def test_exact_mode_gives_the_same_record_with_a_store(engine, source, store, cl
     assert len(statuses) == run.outcome.requests
     if duration is None:
         assert 6 not in statuses, "every request ends"
+
+
+@LAW
+@given(
+    engine=engines(),
+    source=sources(),
+    store=stores(),
+    clients=st.integers(1, 3),
+    router=st.sampled_from(["round_robin", "kv_aware"]),
+    layers=st.sampled_from([2, 32]),
+    duration=st.sampled_from([None, 234_567_891]),
+)
+def test_exact_mode_gives_the_same_record_with_layers(engine, source, store, clients, router, layers, duration):
+    store = replace(store, layer_wise=True, on_hit="load")
+    plan = small_plan(engine, clients=clients, router=router, kv_store=store, duration_ns=duration)
+    run = alike(plan, source, layers=layers)
+    if duration is None:
+        assert 6 not in run.table("requests")["status"], "every request ends"
 
 
 @LAW
@@ -234,17 +260,56 @@ def test_with_layers_that_compute_hides_the_first_token_comes_sooner():
     source = one_after_the_other(DOCUMENT, OTHER, ((1, 1280), (4, 200)))
     plain = small_plan(SMALL, kv_store=KvStorePlan((tier(bandwidth_bytes_per_s=G),)))
     layered = replace(plain, kv_store=replace(plain.kv_store, layer_wise=True))
-    runs = []
-    for plan in (plain, layered):
-        sink = MemorySink()
-        ready = replace(compiled_with(AffineStepModel()), layers=32)
-        simulation = Simulation(plan, source=source, compiled={"default": ready})
-        runs.append(Simulated(simulation.run(sink=sink), sink.chunks, simulation))
+    runs = [run_layered(plan, source, layers=32) for plan in (plain, layered)]
     sooner = first_tokens(runs[0])[2] - first_tokens(runs[1])[2]
     # What computing the other 200 tokens takes is hidden, and no more; the rest is waited for.
     assert sooner > 0
     loads = [run.table("transfers")["bytes"][run.table("transfers")["source"] == 65535].sum() for run in runs]
     assert loads[0] == loads[1] == 1280 * BYTES
+
+
+def shared_by_two(source):
+    """Run two clients with a tier in common of 1 GB/s, whose model has four layers and computes for 0.1 s."""
+    store = KvStorePlan((tier(per="all", bandwidth_bytes_per_s=G, latency_ns=0),), layer_wise=True, promote=False)
+    plan = small_plan(SMALL, clients=2, router="round_robin", kv_store=store)
+    return run_layered(plan, source, AffineStepModel(base_fs=10**14))
+
+
+def test_a_load_that_slows_down_once_compute_has_begun_holds_the_step():
+    """Each client computes a document, loses it to another prompt, and loads it again; the second from 120 ms on."""
+    again = ((1, 1280), (7, 200)), ((2, 1280), (8, 200))
+    texts = [((1, 1280),), ((2, 1280),), OTHER, ((4, 1590),), *again]
+    rows = [(at * 10_000 * MS, sum(tokens for _, tokens in text), 1) for at, text in enumerate(texts)]
+    rows[5] = (rows[4][0] + 120 * MS, *rows[5][1:])
+    both = shared_by_two(ScriptedSource(rows, {}, [list(text) for text in texts]))
+    alone = shared_by_two(ScriptedSource(rows[:5], {}, [list(text) for text in texts[:5]]))
+    assert cached(both) == [0, 0, 0, 0, 1280, 1280]
+    span = 1280 * BYTES
+    steps = alone.table("steps")
+    step_ns = int(steps["t0_fs"][np.argmax(steps["start_ns"])]) // 10**6
+    assert step_ns > 100 * MS
+    # Alone, three quarters of the step hide the end of the load, and the last layer follows it.
+    assert first_tokens(alone)[4] == pytest.approx(span + step_ns // 4, abs=2)
+    # With half the bandwidth from 120 ms on, the rest takes twice as long; the step has begun by then and is held.
+    assert first_tokens(both)[4] == pytest.approx(120 * MS + 2 * (span - 120 * MS) + step_ns // 4, abs=2)
+
+
+def test_what_hides_a_load_is_the_first_step_that_uses_it():
+    """Of 200 tokens to compute in two steps, the first goes through all layers of what was loaded."""
+    texts = [((1, 1280),), OTHER, ((1, 1280), (7, 200))]
+    engine = replace(SMALL, max_num_batched_tokens=100, max_num_seqs=8)
+    store = KvStorePlan((tier(bandwidth_bytes_per_s=G, latency_ns=0),), layer_wise=True, promote=False)
+    ready = compiled_with(AffineStepModel(base_fs=10**13))
+    ready = replace(ready, layers=4, deployment=replace(ready.deployment, max_batched_tokens=100))
+    sink = MemorySink()
+    simulation = Simulation(
+        small_plan(engine, kv_store=store), source=one_after_the_other(*texts), compiled={"default": ready}
+    )
+    run = Simulated(simulation.run(sink=sink), sink.chunks, simulation)
+    steps = run.table("steps")
+    first, second = np.sort(steps["t0_fs"][steps["start_ns"] > 20_000 * MS])[:2] // 10**6
+    end = 1280 * BYTES + int(first) // 4 + int(second)
+    assert first_tokens(run)[2] == pytest.approx(end, abs=2)
 
 
 def test_another_client_loads_what_one_has_written_to_a_memory_in_common():

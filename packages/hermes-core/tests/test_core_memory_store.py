@@ -251,7 +251,8 @@ def test_layers_that_computing_hides_are_not_waited_for():
     bench.put(((1, 100),))
     span = 100 * BYTES
     assert bench.load(((1, 100),), layers=10) == span
-    assert bench.load(((1, 100),), layers=10, hidden_ns=span // 4) == span - span // 4
+    # The last of ten layers is computed after it has come, whatever computing hides.
+    assert bench.load(((1, 100),), layers=10, hidden_ns=span // 4) == span - span // 4 * 9 // 10
     assert bench.load(((1, 100),), layers=10, hidden_ns=10 * span) == span // 10
     assert sum(row[4] for row in bench.moved[1:]) == 3 * span, "all bytes are moved all the same"
 

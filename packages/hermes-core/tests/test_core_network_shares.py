@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 from hermes_core.engine import Kernel, Phase, rank
-from hermes_core.network import Flow, Network, Resource, path_of
+from hermes_core.network import Ahead, Flow, Network, Resource, path_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -317,3 +317,43 @@ def test_expected_time_is_that_of_an_equal_part_or_of_what_is_left():
     kernel.run(10)
     assert network.expected_ns(path, 1200) == 5 + 300
     assert all(a.number < b.number for a, b in pairwise(flows))
+
+
+# --- use that begins before the end ----------------------------------------------------------------------------------
+
+
+def ready_and_end(hidden_ns, layers, *others, size=1000, latency=0):
+    """Return when use of a flow over 1 byte/ns may begin and when it ends; `others` are (start, size) beside it."""
+    kernel = Kernel()
+    network, link = Network(kernel), Resource("link", G, latency)
+    told = []
+    ahead = Ahead(lambda now: told.append(("ready", now)), hidden_ns, layers)
+    network.start(path_of([link]), size, lambda now: told.append(("end", now)), ahead=ahead)
+    for start, more in others:
+        kernel.schedule(
+            start, rank(Phase.ARRIVAL), lambda _, more=more: network.start(path_of([link]), more, lambda _: None)
+        )
+    kernel.run()
+    assert [name for name, _ in told] == ["ready", "end"]
+    return told[0][1], told[1][1]
+
+
+def test_use_begins_as_soon_as_the_rest_can_be_hidden():
+    # Of ten layers nine are hidden by nine tenths of 500 ns.
+    assert ready_and_end(500, 10) == (550, 1000)
+    assert ready_and_end(500, 10, latency=40) == (590, 1040)
+    # However long the use: the first layer has to be there.
+    assert ready_and_end(10_000, 10) == (100, 1000)
+    assert ready_and_end(0, 10) == (1000, 1000)
+    assert ready_and_end(500, 10, size=0) == (0, 0)
+
+
+def test_use_waits_when_others_slow_the_flow_and_begins_sooner_when_they_leave():
+    # 700 B are left at 300, and take 1,400 ns from there: the last 450 of them are hidden.
+    assert ready_and_end(500, 10, (300, 10_000)) == (1250, 1700)
+    # The other is there from 300 to 700. 500 B are left then, and alone again it would end at 1,200.
+    assert ready_and_end(500, 10, (300, 200)) == (750, 1200)
+    # One that comes once use has begun changes the end alone.
+    assert ready_and_end(500, 10, (600, 10_000)) == (550, 1400)
+    # What was far off is near at once when the other leaves.
+    assert ready_and_end(1000, 10, (0, 500)) == (1001, 1500)

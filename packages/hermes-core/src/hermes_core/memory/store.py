@@ -13,7 +13,7 @@ from hermes_core.memory.given import drawn_home, drawn_level, parts
 from hermes_core.memory.plan import KvStorePlan
 from hermes_core.memory.prefixes import Prefixes
 from hermes_core.memory.tiers import Memory, Tiers
-from hermes_core.network.flows import Path
+from hermes_core.network.flows import Ahead, Path
 from hermes_core.network.network import Network
 from hermes_core.serving.llm.sequence import Segments
 
@@ -198,35 +198,42 @@ class KvStore:
         ]
         return max(spans) if found.exact_ns is None else sum(spans)
 
-    def load(self, wanted: Wanted, found: Found, on_done: OnDone, *, hidden_ns: Nanos = 0, layers: int = 1) -> None:
-        """Let what was found come to the client; `on_done` is called when it may begin to compute.
+    def load(
+        self,
+        wanted: Wanted,
+        found: Found,
+        on_ready: OnDone,
+        *,
+        on_end: OnDone | None = None,
+        hidden_ns: Nanos = 0,
+        layers: int = 1,
+    ) -> None:
+        """Let what was found come to the client.
 
-        With several `layers` that is when the first has come, if the rest comes within the `hidden_ns` that computing
-        takes; what would come later, at the share that the load has now, is waited for.
+        `on_ready` is called when it may begin to compute, `on_end` when the last byte has come. With several `layers`
+        it may begin when the first has come and the others will come within the `hidden_ns` that computing takes: as
+        the load goes, judged anew whenever that changes. Expected parts (`found.exact_ns`) come as a whole.
         """
         now = self._kernel.now
         if found.exact_ns is not None:
-            _Chain(self, wanted, found, on_done, now).next(now)
+            _Chain(self, wanted, found, on_ready if on_end is None else _both(on_ready, on_end), now).next(now)
             return
-        waiting = _Countdown(len(found.pieces), on_done)
+        ready = _Countdown(len(found.pieces), on_ready)
+        end = _Countdown(len(found.pieces), on_end) if on_end is not None else None
         for memory, size_bytes in found.pieces:
             path = self.tiers.read_path(memory, wanted.client)
             memory.read_bytes += size_bytes
-            late = 0
             if layers > 1:
-                span_ns = max(1, self._network.expected_ns(path, size_bytes) - path.latency_ns)
-                late = min(size_bytes * (layers - 1) // layers, size_bytes * hidden_ns // span_ns)
-            rest = partial(self._rest, wanted, path, late, waiting.one) if late else waiting.one
-            self._flow(wanted.request_id, -1, wanted.client, path, size_bytes - late, rest)
+                ahead = Ahead(ready.one, hidden_ns, layers)
+                ended: OnDone = end.one if end is not None else _nobody
+            else:
+                ahead = None
+                ended = ready.one if end is None else _both(ready.one, end.one)
+            self._flow(wanted.request_id, -1, wanted.client, path, size_bytes, ended, ahead)
         for number, _, memory in found.chunks:
             memory.cache.use(number, now)
         if self.plan.promote:
             self._promote(wanted, found.chunks)
-
-    def _rest(self, wanted: Wanted, path: Path, size_bytes: int, on_done: OnDone, now: Nanos) -> None:
-        """Let the later layers come while the client computes."""
-        self._flow(wanted.request_id, -1, wanted.client, path, size_bytes, lambda _: None)
-        on_done(now)
 
     def _promote(self, wanted: Wanted, chunks: Sequence[tuple[int, int, Memory]]) -> None:
         """Write what was found further down to the nearest tier, from where it was read."""
@@ -312,7 +319,16 @@ class KvStore:
 
     # --- both -------------------------------------------------------------------------------------------------------
 
-    def _flow(self, request_id: int, source: int, target: int, path: Path, size_bytes: int, on_end: OnDone) -> None:
+    def _flow(
+        self,
+        request_id: int,
+        source: int,
+        target: int,
+        path: Path,
+        size_bytes: int,
+        on_end: OnDone,
+        ahead: Ahead | None = None,
+    ) -> None:
         begun = self._kernel.now
         moved = self._moved
 
@@ -321,7 +337,7 @@ class KvStore:
                 moved(request_id, source, target, path, size_bytes, begun, now)
             on_end(now)
 
-        self._network.start(path, size_bytes, ended)
+        self._network.start(path, size_bytes, ended, ahead=ahead)
 
 
 _EVEN_TOKENS: Final = 30_000
@@ -334,6 +350,18 @@ def _first_with(levels: Sequence[Memory], number: int, now: Nanos) -> Memory | N
         if memory.cache.get(number, now) is not None:
             return memory
     return None
+
+
+def _nobody(now: Nanos) -> None:
+    """Tell nobody."""
+
+
+def _both(one: OnDone, other: OnDone) -> OnDone:
+    def told(now: Nanos) -> None:
+        one(now)
+        other(now)
+
+    return told
 
 
 class _Countdown:

@@ -95,10 +95,26 @@ def path_of(resources: Iterable[Resource], extra_latency_ns: Nanos = 0) -> Path:
     return Path(crossed, latency_ns, min((resource.bandwidth_bytes_per_s for resource in crossed), default=0))
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """When use of a flow's bytes may begin before the last has come: layers of KV, of which one is used after another.
+
+    With L equal layers and a use that takes `hidden_ns` in all, nothing is waited for once the first layer is there and
+    the others come within (L - 1) / L of that time. Both are judged by the rate that the flow has, anew whenever that
+    changes.
+    """
+
+    on_ready: OnEnd
+    """Called once, at the latest just before the end."""
+    hidden_ns: Nanos
+    layers: int
+
+
 class Flow:
     """Bytes on their way over a path."""
 
     __slots__ = (
+        "ahead",
         "bottleneck",
         "ended_ns",
         "level_d",
@@ -118,7 +134,15 @@ class Flow:
     )
 
     def __init__(
-        self, number: int, path: Path, size_bytes: int, on_end: OnEnd, weight: int, solo: int, now: Nanos
+        self,
+        number: int,
+        path: Path,
+        size_bytes: int,
+        on_end: OnEnd,
+        weight: int,
+        solo: int,
+        now: Nanos,
+        ahead: Ahead | None = None,
     ) -> None:
         self.number = number
         self.path = path
@@ -142,6 +166,8 @@ class Flow:
         """Counts the forecasts of its end; those before the last one are void."""
         self.waited_ns: Nanos = 0
         """Time lost to others until `since_ns`."""
+        self.ahead = ahead
+        """Whom to tell when use of it may begin; None once told."""
 
     def settle(self, now: Nanos) -> None:
         """Account for what has moved since it was last asked."""
@@ -155,6 +181,18 @@ class Flow:
                 if lost > 0:
                     self.waited_ns += lost
                     self.bottleneck.waiting_ns += lost
+
+    def ready_ns(self, end_ns: Nanos) -> Nanos:
+        """Return when use of it may begin, if it goes on as it does and ends at `end_ns`; it has just been settled."""
+        ahead = self.ahead
+        if ahead is None:
+            return end_ns
+        others = ahead.layers - 1
+        hidden_ns = ahead.hidden_ns * others // ahead.layers
+        to_first = self.remaining_nb - self.size_bytes * 1_000_000_000 * others // ahead.layers
+        first_ns = self.since_ns + -(-to_first * self.level_d // (self.level_n * self.weight))
+        # Not in this nanosecond, which may not be over.
+        return max(self.since_ns + 1, first_ns, end_ns - hidden_ns)
 
     @property
     def rate_bytes_per_s(self) -> float:

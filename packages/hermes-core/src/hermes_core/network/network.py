@@ -6,7 +6,7 @@ from typing import Final
 
 from hermes_core.api.time import Nanos
 from hermes_core.engine import Kernel, Phase, rank
-from hermes_core.network.flows import Flow, OnEnd, Path, Resource
+from hermes_core.network.flows import Ahead, Flow, OnEnd, Path, Resource
 from hermes_core.network.shares import Level, repaired
 
 _TRANSFER: Final = rank(Phase.TRANSFER)
@@ -71,13 +71,19 @@ class Network:
         return self._kernel.now
 
     def start(
-        self, path: Path, size_bytes: int, on_end: OnEnd, weight: int = 1, cap_bytes_per_s: int | None = None
+        self,
+        path: Path,
+        size_bytes: int,
+        on_end: OnEnd,
+        weight: int = 1,
+        cap_bytes_per_s: int | None = None,
+        ahead: Ahead | None = None,
     ) -> Flow:
         """Let `size_bytes` go over `path`, from now on.
 
         The bytes begin to move, and to share, when the latency of the path is over; `on_end` is called when the last
-        one has arrived. A flow of twice the weight gets twice the share; `cap_bytes_per_s` is the most it takes.
-        Raises ValueError for a size, weight or cap that no flow can have.
+        one has arrived, `ahead.on_ready` when use of them may begin. A flow of twice the weight gets twice the share;
+        `cap_bytes_per_s` is the most it takes. Raises ValueError for a size, weight or cap that no flow can have.
         """
         if size_bytes < 0:
             raise ValueError(f"a flow cannot have {size_bytes} bytes")
@@ -90,7 +96,7 @@ class Network:
             solo = int(cap_bytes_per_s)
         now = self._kernel.now
         self._numbers = number = self._numbers + 1
-        flow = Flow(number, path, size_bytes, on_end, weight, solo, now)
+        flow = Flow(number, path, size_bytes, on_end, weight, solo, now, ahead)
         self.moving[flow] = None
         if not size_bytes or not solo:
             flow.remaining_nb = 0
@@ -222,10 +228,18 @@ class Network:
         self._event = -1
         forecasts = self._forecasts
         ending: list[Flow] = []
+        ready: list[Ahead] = []
         while forecasts and forecasts[0][0] <= now:
             _, _, version, flow = heappop(forecasts)
             if flow.version != version:
                 continue
+            if flow.ahead is not None and (flow.moving or not flow.remaining_nb):
+                ready.append(flow.ahead)
+                flow.ahead = None
+                if (end_ns := self._end_of(flow, now)) > now:
+                    flow.version += 1
+                    heappush(forecasts, (end_ns, flow.number, flow.version, flow))
+                    continue
             if flow.moving or not flow.remaining_nb:
                 ending.append(flow)
             else:
@@ -238,9 +252,18 @@ class Network:
             for resource in flow.path.resources:
                 resource.moved_bytes += flow.size_bytes
                 resource.flows_ended += 1
+        for ahead in ready:
+            ahead.on_ready(now)
         for flow in ending:
             flow.on_end(now)
         self._await_next()
+
+    def _end_of(self, flow: Flow, now: Nanos) -> Nanos:
+        """Return when a flow ends if it goes on as it does; what has moved is settled."""
+        flow.settle(now)
+        if flow.remaining_nb <= 0:
+            return now
+        return now + -(-flow.remaining_nb * flow.level_d // (flow.level_n * flow.weight))
 
     def _share(self, now: Nanos) -> None:
         """Find the shares of all whose share changes with what came and went in this nanosecond."""
@@ -287,6 +310,8 @@ class Network:
             flow.level_n, flow.level_d = level.n, level.d
             # n/d bytes/s are n/d billionths of a byte in a nanosecond.
             end_ns = now + -(-flow.remaining_nb * level.d // (level.n * flow.weight))
+            if flow.ahead is not None:
+                end_ns = min(end_ns, flow.ready_ns(end_ns))
             flow.version += 1
             heappush(self._forecasts, (end_ns, flow.number, flow.version, flow))
         elif bottleneck is not flow.bottleneck:

@@ -32,6 +32,7 @@ class PoolStore:
         "_kernel",
         "_layers",
         "_model",
+        "_most_tokens",
         "_recompute",
         "_seed",
         "store",
@@ -58,6 +59,8 @@ class PoolStore:
         self._bytes_per_token = compiled.kv_transfer_bytes_per_token
         self._layers = compiled.layers
         self._recompute = recompute_time(compiled)
+        self._most_tokens = compiled.deployment.max_batched_tokens
+        """Of a prompt in a step."""
         self._found: dict[Sequence, tuple[Wanted, Found]] = {}
         """What was found for sequences that are to load it."""
 
@@ -93,12 +96,19 @@ class PoolStore:
         if wanted is None or found is None or not tokens:
             self._kernel.schedule(now, _TRANSFER, arrived)
             return
-        hidden_ns = 0
-        layers = 1
-        if self.store.plan.layer_wise:
-            layers = self._layers
-            hidden_ns = self._recompute(wanted.have + tokens, seq.target)
-        self.store.load(wanted, found, arrived, hidden_ns=hidden_ns, layers=layers)
+        if not self.store.plan.layer_wise:
+            self.store.load(wanted, found, arrived)
+            return
+        # The first step that uses it goes through all layers: only that hides the later ones.
+        start = wanted.have + tokens
+        hidden_ns = self._recompute(start, min(start + self._most_tokens, seq.target))
+        layers = client.layers_of(self._layers)
+
+        def ready(now: Nanos) -> None:
+            layers.begin(seq)
+            arrived(now)
+
+        self.store.load(wanted, found, ready, on_end=partial(layers.end, seq), hidden_ns=hidden_ns, layers=self._layers)
 
     def computed(self, seq: Sequence, tokens: int, now: Nanos) -> None:
         """An engine has the KV of the first `tokens` of a sequence."""
