@@ -1,6 +1,7 @@
 """What a user is told when a hardware service fails, each with a real process; and that nothing is left behind."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -269,6 +270,29 @@ def test_a_damaged_cache_is_said(tmp_path):
     path.write_text("this is no database, however long it may be " * 100)
     with pytest.raises(HermesError, match="delete it, or name another file"):
         DiskCache(path)
+
+
+@pytest.mark.parametrize("address", ["localhost:0", "unix:{}/s.sock"])
+def test_an_address_that_another_service_has(address, tmp_path):
+    """Two processes: the second says so and ends, the first answers as before, and its socket stays."""
+    (tmp_path / "chip.py").write_text(
+        "from hermes_hw.conformance.bad import Trial\nfrom hermes_hw.server import serve\nserve(Trial())\n"
+    )
+    command = [sys.executable, str(tmp_path / "chip.py"), "--insecure", "--address"]
+    first = subprocess.Popen([*command, address.format(tmp_path)], stderr=subprocess.PIPE, text=True)
+    try:
+        found = first.stderr.readline().removeprefix("serving at ").strip()
+        second = subprocess.run([*command, found], capture_output=True, text=True, check=False, timeout=60)
+        assert second.returncode == 1
+        assert re.fullmatch(
+            r"error: (the port \d+ of localhost is taken|another service listens at unix:.*): stop .*\n", second.stderr
+        )
+        with Service(Target("chip", address=found, security=ChannelSecurity(insecure=True))) as service:
+            assert service.description.title == "hermes trial 1"
+    finally:
+        first.terminate()
+        first.wait(timeout=20)
+        first.stderr.close()
 
 
 def test_eight_hosts_at_once_and_no_growth(tmp_path):
