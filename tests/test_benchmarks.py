@@ -78,9 +78,10 @@ def test_pipelines_do_all_their_stages():
 
 def test_a_sweep_is_done_by_one_worker_and_by_two(monkeypatch, tmp_path):
     pytest.importorskip("hermes_analysis", reason="sweeps")
-    from benchmarks import sweeps  # noqa: PLC0415
     from hermes_analysis.sweep.axes import parse_axis  # noqa: PLC0415
     from hermes_analysis.sweep.space import Space, chosen_seeds  # noqa: PLC0415
+
+    from benchmarks import sweeps  # noqa: PLC0415
 
     words = sweeps.command(3_000, 2, tmp_path)
     given = {name: [words[at + 1] for at, word in enumerate(words) if word == name] for name in ("--over", "--seeds")}
