@@ -352,6 +352,7 @@ def test_report_stands_alone_and_escapes_what_it_shows():
     data = json.loads(re.search(r'id="chart-data">(.*?)</script>', html, re.DOTALL).group(1))
     assert {f"chart-{name}" for name in data} == {i for i in page.ids if i.startswith("chart-")} - {"chart-data"}
     assert {"ttft", "itl", "tpot", "e2e", "load", "utilisation", "decode_seqs", "kv_share", "stages"} <= set(data)
+    assert "batch" not in data, "no client of service stages"
     assert all(len(t["x"]) <= 240 for figure in data.values() for t in figure["data"])
     bound = data["ttft"]["data"][-1]
     assert (bound["name"], bound["x"]) == ("SLO: 30.0 ms", [0.03, 0.03])
@@ -383,8 +384,8 @@ def test_an_axis_of_time_has_a_few_round_ticks(times, names):
     low, high = axis["range"]
     if axis.get("type") == "log":
         low, high = 10**low, 10**high
-    assert low <= times[0] <= axis["tickvals"][0]
-    assert high >= times[1] >= axis["tickvals"][-1]
+    assert low < times[0] <= axis["tickvals"][0]
+    assert high > times[1] >= axis["tickvals"][-1]
 
 
 def test_comparison_page_has_every_run_in_every_chart(tmp_path):
@@ -432,9 +433,10 @@ def test_export_command_writes_what_is_asked(run_dir, tmp_path):
     assert json.loads(target.read_text())["traceEvents"]
     again = hermes("export", run_dir, "--format", "chrome", "--out", target)
     assert (again.returncode, "give --force" in again.stderr) == (2, True)
-    binary = hermes("export", run_dir, "--format", "parquet")
-    assert (binary.returncode, binary.stdout) == (2, "")
-    assert "give --out FILE" in binary.stderr
+    for kind in ("parquet", "perfetto"):
+        binary = hermes("export", run_dir, "--format", kind)
+        assert (binary.returncode, binary.stdout) == (2, "")
+        assert "give --out FILE" in binary.stderr
 
 
 def test_report_command_writes_beside_the_record(run_dir):

@@ -59,8 +59,8 @@ def counted(made):
 def test_slices_and_counters_by_hand():
     made = build_timeline(record())
     slices = named(made)
-    assert slices["requests: request 0", "request 0"] == (0, 5)
-    assert slices["requests: request 0", "request 1"] == (5, 9), "to the end of the run, in the lane that is free again"
+    assert slices["requests: lane 0", "request 0"] == (0, 5)
+    assert slices["requests: lane 0", "request 1"] == (5, 9), "to the end of the run, in the lane that is free again"
     assert slices["llm/0: slot 0", "queue 0"] == (0, 1)
     assert slices["llm/0: slot 0", "prefill 0"] == (1, 2)
     assert slices["llm/0: slot 0", "decode 0"] == (2, 5)
@@ -107,7 +107,7 @@ def perfetto_tracks(data):
     for packet in trace_pb2.Trace.FromString(data).packet:
         if packet.HasField("track_descriptor"):
             track = packet.track_descriptor
-            names[track.uuid] = track.name or track.process.process_name
+            names[track.uuid] = track.name
             parents[track.uuid] = track.parent_uuid
             if track.HasField("counter"):
                 counters.add(track.uuid)
@@ -129,6 +129,28 @@ def perfetto_tracks(data):
             values.setdefault(names[event.track_uuid], []).append((packet.timestamp / S, event.double_counter_value))
     assert not open_slices, "every slice ends"
     return dict(slices), values, flows
+
+
+def test_tracks_of_a_perfetto_trace_have_their_order():
+    trace_pb2 = pytest.importorskip("perfetto.protos.perfetto.trace.perfetto_trace_pb2", reason="extra perfetto")
+    made = build_timeline(record())
+    out = io.BytesIO()
+    write_perfetto(made, out)
+    packets = [
+        packet for packet in trace_pb2.Trace.FromString(out.getvalue()).packet if packet.HasField("track_descriptor")
+    ]
+    tracks = [packet.track_descriptor for packet in packets]
+    (root,) = [track for track in tracks if not track.parent_uuid]
+    assert root.name == "made by hand"
+
+    def below(parent):
+        assert parent.child_ordering == trace_pb2.TrackDescriptor.EXPLICIT
+        found = [track for track in tracks if track.parent_uuid == parent.uuid]
+        return sorted(found, key=lambda track: track.sibling_order_rank)
+
+    assert [track.name for track in below(root)] == ["requests", "llm/0"]
+    inside = [track.name for track in below(below(root)[1])]
+    assert inside == ["steps", "decode seqs", "waiting", "KV blocks", "slot 0"]
 
 
 def test_a_perfetto_trace_says_what_the_timeline_says():

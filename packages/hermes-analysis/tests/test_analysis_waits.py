@@ -80,7 +80,7 @@ def test_a_path_that_was_stopped_does_not_end_the_request():
     jobs = [job(0, 6, stage_set=0), job(0, 6.5, number=1, stage_set=3, status=cancelled)]
     assert parts_of(record(jobs, ends=(6,))) == {("prefill+decode", "prefill"): 6}
     # One that never ended is in no sum either.
-    late = [jobs[0], job(0, -1, number=1, stage_set=3, status=cancelled)]
+    late = [jobs[0], job(3, -1, number=1, stage_set=3, status=cancelled)]
     assert summarise(record(late, ends=(6,))).path.work_share == pytest.approx(1)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hermes_analysis import simulator
 from hermes_analysis.errors import AnalysisError, OutputError
+from hermes_analysis.replicate import Estimate
 from hermes_analysis.replicates import is_replicates, read_replicates
 from hermes_analysis.replicates import tasks as replicated
 from hermes_analysis.replicates.comparing import differences
@@ -14,8 +15,8 @@ from hermes_analysis.replicates.folder import run_replicates
 from hermes_analysis.replicates.terminal import differences_text, replicates_text
 from hermes_analysis.simulator import SimulationError
 from hermes_analysis.testing import make_chunks
-from hermes_analysis.whatif import relaxations, what_if
-from hermes_analysis.whatif.report import what_if_html
+from hermes_analysis.whatif import Effect, Relaxation, WhatIf, relaxations, running, what_if
+from hermes_analysis.whatif.report import gains_chart, what_if_html
 from hermes_analysis.whatif.terminal import values_of, what_if_text
 
 MS = 1_000_000
@@ -120,10 +121,31 @@ def test_a_relaxation_after_which_somebody_is_never_served_is_shown():
     assert line.split()[4] == "never"
 
 
+def test_bars_tell_what_helps_hurts_and_may_be_chance():
+    gains = {"helps": [0.4, 0.41], "hurts": [-0.2, -0.21], "within chance": [0.1, -0.1]}
+    effects = tuple(Effect(name, Estimate.of(values), {}, ()) for name, values in gains.items())
+    bars = gains_chart(WhatIf("e2e.mean", (1, 2), {}, effects, ())).figure["data"]
+    assert [(one["name"], one["y"]) for one in bars] == [(name, [name]) for name in gains]
+
+
 def test_what_if_with_one_seed_has_no_interval():
     answer = what_if({}, (1,), only=("host",))
     assert answer.bottleneck.sure is None
     assert [effect.name for effect in answer.effects] == ["llm: no host overhead"]
+
+
+def test_more_of_what_is_better_is_a_gain():
+    answer = what_if({}, (1, 2), metric="requests_per_s", only=("client",))
+    assert answer.effects[0].gain.mean > 0.5, "nearly twice the requests in a second"
+    assert answer.bottleneck is not None
+
+
+def test_a_doubled_figure_is_compared_with_the_same_figures_stated(monkeypatch):
+    relaxed = Relaxation("gpu: twice the memory", ("replicas=4",), base=("replicas=2",))
+    monkeypatch.setattr(running, "relaxations", lambda written, resolved: [relaxed])
+    (effect,) = what_if({}, (1,)).effects
+    # 45 ms and 10 ms of host against 22.5 ms and 10 ms, and not against the 100 ms of the scenario as it is.
+    assert effect.gain.mean == pytest.approx(22.5 / 57.5, abs=0.02)
 
 
 def test_what_changes_nothing_is_no_bottleneck():

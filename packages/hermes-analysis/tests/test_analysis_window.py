@@ -236,7 +236,8 @@ def test_finished_requests_whose_jobs_are_lost_are_told():
     made = {"requests": [{"request_id": i, "end_ns": S} for i in range(4)], "end_ns": S, "cut": True}
     jobs = [{"request_id": 0, "end_ns": S}]
     assert any("3 of 4 finished requests have no stage jobs" in text for text in warnings_of(stage_jobs=jobs, **made))
-    assert not any("have no stage jobs" in text for text in warnings_of(stage_jobs=jobs, requests=made["requests"][:1]))
+    assert not any("have no stage jobs" in text for text in warnings_of(**made | {"requests": made["requests"][:1]}))
+    assert not any("have no stage jobs" in text for text in warnings_of(stage_jobs=jobs, **made | {"cut": False}))
 
 
 def test_waiting_over_time_is_of_clients_alone():

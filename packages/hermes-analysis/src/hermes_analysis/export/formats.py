@@ -90,19 +90,27 @@ def write_perfetto(timeline: Timeline, stream: BinaryIO) -> None:
 
 
 def _describe(timeline: Timeline, packet: Callable[[], Any], write: Callable[[Any], None]) -> None:
-    """Write what groups and tracks there are."""
-    for number, name in enumerate(timeline.groups, 1):
+    """Write what groups and tracks there are, to be shown in just this order."""
+
+    def described(uuid: int, name: str) -> Any:
         made = packet()
-        made.track_descriptor.uuid = _group_uuid(number)
-        made.track_descriptor.name = name
-        made.track_descriptor.process.pid = number
-        made.track_descriptor.process.process_name = name
+        made.track_descriptor.uuid, made.track_descriptor.name = uuid, name
+        return made
+
+    run = described(_group_uuid(0), timeline.name or "run")
+    explicit = run.track_descriptor.ChildTracksOrdering.EXPLICIT
+    run.track_descriptor.child_ordering = explicit
+    write(run)
+    for number, name in enumerate(timeline.groups, 1):
+        made = described(_group_uuid(number), name)
+        made.track_descriptor.parent_uuid = _group_uuid(0)
+        made.track_descriptor.child_ordering = explicit
+        made.track_descriptor.sibling_order_rank = number
         write(made)
     for track in timeline.tracks:
-        made = packet()
-        made.track_descriptor.uuid = track.number
+        made = described(track.number, track.name)
         made.track_descriptor.parent_uuid = _group_uuid(track.group)
-        made.track_descriptor.name = track.name
+        made.track_descriptor.sibling_order_rank = track.number
         if track.counter:
             made.track_descriptor.counter.SetInParent()
         write(made)

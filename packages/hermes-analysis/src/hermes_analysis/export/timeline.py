@@ -56,6 +56,8 @@ class Timeline:
     """(track, ns, value)."""
     notes: list[str] = field(default_factory=list)
     """What was left out."""
+    name: str = ""
+    """Of the run."""
 
     def group(self, name: str) -> int:
         """Add a group of tracks."""
@@ -96,10 +98,10 @@ def build_timeline(
     run: RunRecord, *, most_requests: int = MOST_REQUESTS, most_step_slices: int = MOST_STEP_SLICES
 ) -> Timeline:
     """Lay a run out in time. Requests and jobs without an end last to the end of the run."""
-    timeline = Timeline()
+    timeline = Timeline(name=run.manifest.name)
     chosen = _sample(run, most_requests, timeline)
     group = timeline.group("requests")
-    lanes = _Lanes(timeline, group, "request")
+    lanes = _Lanes(timeline, group, "lane")
     requests = run.requests
     names = run.manifest.pipelines
     stop = run.end_ns
