@@ -109,6 +109,7 @@ def test_series_of_a_run_by_hand():
     client = got.clients[0]
     assert client.utilisation == pytest.approx([0.5, 0.5, 1, 0])
     assert client.decode_seqs == pytest.approx([0, 2, 4, 0])
+    assert not client.batch.any(), "an engine has none"
     assert client.waiting == pytest.approx([0.5, 0, 0, 0])
     assert client.kv_share == pytest.approx([0.05, 0.1, 0.2, 0])
     assert got.links[0][0] == "nic"

@@ -54,6 +54,8 @@ def test_a_bound_that_no_level_has_is_not_shown():
     assert "TTFT" not in head
     assert "E2E" not in head
     assert summary_of(levels=[level]).to_dict()["levels"][0]["e2e_s"] is None
+    other = rr.ServiceLevel(name="default", ttft_ns=5, attainment=0.9)
+    assert not any("≤ -" in line for line in screen(summary_of(levels=[level, other])))
 
 
 def test_engines_have_decode_seqs_and_service_stages_batches():
