@@ -124,7 +124,7 @@ def test_a_draft_model_takes_in_the_step_and_decodes_on():
     class Large:
         window = 0
 
-        def step(self, shape):  # noqa: ARG002 - all alike
+        def step(self, shape):
             return 1_000, 50
 
     draft = AffineStepModel(

@@ -10,7 +10,6 @@ Where the facts were read is in `docs/engines/parity.md`.
 """
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import pytest
 from hermes_core.serving.llm.presets import PRESET_NAMES, engine_preset
@@ -79,7 +78,7 @@ def traced(monkeypatch: pytest.MonkeyPatch, case: Case) -> tuple[list[str], Simu
         return " ".join(name(seq) for seq in seqs)
 
     monkeypatch.setattr(plain, "Scheduler", Tracing)
-    monkeypatch.setattr(plain, "PlainScheduler", partial(Tracing, exact=False))
+    monkeypatch.setattr(plain, "PlainScheduler", Tracing)
     preset = engine_preset(case.preset, device_memory_bytes=None, device="")
     engine = replace(preset, front_end=EngineSettings().front_end, **case.settings, kv_blocks=case.blocks + 1)
     rows = [(round(at * MS), prompt, output) for at, prompt, output in case.rows]

@@ -32,9 +32,10 @@ class PlainScheduler(Scheduler):
         kv_blocks: int,
         layout: KvLayout,
         window: int,
-        policy: Chunked,
-        queue: Fcfs,
+        policy: BatchPolicy,
+        queue: WaitingQueue,
         owner: Owner,
+        exact: bool,
     ) -> None:
         super().__init__(
             settings=settings,
@@ -44,13 +45,14 @@ class PlainScheduler(Scheduler):
             policy=policy,
             queue=queue,
             owner=owner,
-            exact=False,
+            exact=exact,
         )
+        if not (isinstance(policy, Chunked) and isinstance(queue, Fcfs) and isinstance(self.batch, AggregateBatch)):
+            raise TypeError("made for chunked prompts, first come first served, one token a step")
         self._budget = policy.budget
         self._chunk = policy.chunk
         self._fifo = queue
-        self._plain_batch = AggregateBatch(layout, window)
-        self.batch = self._plain_batch
+        self._plain_batch = self.batch
         self._reserve_full = settings.reserve_full_prompt
         self._watermark = self.memory.watermark_blocks
 
@@ -246,17 +248,8 @@ def scheduler_of(
     """Return the scheduler that an engine with these settings needs."""
     plain = not (exact or window or settings.speculation or settings.lora or settings.structured_output)
     plain = plain and layout.plain and settings.reservation == "on_demand"
-    if plain and type(policy) is Chunked and type(queue) is Fcfs:
-        return PlainScheduler(
-            settings=settings,
-            kv_blocks=kv_blocks,
-            layout=layout,
-            window=window,
-            policy=policy,
-            queue=queue,
-            owner=owner,
-        )
-    return Scheduler(
+    kind = PlainScheduler if plain and type(policy) is Chunked and type(queue) is Fcfs else Scheduler
+    return kind(
         settings=settings,
         kv_blocks=kv_blocks,
         layout=layout,
