@@ -1,57 +1,113 @@
-"""Model cards: what the figures of a device or a model are, where they come from, what they cannot represent."""
+"""Model cards of devices, models and sources of prices.
+
+What the figures are, where they come from, how far off they are known to be, and what they cannot represent.
+"""
 
 import dataclasses
-from typing import Any
+from typing import Any, Final
 
 from hermes_core.api.errors import InputError
 
-from hermes_hw.devices import device_names, find_device
+from hermes_hw.devices import Device, device_names, find_device
 from hermes_hw.efficiency import efficiency_of
 from hermes_hw.lookup import find_name, load_json, normalised
 from hermes_hw.memory import kv_bytes_per_token
 from hermes_hw.models import architecture_from_config, find_model, model_names
 
+UNCHECKED: Final = "not verified"
+"""What is said of a figure that was not held against a source again."""
+
 
 def card_named(name: str) -> dict[str, Any]:
-    """Return the card of the device or model called `name`. Raises InputError with the nearest names of both."""
-    card = device_card(name) or model_card(name)
+    """Return the card of what is called `name`. Raises InputError with the nearest names."""
+    card = device_card(name) or model_card(name) or price_card(name)
     if card is None:
-        names = [*device_names(), *model_names()]
-        find_name(name, {normalised(item.split("/")[-1]): item for item in names}, "device or model", names)
+        names = [*device_names(), *model_names(), *price_kinds()]
+        find_name(name, {normalised(item.split("/")[-1]): item for item in names}, "device, model or price", names)
         raise AssertionError(name)
     return card
 
 
+def price_kinds() -> list[str]:
+    """Return the names of the sources of prices, the hardware models that this package ships."""
+    return sorted(load_json("cards.json")["prices"])
+
+
+def price_card(name: str) -> dict[str, Any] | None:
+    """Return the card of a source of prices, as `device_card` does. None if there is none."""
+    cards = load_json("cards.json")["prices"]
+    if name not in cards:
+        return None
+    card = cards[name]
+    notes = [
+        f"Source: {card['source']}.",
+        f"Range: {card['range']}.",
+        f"Known error: {card['error']}.",
+        f"Not represented: {card['cannot']}.",
+    ]
+    return {"kind": "prices", "name": name, "figures": [], "notes": notes}
+
+
+def checked_since(device: Device, figure: str) -> str:
+    """Return where and when a figure of the catalogue was last held against a source, or that it was not.
+
+    `figure` is a key of a device's `sources`, or "interconnect_latency". Figures of the user's own are theirs to check.
+    """
+    if device.sources.get(figure.removesuffix("_latency")) == "the user":
+        return "the user's"
+    known = load_json("checked.json")["figures"].get(device.name, {})
+    return str(known.get(figure, UNCHECKED))
+
+
 def device_card(name: str) -> dict[str, Any] | None:
-    """Return the card of the device called `name`: kind, name, figures with sources, notes. None if there is none."""
+    """Return the card of the device called `name`: kind, name, figures with sources and checks, notes.
+
+    None if there is none.
+    """
     try:
         device = find_device(name)
     except InputError:
         return None
-    sources = device.sources
     figures = [
-        {"name": key, "value": getattr(device, key), "source": sources.get(key, "")}
+        _figure(device, key, getattr(device, key), key)
         for key in ("memory_bytes", "memory_bandwidth_bytes_per_s", "tdp_w", "idle_w", "compute_units")
     ]
-    figures += [
-        {"name": f"flops.{key}", "value": value, "source": sources.get("flops", "")}
-        for key, value in device.flops.items()
-    ]
-    figures += [
-        {"name": f"interconnect.{key}", "value": value, "source": sources.get("interconnect", "")}
-        for key, value in dataclasses.asdict(device.interconnect).items()
-    ]
-    money = f"{sources.get('price_usd_per_h', '')}, {device.price_date}"
-    figures.append({"name": "price_usd_per_h", "value": device.price_usd_per_h, "source": money})
-    families = load_json("efficiency.json")["families"]
-    source = families.get(device.family, families["generic"])["source"]
+    figures += [_figure(device, f"flops.{key}", value, "flops") for key, value in device.flops.items()]
+    for key, value in dataclasses.asdict(device.interconnect).items():
+        row = _figure(device, f"interconnect.{key}", value, "interconnect")
+        if key == "latency_s":
+            row["checked"] = checked_since(device, "interconnect_latency")
+        elif key == "algorithm":
+            row["checked"] = ""
+        figures.append(row)
+    price = _figure(device, "price_usd_per_h", device.price_usd_per_h, "price_usd_per_h")
+    figures.append({**price, "source": f"{price['source']}, {device.price_date}"})
     for key, value in dataclasses.asdict(efficiency_of(device.family)).items():
-        figures.append({"name": f"efficiency.{key}", "value": value, "source": f"kernel family {device.family}"})
+        figures.append(
+            {"name": f"efficiency.{key}", "value": value, "source": f"kernel family {device.family}", "checked": ""}
+        )
+    return {"kind": "device", "name": device.name, "figures": figures, "notes": _device_notes(device)}
+
+
+def _figure(device: Device, name: str, value: Any, key: str) -> dict[str, Any]:
+    source = device.sources.get(key, "")
+    return {"name": name, "value": value, "source": source, "checked": checked_since(device, key)}
+
+
+def _device_notes(device: Device) -> list[str]:
+    families, cards = load_json("efficiency.json")["families"], load_json("cards.json")["families"]
+    family = device.family if device.family in families else "generic"
+    since = load_json("checked.json")["prices_since"].get(device.name)
     notes = [
-        f"Efficiency of kernel family {device.family}: {source}.",
+        f"Efficiency of kernel family {device.family}: {families[family]['source']}.",
+        f"Range: {cards[family]['range']}.",
+        f"Known error: {cards[family]['error']}.",
         "Not represented: clocks that fall under power or heat, other tenants, uneven contexts within a batch.",
+        f'Figures are the datasheet\'s; "{UNCHECKED}": not held against a source again since they were written down.',
     ]
-    return {"kind": "device", "name": device.name, "figures": figures, "notes": notes}
+    if since:
+        notes.append(f"List prices since, USD an hour of one device: {since}.")
+    return notes
 
 
 def model_card(name: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """`hermes hw list` and `hermes hw show`: what is in the catalogues."""
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -35,7 +35,9 @@ def list_command(*, as_json: Json = False) -> None:
             }
         )
         return
-    table = table_of("Devices", "name", "memory GB", "bandwidth TB/s", "bf16 TFLOP/s", "TDP W", "USD/h")
+    table = table_of(
+        "Devices", "name", "memory GB", "bandwidth TB/s", "bf16 TFLOP/s", "TDP W", "USD/h", "of", "not verified"
+    )
     for device in devices:
         row = _device_row(device)
         table.add_row(
@@ -45,8 +47,11 @@ def list_command(*, as_json: Json = False) -> None:
             f"{row['flops'].get('bf16', 0) / 1e12:,.0f}",
             f"{device.tdp_w:.0f}",
             f"{device.price_usd_per_h:.2f}",
+            device.price_date,
+            ", ".join(_SHORT[key] for key in row["not_verified"]),
         )
     print_table(table)
+    typer.echo("Not verified: not held against a source again; `hermes hw show NAME` has sources and dates.")
     table = table_of("Models", "name", "parameters G", "active G", "layers", "longest context")
     for model in models:
         table.add_row(
@@ -70,23 +75,41 @@ def list_command(*, as_json: Json = False) -> None:
     print_table(table)
 
 
-def show(name: Annotated[str, typer.Argument(help="Device or model.")], *, as_json: Json = False) -> None:
-    """Show the card of a device or a model: its figures, their sources, what is not represented."""
+def show(
+    name: Annotated[str, typer.Argument(help="Device, model or source of prices.")], *, as_json: Json = False
+) -> None:
+    """Show the card of a device, a model or a source of prices: figures, sources, known error, what is left out."""
     from hermes_hw.cards import card_named  # noqa: PLC0415
 
     card = card_named(name)
     if as_json:
         print_json(card)
         return
-    table = table_of(f"{card['kind']} {card['name']}", "figure", "value", "source")
+    columns: tuple[str, ...] = ("figure", "value", "source")
+    if card["kind"] == "device":
+        columns = (*columns, "verified")
+    table = table_of(f"{card['kind']} {card['name']}", *columns)
     for figure in card["figures"]:
-        table.add_row(figure["name"], shown(figure["value"]), figure.get("source", ""))
-    print_table(table)
+        cells = (figure["name"], shown(figure["value"]), figure.get("source", ""), figure.get("checked", ""))
+        table.add_row(*cells[: len(columns)])
+    if card["figures"]:
+        print_table(table)
     for note in card["notes"]:
         typer.echo(f"* {note}")
 
 
+_SHORT: Final = {
+    "memory_bytes": "memory",
+    "memory_bandwidth_bytes_per_s": "bandwidth",
+    "flops": "FLOP/s",
+    "tdp_w": "TDP",
+    "price_usd_per_h": "price",
+}
+
+
 def _device_row(device: Any) -> dict[str, Any]:
+    from hermes_hw.cards import UNCHECKED, checked_since  # noqa: PLC0415
+
     return {
         "name": device.name,
         "vendor": device.vendor,
@@ -97,4 +120,5 @@ def _device_row(device: Any) -> dict[str, Any]:
         "idle_w": device.idle_w,
         "price_usd_per_h": device.price_usd_per_h,
         "price_date": device.price_date,
+        "not_verified": [key for key in _SHORT if checked_since(device, key) == UNCHECKED],
     }

@@ -1,0 +1,102 @@
+"""Cards say where a figure is from, when it was held against a source, how far off it may be and what it leaves out."""
+
+import dataclasses
+import json
+from importlib.metadata import entry_points
+
+import pytest
+from hermes_core.api import InputError
+from hermes_hw.cards import UNCHECKED, card_named, checked_since, device_card, price_card, price_kinds
+from hermes_hw.devices import device_names, find_device
+from hermes_hw.lookup import load_json
+
+_FIGURES = {
+    "memory_bytes",
+    "memory_bandwidth_bytes_per_s",
+    "flops",
+    "tdp_w",
+    "idle_w",
+    "compute_units",
+    "interconnect",
+    "interconnect_latency",
+    "price_usd_per_h",
+}
+
+
+def starts(notes, *words):
+    return all(any(note.startswith(word) and len(note) > len(word) + 5 for note in notes) for word in words)
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_the_card_of_a_device_says_range_error_and_limits(name):
+    card = device_card(name)
+    assert starts(card["notes"], "Efficiency of kernel family", "Range: ", "Known error: ", "Not represented: ")
+    for figure in card["figures"]:
+        assert figure["source"], figure["name"]
+        if not figure["name"].startswith("efficiency.") and figure["name"] != "interconnect.algorithm":
+            # A date, or the word for no check.
+            assert figure["checked"] == UNCHECKED or "20" in figure["checked"], figure["name"]
+
+
+def test_each_kernel_family_has_a_card():
+    assert set(load_json("cards.json")["families"]) == set(load_json("efficiency.json")["families"])
+
+
+def test_each_hardware_model_of_this_package_has_a_card():
+    ours = {
+        item.name
+        for item in entry_points(group="hermes.hardware_models")
+        if item.value.partition(".")[0] == "hermes_hw"
+    }
+    assert ours == set(price_kinds())
+    for name in ours:
+        assert starts(price_card(name)["notes"], "Source: ", "Range: ", "Known error: ", "Not represented: ")
+
+
+def test_checks_name_figures_that_the_catalogue_has():
+    checked = load_json("checked.json")
+    for name, figures in checked["figures"].items():
+        assert name in device_names()
+        assert set(figures) <= _FIGURES, name
+    assert set(checked["prices_since"]) <= set(device_names())
+
+
+def test_a_figure_never_held_against_a_source_says_so():
+    figures = {item["name"]: item for item in device_card("h100-sxm")["figures"]}
+    assert figures["idle_w"]["checked"] == UNCHECKED
+    assert figures["tdp_w"]["checked"] != UNCHECKED
+    # The datasheet has the bandwidth of a link and not its latency.
+    assert figures["interconnect.bandwidth_bytes_per_s"]["checked"] != UNCHECKED
+    assert figures["interconnect.latency_s"]["checked"] == UNCHECKED
+
+
+def test_figures_of_the_user_are_the_users_to_check():
+    device = find_device("h100-sxm", {"tdp_w": 500.0})
+    assert checked_since(device, "tdp_w") == "the user's"
+    assert checked_since(device, "memory_bandwidth_bytes_per_s") == checked_since(
+        find_device("h100-sxm"), "memory_bandwidth_bytes_per_s"
+    )
+    own = dataclasses.replace(device, name="mine")
+    assert checked_since(own, "flops") == UNCHECKED
+
+
+def test_show_knows_the_sources_of_prices():
+    assert card_named("roofline")["kind"] == "prices"
+    with pytest.raises(InputError, match="roofline"):
+        card_named("rooflin")
+
+
+def test_list_and_show_name_what_was_not_verified():
+    pytest.importorskip("typer", reason="the extra cli is not installed")
+    from hermes_hw.cli import app  # noqa: PLC0415
+    from typer.testing import CliRunner  # noqa: PLC0415
+
+    rows = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)["devices"]
+    unchecked = {row["name"]: row["not_verified"] for row in rows}
+    assert "price_usd_per_h" in unchecked["h100-sxm"]
+    assert "tdp_w" not in unchecked["h100-sxm"]
+    assert "not verified" in CliRunner().invoke(app, ["list"]).stdout
+    assert UNCHECKED in CliRunner().invoke(app, ["show", "h100-sxm"]).stdout
+    shown = CliRunner().invoke(app, ["show", "roofline"])
+    assert shown.exit_code == 0
+    assert "Known error" in shown.stdout
