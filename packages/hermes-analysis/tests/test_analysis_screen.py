@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from hermes_analysis import summarise
-from hermes_analysis.summary import Verdict
+from hermes_analysis.summary import TierSummary, Verdict
 from hermes_analysis.terminal import print_summary
 from hermes_analysis.testing import make_record
 from hermes_proto.core.v1 import run_record_pb2 as rr
@@ -68,6 +68,13 @@ def test_engines_have_decode_seqs_and_service_stages_batches():
     places = [head.index(word) + len(word) for word in ("decode seqs", "batch")]
     shown = [[line[:place].split()[-1] for place in places] for line in lines if line.startswith(("llm/0", "cpu/0"))]
     assert shown == [["7.00", "-"], ["-", "3.00"]]
+
+
+def test_memories_have_binary_units_and_what_was_moved_decimal_ones():
+    tier = TierSummary("dram", 1, 10**12, 0.5, 0.5, 0, read_bytes=10**12, written_bytes=0, evictions=0)
+    (line,) = [text for text in screen(replace(summary_of(), tiers=(tier,)), width=140) if text.startswith("dram")]
+    assert "931 GiB" in line, "as `hermes explain` has it"
+    assert "1.00 TB" in line
 
 
 def test_a_verdict_on_nothing_that_finished_has_no_infinity():

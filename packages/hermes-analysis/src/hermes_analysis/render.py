@@ -48,12 +48,22 @@ def energy(joules: float | None) -> str:
 
 
 def size(size_bytes: float | None) -> str:
-    """Return a number of bytes with a decimal prefix, "12.3 GB": links and memories are sold by these."""
+    """Return bytes that were moved with a decimal prefix, "12.3 GB", as links carry them."""
     if size_bytes is None or not math.isfinite(size_bytes):
         return ABSENT
     for unit, name in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size_bytes >= unit:
             return f"{_significant(size_bytes / unit)} {name}"
+    return f"{_significant(size_bytes)} B"
+
+
+def capacity(size_bytes: float | None) -> str:
+    """Return the size of a memory with a binary prefix, "74.5 GiB", as `hermes explain` does."""
+    if size_bytes is None or not math.isfinite(size_bytes):
+        return ABSENT
+    for power, name in ((5, "PiB"), (4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if size_bytes >= 1024**power:
+            return f"{_significant(size_bytes / 1024**power)} {name}"
     return f"{_significant(size_bytes)} B"
 
 

@@ -8,7 +8,7 @@ from hermes_analysis.compare import Comparison, Difference
 from hermes_analysis.metrics.details import RunDetails
 from hermes_analysis.metrics.distribution import Distribution
 from hermes_analysis.optional import optional
-from hermes_analysis.render import duration, energy, metric_value, number, percent, size, stage_part
+from hermes_analysis.render import capacity, duration, energy, metric_value, number, percent, size, stage_part
 from hermes_analysis.summary import (
     ClientSummary,
     CriticalPath,
@@ -264,7 +264,7 @@ def _system(summary: RunSummary) -> Iterable[Any]:
             table.add_row(
                 _text(tier.name),
                 f"{tier.memories:,}",
-                size(tier.capacity_bytes),
+                capacity(tier.capacity_bytes),
                 percent(tier.peak_share),
                 percent(tier.hit_rate),
                 size(tier.read_bytes),

@@ -14,7 +14,7 @@ from hermes_analysis.metrics.series import series
 from hermes_analysis.metrics.summarise import Prepared, summarise
 from hermes_analysis.optional import optional
 from hermes_analysis.output import write_text
-from hermes_analysis.render import duration, energy, number, percent, stage_part
+from hermes_analysis.render import capacity, duration, energy, number, percent, stage_part
 from hermes_analysis.report.charts import Chart, all_charts, path_chart
 from hermes_analysis.summary import level_bounds
 
@@ -70,7 +70,13 @@ def render(template: str, charts: list[Chart], **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "number": number, "percent": percent, "energy": energy}
+    environment.filters |= {
+        "duration": duration,
+        "number": number,
+        "percent": percent,
+        "energy": energy,
+        "capacity": capacity,
+    }
     sections: dict[str, list[Chart]] = {}
     for chart in charts:
         sections.setdefault(chart.section, []).append(chart)
