@@ -130,7 +130,7 @@ def test_rows_of_a_benchmark_whose_scripts_are_public_are_run_as_these_do():
     prompt = int(LOOP["isl"])
     assert case.scenario["workload"]["prompt"] == {"uniform": [round(0.8 * prompt), prompt]}
     assert case.scenario["engine"]["max_num_batched_tokens"] == 16_384
-    assert inferencex.steps_waited(case.assumptions) == 20
+    assert inferencex.steps_waited(case.assumptions) == 15
     assert inferencex.steps_waited(closed_loop.case_of(LOOP).assumptions) == 0
     narrow = row | {"system": "b200_sxm", "gemm_quant_mode": "fp8"}
     assert closed_loop.case_of(narrow).scenario["model"]["kv_dtype"] == "fp8"
@@ -279,7 +279,7 @@ def test_text_is_tokenised_in_front_of_every_engine_of_a_closed_loop():
 def test_the_first_token_of_tensorrt_llm_leaves_at_once():
     made = {**LOOP, "backend": "trtllm", "silicon_data_source": "db-dump/2026-04-27; silicon_concurrency=16"}
     assert inferencex.steps_waited(closed_loop.case_of(made).assumptions) == 0
-    assert inferencex.steps_waited(closed_loop.case_of({**made, "backend": "sglang"}).assumptions) == 20
+    assert inferencex.steps_waited(closed_loop.case_of({**made, "backend": "sglang"}).assumptions) == 15
     ranks = closed_loop.case_of({**made, "attention_dp_size": "8", "model_path": "deepseek-ai/DeepSeek-R1"})
     assert inferencex.steps_waited(ranks.assumptions) == 30
 

@@ -18,6 +18,7 @@ from hermes_hw.links import all_reduce_s
 from hermes_hw.memory import kv_bytes_per_token, kv_transfer_bytes_per_token, weights_bytes_per_device
 from hermes_hw.models import architecture_from_config, find_model, model_names
 from hermes_hw.parallel import parallel_plan
+from hermes_hw.resolve import resolve
 from hermes_hw.roofline import RooflineModel
 from hermes_hw.roofline.cost import gemm_compute_s
 from hypothesis import given
@@ -284,3 +285,14 @@ def test_latent_attention_launches_more_kernels():
     plan = parallel_plan(Deployment(model="m", device="h200"), model, 1.0)
     kv = dtype_named("bf16")
     assert StepGraph(model, plan, kv).kernels - StepGraph(plain, plan, kv).kernels == 5 * 61
+
+
+def test_narrow_products_launch_kernels_that_narrow_their_activations():
+    model = architecture("deepseek-ai/DeepSeek-V3")
+    plan = parallel_plan(Deployment(model="m", device="h200"), model, 1.0)
+    kv = dtype_named("bf16")
+    more = StepGraph(model, plan, kv, ("fp8",)).kernels - StepGraph(model, plan, kv).kernels
+    # Down, up and output projections in 61 layers; two products in 3 dense layers; routed and shared ones in 58.
+    assert more == 2 * (3 * 61 + 2 * 3 + 4 * 58)
+    assert resolve(Deployment(model="deepseek-ai/DeepSeek-V3", device="h200")).graph.narrowed == ("fp8", "int8")
+    assert "fp8" not in resolve(Deployment(model="deepseek-ai/DeepSeek-V3", device="a100-sxm-80gb")).graph.narrowed

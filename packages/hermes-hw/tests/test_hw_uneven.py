@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hermes_core.api import Deployment, InputError, StepShape
+from hermes_hw.gating import activated_experts, busiest_group, popularity
 from hermes_hw.roofline import RooflineModel
 from hermes_hw.tables import MeasuredModel, open_tables
-from hermes_hw.tables.gating import busiest_group, popularity
 from hermes_hw.tables.uneven import Uneven, read_uneven
 from hypothesis import given
 from hypothesis import strategies as st
@@ -204,3 +204,15 @@ def test_a_profile_prices_experts_that_two_ranks_share():
     added = alone["attention_decode"].duration_s / plain["attention_decode"].duration_s
     assert 1.08 < added < 1.2
     assert np.isclose(plain["qkv_proj"].duration_s, alone["qkv_proj"].duration_s)
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(128, 8), (256, 8), (8, 2)])
+def test_activated_experts_follow_the_gate(experts, top_k):
+    tokens = np.array([1, 2, 7, 30, 64, 300, 5_000, 1_000_000])
+    exact = experts - np.power(1.0 - popularity(experts, top_k)[:, None], tokens).sum(axis=0)
+    assert activated_experts(experts, top_k, tokens) == pytest.approx(exact, rel=1e-3)
+
+
+def test_gates_of_few_experts_prefer_none():
+    assert popularity(16, 1) == pytest.approx(1 / 16)
+    assert popularity(128, 8).std() > 0.02

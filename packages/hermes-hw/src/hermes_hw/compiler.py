@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Protocol
 
+import numpy as np
 from hermes_core.api.hardware import CompiledDeployment, Deployment, OperatorPrice, StepModel, StepShape
 from hermes_core.api.streams import stream
 
@@ -124,7 +125,8 @@ def mixed_shape(seqs: int, context: int, chunk: int, window: int, cached: int = 
     """Return a step of `seqs` decoding sequences of equal contexts and one prompt chunk after `cached` tokens."""
     windowed_pairs2 = chunk * (2 * cached + chunk + 1)
     if window:
-        windowed_pairs2 = 2 * sum(min(cached + i + 1, window) for i in range(chunk))
+        free = min(max(window - cached, 0), chunk)
+        windowed_pairs2 = free * (2 * cached + free + 1) + 2 * (chunk - free) * window
     return StepShape(
         decode_seqs=seqs,
         decode_context=seqs * context,
@@ -162,7 +164,7 @@ def _compile_error(direct: DirectPrices, steps: CompiledSteps, deployment: Deplo
     """Return the worst relative difference between compiled and direct prices at random shapes."""
     draws = stream(0, "hermes_hw.compile.check")
     longest = min(direct.graph.model.max_model_len, 32_768)
-    worst = 0.0
+    shapes = []
     for _ in range(_CHECK_POINTS):
         seqs = int(draws.integers(1, deployment.max_seqs + 1))
         context = int(draws.integers(1, longest + 1))
@@ -171,9 +173,29 @@ def _compile_error(direct: DirectPrices, steps: CompiledSteps, deployment: Deplo
         chunk = mixed * int(draws.integers(1, deployment.max_batched_tokens + 1))
         shape = mixed_shape(seqs, context, min(chunk, max(deployment.max_batched_tokens - seqs, 0)), steps.window)
         shape.sampled_seqs = seqs
-        exact = sum(price.duration_s for price in breakdown_parts(direct, steps, shape))
-        worst = max(worst, abs(steps.step(shape)[0] * 1e-15 / exact - 1.0))
-    return worst
+        shapes.append(shape)
+    exact_s = _direct_seconds(direct, steps, shapes)
+    return max(abs(steps.step(shape)[0] * 1e-15 / exact - 1.0) for shape, exact in zip(shapes, exact_s, strict=True))
+
+
+def _direct_seconds(direct: DirectPrices, steps: CompiledSteps, shapes: Sequence[StepShape]) -> list[float]:
+    """Return the durations of steps with tokens and samples, as the lines of their breakdowns sum to.
+
+    What does not depend on contexts is priced for all of them at once.
+    """
+    padded = np.array([steps.tables.padded(shape.decode_seqs + shape.prefill_tokens) for shape in shapes])
+    sampled = np.array([shape.sampled_seqs for shape in shapes])
+    device_s = np.zeros(len(shapes))
+    for part in (*direct.tokens(padded), *direct.sampled(sampled)):
+        device_s += part.seconds
+    step_s, seq_s = direct.inputs_s()
+    answer = []
+    for shape, common_s in zip(shapes, device_s.tolist(), strict=True):
+        seqs = shape.decode_seqs + shape.prefill_seqs
+        attention_s = sum(float(part.seconds[0]) for part in direct.attention(shape))
+        floor_fs, add_fs = steps.around.floor_add(steps.tables.floor_fs(shape.decode_seqs + shape.prefill_tokens), seqs)
+        answer.append(max(common_s + attention_s + step_s + seq_s * seqs, floor_fs * 1e-15) + add_fs * 1e-15)
+    return answer
 
 
 def _fingerprint(deployment: Deployment, resolved: Resolved, kind: str, content: Mapping[str, Any]) -> str:

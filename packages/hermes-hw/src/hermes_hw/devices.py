@@ -12,6 +12,9 @@ from hermes_hw.dtypes import DType
 from hermes_hw.links import ALGORITHMS, Interconnect, link_facts, link_kinds
 from hermes_hw.lookup import find_name, load_json, normalised
 
+NARROW: Final = ("fp8", "int8", "fp4")
+"""What products compute in when activations are narrowed too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -35,6 +38,10 @@ class Device:
     price_usd_per_h: float
     price_date: str
     sources: Mapping[str, str] = field(default_factory=dict)
+
+    def narrows(self, weights: DType) -> bool:
+        """Whether activations are narrowed by kernels of their own before a product with such weights."""
+        return weights.compute in NARROW and weights.compute in self.flops
 
     def compute_dtype(self, dtype: DType) -> str:
         """Return the format in which this device multiplies weights stored as `dtype`.

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from hermes_hw.dtypes import DType
+from hermes_hw.gating import activated_experts
 from hermes_hw.memory import kv_heads_per_device
 from hermes_hw.models.architecture import Architecture
 from hermes_hw.operators import Figures, Operator, Sizes
 from hermes_hw.parallel import ParallelPlan
+
+_NARROWING = 2
+"""Kernels that narrow the activations of a product: one finds their scales, one casts."""
 
 
 def expected_distinct_experts(experts: int, top_k: int, tokens: float | Figures | Sizes) -> Figures:
@@ -26,6 +30,8 @@ class StepGraph:
     model: Architecture
     plan: ParallelPlan
     kv: DType
+    narrowed: tuple[str, ...] = ()
+    """Formats of weights whose products narrow their activations first, by kernels of their own."""
 
     def layer_operators(self, tokens: Sizes) -> list[Operator]:
         """Return the operators of all layers whose work is set by the tokens of the step (padding included)."""
@@ -111,7 +117,21 @@ class StepGraph:
         model = self.model
         collectives = 2 * model.layers if self.plan.tensor > 1 else 0
         latent = 5 * model.layers if model.attention.kv_lora_rank else 0
-        return 9 * model.layers + latent + 6 * model.moe.layers + collectives
+        narrowing = _NARROWING * self._narrowed_products
+        return 9 * model.layers + latent + 6 * model.moe.layers + collectives + narrowing
+
+    @property
+    def _narrowed_products(self) -> int:
+        model, formats = self.model, self.model.quantization
+        latent = 1 if model.attention.kv_lora_rank and model.attention.q_lora_rank else 0
+        shared = model.moe.layers if model.moe.shared_intermediate else 0
+        products = (
+            (formats.attention, (2 + latent) * self._layers + 2 * model.linear.layers),
+            (formats.dense, 2 * model.dense.layers),
+            (formats.experts, 2 * model.moe.layers),
+            (formats.shared_experts, 2 * shared),
+        )
+        return sum(count for weights, count in products if weights.name in self.narrowed)
 
     # ---- attention -------------------------------------------------------------------------------------------
 
@@ -216,7 +236,7 @@ class StepGraph:
         sizes = {
             "tokens": tokens,
             "picks": np.minimum(plan.busiest_picks(mean), gathered * float(min(moe.top_k, moe.experts // plan.expert))),
-            "distinct": expected_distinct_experts(moe.experts, moe.top_k, gathered) / plan.expert,
+            "distinct": activated_experts(moe.experts, moe.top_k, gathered) / plan.expert,
         }
         attributes = {
             "hidden": model.hidden,

@@ -11,7 +11,7 @@ from hermes_core.api.errors import InputError
 from hermes_core.api.hardware import Deployment
 
 from hermes_hw.devices import Device, find_device
-from hermes_hw.dtypes import DType, dtype_named
+from hermes_hw.dtypes import DTYPES, DType, dtype_named
 from hermes_hw.efficiency import Efficiency, efficiency_of
 from hermes_hw.graph import StepGraph
 from hermes_hw.lookup import find_name, normalised
@@ -62,8 +62,9 @@ def resolve(deployment: Deployment, options: Sequence[str] = ()) -> Resolved:
     overrides = deployment.options.get("efficiency", {})
     if not isinstance(overrides, Mapping):
         raise InputError(f"options.efficiency must be a mapping of constants, found {overrides!r}")
-    graph = StepGraph(model, plan, _kv_dtype(deployment, model))
     efficiency = efficiency_of(device.family, overrides, deployment.engine)
+    narrowed = tuple(name for name, dtype in DTYPES.items() if device.narrows(dtype))
+    graph = StepGraph(model, plan, _kv_dtype(deployment, model), narrowed)
     return Resolved(graph, device, efficiency, tuple(_notes(graph, device)))
 
 

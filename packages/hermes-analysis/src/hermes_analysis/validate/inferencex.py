@@ -19,10 +19,8 @@ _MANY_USERS: Final = 16
 _LONG_PROMPT: Final = 4096
 POLLED: Final = "SGLang takes requests in every {} steps, as InferenceMAX starts it (--scheduler-recv-interval)"
 BALANCED: Final = "TensorRT-LLM lets prompts in every 60 steps or when every rank has one, as InferenceMAX starts it"
-_WAITS: Final = {POLLED.format(10): 10.0, POLLED.format(30): 20.0, BALANCED: 30.0}
-"""Steps after which a first token is seen, on average, by what was told of a row. Half the interval passes before a
-request is taken in; SGLang's take 5 steps more, at either interval (DeepSeek-R1 and -V3 in nvfp4 on B200, 4 to 128
-users): that much is measured, not explained."""
+_WAITS: Final = {POLLED.format(10): 5.0, POLLED.format(30): 15.0, BALANCED: 30.0}
+"""Steps after which a first token is seen, on average, by what was told of a row: half the interval."""
 _SPARE_TOKENS: Final = 64
 """TensorRT-LLM's budgets of tokens there are multiples of it, and have as many to spare."""
 
@@ -61,10 +59,10 @@ def engine(row: Mapping[str, str], users: int, told: list[str]) -> dict[str, Any
         told.append(POLLED.format(30 if users >= _MANY_USERS else 10))
         return {"max_num_batched_tokens": 16_384}
     if row["backend"] == "trtllm":
-        if "gpt-oss" in row["model_path"]:
-            return {"max_num_batched_tokens": 20_000}
         if int(float(row.get("attention_dp_size") or 1)) > 1:
             told.append(BALANCED)
+        if "gpt-oss" in row["model_path"]:
+            return {"max_num_batched_tokens": 20_000}
         spare = -(-(users + prompt + _SPARE_TOKENS) // _SPARE_TOKENS) * _SPARE_TOKENS
         return {"max_num_seqs": users, "max_num_batched_tokens": spare}
     return {"max_num_batched_tokens": 16_384 if prompt > _LONG_PROMPT else 2_048}

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from hermes_core.api.errors import UnsupportedError
 
-from hermes_hw.devices import Device
+from hermes_hw.devices import NARROW, Device
 from hermes_hw.dtypes import DType
 from hermes_hw.efficiency import Efficiency
 from hermes_hw.energy import Energy
@@ -26,8 +26,6 @@ _STATE_BYTES: Final = 4
 """Recurrent states are float32."""
 _LINEAR_CHUNK: Final = 64
 """Tokens of a prompt that linear attention works on at once."""
-_NARROW: Final = ("fp8", "int8", "fp4")
-"""What products compute in when activations are narrowed too."""
 _WIDENED: Final = 0.7
 """What grouped products reach of that bandwidth, and of that peak, with 4-bit experts on a device that cannot multiply
 them: they are widened within the kernel. Fitted on gpt-oss-120b on H200 under vLLM and TensorRT-LLM (closed loops,
@@ -96,13 +94,13 @@ class RooflinePricer:
 
     def quantizes(self, weights: DType) -> bool:
         """Whether activations are narrowed by a kernel of their own before a product."""
-        return weights.compute in _NARROW and self.device.compute_dtype(weights) == weights.compute
+        return self.device.narrows(weights)
 
     # ---- products and streams --------------------------------------------------------------------------------
 
     def _gemm(self, op: Operator) -> Price:
         m, n, k = op.sizes["m"], op.attributes["n"], op.attributes["k"]
-        narrow = self.device.compute_dtype(op.dtype) in _NARROW
+        narrow = self.device.compute_dtype(op.dtype) in NARROW
         peak = self.peak_flops(op.dtype) * (self.efficiency.narrow_compute if narrow else self.efficiency.compute)
         tiled_s = gemm_compute_s(m, n, k, peak, self.device.compute_units)
         nbytes = n * k * op.dtype.bytes + m * ((n + k) * op.activation.bytes)

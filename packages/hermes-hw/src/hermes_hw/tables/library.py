@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from hermes_hw.dtypes import DTYPES, DType
+from hermes_hw.gating import activated_experts
 from hermes_hw.operators import EXTRAPOLATED, Figures, Operator, Pricer, Sizes
 from hermes_hw.tables.grid import Grid
 from hermes_hw.tables.rows import TableRows
@@ -149,11 +150,14 @@ def _attention_at(kind: str, c: Mapping[str, Sizes], one: Sizes) -> tuple[dict[s
 
 def _experts_at(c: Mapping[str, Sizes]) -> tuple[dict[str, Any], dict[str, Any]]:
     picks = c["tokens"] * c["top_k"] / c["expert_parallel"]
-    left = np.power(1.0 - c["top_k"] / c["experts"], c["tokens"])
+    distinct = np.zeros(len(picks))
+    for experts, top_k in np.unique(np.stack([c["experts"], c["top_k"]], axis=1), axis=0).tolist():
+        same = (c["experts"] == experts) & (c["top_k"] == top_k)
+        distinct[same] = activated_experts(experts, top_k, c["tokens"][same])
     sizes: dict[str, Any] = {
         "tokens": c["tokens"],
         "picks": picks,
-        "distinct": c["experts"] * (1.0 - left) / c["expert_parallel"],
+        "distinct": distinct / c["expert_parallel"],
     }
     attributes = {
         "hidden": c["hidden"],

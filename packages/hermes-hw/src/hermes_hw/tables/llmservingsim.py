@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 from hermes_core.api.errors import InputError, Place
 
+from hermes_hw.gating import busiest_group
 from hermes_hw.models import architecture_from_config, find_model
 from hermes_hw.models.architecture import Architecture
-from hermes_hw.tables.gating import busiest_group
 from hermes_hw.tables.library import TableLibrary
 from hermes_hw.tables.rows import TableRows, checked_rows
 from hermes_hw.tables.uneven import Uneven, read_uneven

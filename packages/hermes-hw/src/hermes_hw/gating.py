@@ -14,10 +14,15 @@ from typing import Final
 
 import numpy as np
 
-from hermes_hw.operators import Figures
+from hermes_hw.operators import Figures, Sizes
 
 POPULARITY_SPREAD: Final = 0.9
 """Standard deviation of the logarithm of an expert's popularity."""
+_FINE_GRAINED: Final = 32
+"""Experts of a model from which on gates prefer some. Gates of few large experts do not (Jiang et al., "Mixtral of
+Experts", 2024, section 5; Llama 4 Scout's steps, whose time is that of even picks)."""
+_PER_FACTOR_E: Final = 16
+"""Points of the curve of activated experts for each factor e of tokens."""
 
 
 @cache
@@ -26,13 +31,34 @@ def popularity(experts: int, top_k: int) -> Figures:
     if top_k >= experts:
         return np.ones(experts)
     normal = NormalDist()
-    weights = np.array([math.exp(POPULARITY_SPREAD * normal.inv_cdf((i + 0.5) / experts)) for i in range(experts)])
+    spread = POPULARITY_SPREAD if experts >= _FINE_GRAINED else 0.0
+    weights = np.array([math.exp(spread * normal.inv_cdf((i + 0.5) / experts)) for i in range(experts)])
     chosen = weights * (top_k / weights.sum())
     while chosen.max() > 1.0:
         # Who would be picked more than always is picked always; the others share the rest.
         full = chosen >= 1.0
         chosen = np.where(full, 1.0, weights * ((top_k - full.sum()) / weights[~full].sum()))
     return np.asarray(chosen)
+
+
+def activated_experts(experts: int, top_k: int, tokens: float | Figures | Sizes) -> Figures:
+    """Return how many of `experts` at least one of `tokens` picks, on average: the sum of 1 - (1 - p)^tokens.
+
+    Interpolated in the logarithm of tokens, within 0.1%.
+    """
+    grid, values = _activated_curve(experts, top_k)
+    return np.asarray(np.interp(np.log(np.maximum(tokens, 1.0)), grid, values))
+
+
+@cache
+def _activated_curve(experts: int, top_k: int) -> tuple[Figures, Figures]:
+    p = popularity(experts, top_k)
+    # From where the least popular expert is surely picked on, nothing changes.
+    last = max(math.log(20.0 / float(p.min())), math.log(2.0))
+    grid = np.linspace(0.0, last, 2 + int(_PER_FACTOR_E * last))
+    values = experts - np.power(1.0 - p, np.exp(grid)[:, None]).sum(axis=1)
+    values[-1] = experts
+    return grid, values
 
 
 @dataclass(frozen=True, slots=True)
