@@ -277,6 +277,21 @@ def test_links_tiers_ways_and_quality_of_the_trailer():
     assert share.max() == pytest.approx(0.1), "ten bytes in a second over a link of 100 bytes a second"
 
 
+def test_links_over_time_are_what_the_trailer_says_of_each():
+    second = 10**9
+    link = rr.LinkTotals(
+        bandwidth_bytes_per_s=100, bytes=150, step_ns=second, step_bytes=[100, 0, 50], step_waiting_ns=[0, 0, second]
+    )
+    idle = rr.LinkTotals(bandwidth_bytes_per_s=100, step_ns=second)
+    run = graph(trailer=rr.RunTrailer(end_ns=4 * second, requests=1, links=[link, idle]), links=["nic", "rack"])
+    found = series(run, StepIndex.of(run.steps), intervals=8)
+    ((name, rate),) = found.links
+    assert name == "nic"
+    assert rate.tolist() == pytest.approx([100, 100, 0, 0, 50, 50, 0, 0])
+    assert found.link_shares[0][1].tolist() == pytest.approx((rate / 100).tolist())
+    assert found.link_waiting[0][1].tolist() == pytest.approx([0, 0, 0, 0, 1, 1, 0, 0])
+
+
 @st.composite
 def graphs(draw):
     """Requests whose jobs form graphs, each begun when the one it follows has ended."""

@@ -362,6 +362,11 @@ def test_every_byte_that_was_sent_crossed_the_link_it_left_by():
     assert left.bytes == run.table("transfers")["bytes"].sum() == sum(160 + at for at in range(20)) * BYTES
     assert left.transfers == 20
     assert 0 < left.busy_ns <= run.outcome.trailer.end_ns
+    # All links that it crossed have it over time, and not only the narrowest.
+    used = [totals for totals in run.outcome.trailer.links if totals.bytes]
+    assert len(used) == 3, "the adapter it left by, and those of both clients that it went to"
+    for totals in run.outcome.trailer.links:
+        assert (sum(totals.step_bytes), sum(totals.step_waiting_ns)) == (totals.bytes, totals.waiting_ns)
 
 
 class Reader:

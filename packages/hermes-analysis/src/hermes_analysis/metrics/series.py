@@ -45,9 +45,14 @@ class Series:
     """Output tokens of requests, each request's spread evenly from its first token to its end."""
     clients: tuple[ClientSeries, ...]
     links: tuple[tuple[str, Floats], ...]
-    """Bytes per second over each link, transfers spread evenly over their time; by the narrowest link of each."""
+    """Bytes per second over each link that was used.
+
+    In a record without links over time, transfers are spread evenly over their time, by the narrowest link of each.
+    """
     link_shares: tuple[tuple[str, Floats], ...] = ()
     """The same over what the link can carry, for those whose bandwidth the record says."""
+    link_waiting: tuple[tuple[str, Floats], ...] = ()
+    """Mean number of transfers' worth of time lost at each link: 1 where one stands still, or two go at half speed."""
 
     @property
     def middles_s(self) -> Floats:
@@ -76,6 +81,7 @@ def series(run: RunRecord, index: StepIndex, intervals: int = INTERVALS) -> Seri
         clients=_clients(run, index, edges),
         links=links,
         link_shares=_shares(run, links),
+        link_waiting=_over_time(run, edges, "step_waiting_ns", NS),
     )
 
 
@@ -176,8 +182,25 @@ def _shares(run: RunRecord, links: tuple[tuple[str, Floats], ...]) -> tuple[tupl
     return tuple((name, rate / bandwidth[name]) for name, rate in links if name in bandwidth)
 
 
+def _over_time(run: RunRecord, edges: Floats, column: str, unit: float) -> tuple[tuple[str, Floats], ...]:
+    """Return what the trailer says of each link over time, in units per second; none in an older record."""
+    if run.trailer is None:
+        return ()
+    answers = []
+    for name, totals in zip(run.manifest.links, run.trailer.links, strict=False):
+        steps = np.array(getattr(totals, column), dtype=np.float64)
+        if steps.any():
+            begin = np.arange(len(steps)) * (totals.step_ns * NS)
+            # The last step may reach beyond the end of the run.
+            stop: Floats = np.minimum(begin + totals.step_ns * NS, edges[-1])
+            answers.append((name, spread(begin, stop, steps * unit, edges) / edges[1]))
+    return tuple(answers)
+
+
 def _links(run: RunRecord, edges: Floats) -> tuple[tuple[str, Floats], ...]:
     """Return bytes per second over each link that was used."""
+    if found := _over_time(run, edges, "step_bytes", 1.0):
+        return found
     transfers = run.transfers
     names = [*run.manifest.links]
     answers = []

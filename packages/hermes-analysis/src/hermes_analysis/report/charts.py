@@ -54,11 +54,12 @@ def all_charts(ready: Prepared, series: Series, stages: tuple[StagePart, ...]) -
     for name, title, unit, values in (
         ("links", "Links", "bytes/s", series.links),
         ("link_shares", "Links, of what they can carry", "share of bandwidth", series.link_shares),
+        ("link_waiting", "Links, transfers held back", "transfers", series.link_waiting),
     ):
         if values:
             busiest = sorted(values, key=lambda pair: -float(pair[1].sum()))[:_MOST_LINKS]
             lines = [line(link, series.middles_s, rate, number) for number, (link, rate) in enumerate(busiest)]
-            label = f"{unit} of each link and memory, over time, by the narrowest of each transfer"
+            label = f"{unit} of each link and memory, over time"
             charts.append(Chart(name, "links", title, label, figure_of(lines, TIME, unit)))
     if stages:
         charts.append(_stage_chart(stages))

@@ -5,9 +5,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from hermes_core.api.time import Nanos
+
+if TYPE_CHECKING:
+    from hermes_core.network.history import Trail
 
 OnEnd: TypeAlias = Callable[[Nanos], None]
 """Called with the time at which the last byte of a flow has arrived."""
@@ -128,6 +131,7 @@ class Flow:
         "size_bytes",
         "solo",
         "started_ns",
+        "trail",
         "version",
         "waited_ns",
         "weight",
@@ -168,19 +172,26 @@ class Flow:
         """Time lost to others until `since_ns`."""
         self.ahead = ahead
         """Whom to tell when use of it may begin; None once told."""
+        self.trail: Trail | None = None
+        """Where what moves is noted, if it is."""
 
     def settle(self, now: Nanos) -> None:
         """Account for what has moved since it was last asked."""
         span = now - self.since_ns
         if span:
             moved = self.level_n * self.weight * span // self.level_d
+            if self.trail is not None and moved:
+                # An end is rounded up to a nanosecond: no more than there was has moved.
+                self.trail.add(self.since_ns, now, min(moved, self.remaining_nb))
             self.remaining_nb -= moved
-            self.since_ns = now
             if self.bottleneck is not None:
                 lost = span - moved // self.solo
                 if lost > 0:
                     self.waited_ns += lost
                     self.bottleneck.waiting_ns += lost
+                    if self.trail is not None:
+                        self.trail.history.waiting(self.bottleneck).add(self.since_ns, now, lost)
+            self.since_ns = now
 
     def ready_ns(self, end_ns: Nanos) -> Nanos:
         """Return when use of it may begin, if it goes on as it does and ends at `end_ns`; it has just been settled."""

@@ -7,6 +7,7 @@ from typing import Final
 from hermes_core.api.time import Nanos
 from hermes_core.engine import Kernel, Phase, rank
 from hermes_core.network.flows import Ahead, Flow, OnEnd, Path, Resource
+from hermes_core.network.history import History
 from hermes_core.network.shares import Level, repaired
 
 _TRANSFER: Final = rank(Phase.TRANSFER)
@@ -38,11 +39,16 @@ class Network:
         "_sharing",
         "contention",
         "ended",
+        "history",
         "moving",
     )
 
-    def __init__(self, kernel: Kernel, *, contention: bool = True) -> None:
-        """With `contention` off each flow goes as if it were alone: what there would be without sharing."""
+    def __init__(self, kernel: Kernel, *, contention: bool = True, history: History | None = None) -> None:
+        """With `contention` off each flow goes as if it were alone: what there would be without sharing.
+
+        A `history` is told what moves, and waits, when and where.
+        """
+        self.history = history
         self.contention = contention
         self.moving: dict[Flow, None] = {}
         """Flows under way, from the moment they were started."""
@@ -98,6 +104,8 @@ class Network:
         self._numbers = number = self._numbers + 1
         flow = Flow(number, path, size_bytes, on_end, weight, solo, now, ahead)
         self.moving[flow] = None
+        if self.history is not None:
+            flow.trail = self.history.moved(path.resources)
         if not size_bytes or not solo:
             flow.remaining_nb = 0
         if path.latency_ns or not flow.remaining_nb:
@@ -130,10 +138,12 @@ class Network:
         self._scaled[resource] = None
         self._share_soon()
 
-    def passed(self, path: Path, size_bytes: int) -> None:
-        """Count bytes that have gone over a path before, unseen."""
+    def passed(self, path: Path, size_bytes: int, since_ns: Nanos) -> None:
+        """Count bytes that have gone over a path from `since_ns` until now, unseen."""
         for resource in path.resources:
             resource.moved_bytes += size_bytes
+        if self.history is not None and size_bytes and self.now > since_ns:
+            self.history.moved(path.resources).add(since_ns, self.now, size_bytes * 1_000_000_000)
 
     def alone_ns(self, path: Path, size_bytes: int) -> Nanos:
         """Return for how long a flow would be under way that shares with nobody."""

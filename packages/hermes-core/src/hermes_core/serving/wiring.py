@@ -13,7 +13,7 @@ from hermes_core.engine import Kernel
 from hermes_core.memory.plan import KvStorePlan
 from hermes_core.memory.store import KvStore
 from hermes_core.memory.tiers import Tiers
-from hermes_core.network import Network, Path, Resource
+from hermes_core.network import Course, History, Network, Path, Resource
 from hermes_core.network.topology import Topology
 from hermes_core.record import Recorder
 from hermes_core.serving.llm.kv.store import PoolStore
@@ -50,7 +50,7 @@ class Wiring:
         contention = (plan.topology is None or plan.topology.contention) and (
             plan.kv_store is None or plan.kv_store.contention
         )
-        self.network = Network(kernel, contention=contention)
+        self.network = Network(kernel, contention=contention, history=History())
         self.topology = placed(plan)
         self._names = [f"{pool.name}/{index}" for pool in plan.pools for index in range(pool.clients)]
         self.store: KvStore | None = None
@@ -162,7 +162,7 @@ class Wiring:
         if computed_ns and layers > 1:
             span_ns = max(1, network.expected_ns(path, size_bytes) - path.latency_ns)
             gone = min(size_bytes * (layers - 1) // layers, size_bytes * computed_ns // span_ns)
-            network.passed(path, gone)
+            network.passed(path, gone, begun - computed_ns)
 
         def ended(now: Nanos) -> None:
             self._row(request_id, source, target, path, size_bytes, begun, now)
@@ -199,7 +199,9 @@ class Wiring:
         self.network.close(now)
 
     def link_totals(self) -> list[run_record_pb2.LinkTotals]:
-        """Return what crossed each link."""
+        """Return what crossed each link, in all and over time."""
+        history = self.network.history
+        courses = history.courses(self.links) if history is not None else [Course([], [])] * len(self.links)
         return [
             run_record_pb2.LinkTotals(
                 bandwidth_bytes_per_s=link.nominal_bytes_per_s,
@@ -208,8 +210,11 @@ class Wiring:
                 waiting_ns=link.waiting_ns,
                 transfers=link.flows_ended,
                 peak_transfers=link.peak_flows,
+                step_ns=history.step_ns if history is not None else 0,
+                step_bytes=course.moved_bytes,
+                step_waiting_ns=course.waiting_ns,
             )
-            for link in self.links
+            for link, course in zip(self.links, courses, strict=True)
         ]
 
     def memory_totals(self) -> list[run_record_pb2.MemoryTotals]:

@@ -766,6 +766,9 @@ class LinkTotals(google.protobuf.message.Message):
     WAITING_NS_FIELD_NUMBER: builtins.int
     TRANSFERS_FIELD_NUMBER: builtins.int
     PEAK_TRANSFERS_FIELD_NUMBER: builtins.int
+    STEP_NS_FIELD_NUMBER: builtins.int
+    STEP_BYTES_FIELD_NUMBER: builtins.int
+    STEP_WAITING_NS_FIELD_NUMBER: builtins.int
     bandwidth_bytes_per_s: builtins.int
     bytes: builtins.int
     """What has crossed it."""
@@ -776,6 +779,18 @@ class LinkTotals(google.protobuf.message.Message):
     transfers: builtins.int
     peak_transfers: builtins.int
     """Most at once."""
+    step_ns: builtins.int
+    """The same over time, in steps of so long from 0 on, exact whatever shares were; trailing steps of nothing are left
+    out. Absent in older records.
+    """
+    @property
+    def step_bytes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """What has crossed it in each step."""
+
+    @property
+    def step_waiting_ns(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Time that transfers lost at it in each step, summed over them."""
+
     def __init__(
         self,
         *,
@@ -785,8 +800,11 @@ class LinkTotals(google.protobuf.message.Message):
         waiting_ns: builtins.int = ...,
         transfers: builtins.int = ...,
         peak_transfers: builtins.int = ...,
+        step_ns: builtins.int = ...,
+        step_bytes: collections.abc.Iterable[builtins.int] | None = ...,
+        step_waiting_ns: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "busy_ns", b"busy_ns", "bytes", b"bytes", "peak_transfers", b"peak_transfers", "transfers", b"transfers", "waiting_ns", b"waiting_ns"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bandwidth_bytes_per_s", b"bandwidth_bytes_per_s", "busy_ns", b"busy_ns", "bytes", b"bytes", "peak_transfers", b"peak_transfers", "step_bytes", b"step_bytes", "step_ns", b"step_ns", "step_waiting_ns", b"step_waiting_ns", "transfers", b"transfers", "waiting_ns", b"waiting_ns"]) -> None: ...
 
 global___LinkTotals = LinkTotals
 
