@@ -81,6 +81,8 @@ def test_given_hit_rates_are_drawn_unless_told(tmp_path):
     store = plan(tmp_path, f"kv_store: {{context: 4096, hot_spots: 8, {tiers}}}\n").kv_store
     assert (store.hits, store.context_tokens, store.hot_spots) == ("drawn", 4096, 8)
     assert (store.tiers[0].per_clients, store.tiers[0].hit_rate) == (4, 0.9)
+    # What is written as it is anyway disturbs nobody.
+    plan(tmp_path, f"kv_store: {{context: 4096, write: through, prefetch: false, {tiers}}}\n")
 
 
 def test_the_resolved_form_says_what_was_given_and_what_a_preset_fills_in(tmp_path):
@@ -118,6 +120,17 @@ TIER = "name: dram, capacity: 1 TB, bandwidth: 200 GB/s"
         (f"kv_store: {{tiers: [{{{TIER}, hit_rate: 0.5}}]}}\n", ["how much of a prompt is stored"]),
         (f"kv_store: {{hits: tracked, tiers: [{{{TIER}, hit_rate: 0.5}}]}}\n", ["contents are tracked"]),
         (f"kv_store: {{tiers: [{{{TIER}}}, {{{TIER}}}]}}\n", ["two tiers are called 'dram'"]),
+        (f"kv_store: {{context: 5, tiers: [{{{TIER}}}]}}\n", ["hits are tracked, so `context` would change nothing"]),
+        (f"kv_store: {{hot_spots: 5, tiers: [{{{TIER}}}]}}\n", ["`hot_spots` would change nothing"]),
+        *(
+            (f"kv_store: {{context: 5, {key}, tiers: [{{{TIER}, hit_rate: 0.5}}]}}\n", [f"`{key.split(':')[0]}` would"])
+            for key in ("write: back", "promote: false", "prefetch: true", "chunk: 16", "eviction: lfu")
+        ),
+        (
+            f"kv_store: {{context: 5, hits: expected, layer_wise: true, tiers: [{{{TIER}, hit_rate: 0.5}}]}}\n",
+            ["hits are expected, so `layer_wise` would change nothing"],
+        ),
+        (f"kv_store: {{context: 5, tiers: [{{{TIER}, hit_rate: 0.5, ttl: 5 s}}]}}\n", ["kv_store.tiers[0].ttl"]),
         ("kv_store: {tiers: []}\n", ["kv_store"]),
         ("kv_store: {tiers: [{name: x, capacity: 1 TB, bandwidth: 0 B/s}]}\n", ["zero"]),
         ("pools: {p: {stages: [prefill, decode], place: {nodes: [0]}}}\n", ["a place needs a topology"]),

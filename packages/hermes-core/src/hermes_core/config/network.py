@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from hermes_core.api.plugins import plugin_names
 from hermes_core.config.document import Route, suggest
 from hermes_core.config.findings import Findings
-from hermes_core.config.network_section import LinkSection, TierSection, TopologySection
+from hermes_core.config.network_section import KvStoreSection, LinkSection, TierSection, TopologySection
 from hermes_core.config.origins import DEFAULT, CanonicalTree
 from hermes_core.config.sections import Scenario
 from hermes_core.memory.plan import KvStorePlan, TierPlan
@@ -18,6 +19,18 @@ from hermes_core.serving.plan import AnyPoolPlan, PlacePlan, PoolPlan
 _EVICTIONS = "hermes.kv_evictions"
 _RACKS = 8
 """Racks that one spine joins, unless told."""
+
+_GIVEN: Final = ("write", "promote", "prefetch", "chunk_tokens", "eviction")
+_WITHOUT_EFFECT: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "tracked": ("context_tokens", "hot_spots"),
+        "drawn": _GIVEN,
+        "expected": (*_GIVEN, "hot_spots", "layer_wise"),
+    }
+)
+"""Keys of a KV store that do nothing, by what its hits are: with given ones nothing is kept, written or evicted."""
+_TIER_KEYS: Final = {"eviction": "eviction", "ttl": "ttl_ns"}
+"""The same of a tier, with given hits."""
 
 
 class NetworkPlans:
@@ -207,6 +220,7 @@ class NetworkPlans:
                 "add `context: 4096`",
                 at_key=True,
             )
+        self._without_effect(section, hits, at)
         names = [tier.name for tier in section.tiers]
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -234,6 +248,18 @@ class NetworkPlans:
             written = field in section.model_fields_set
             self._tree.put((*at, name), _plain(value), self._tree.origin((*at, key)) if written else DEFAULT)
         return plan
+
+    def _without_effect(self, section: KvStoreSection, hits: str, at: Route) -> None:
+        """Refuse what was written and would change nothing, as hits are."""
+        idle: list[tuple[Route, str]] = []
+        for key in _WITHOUT_EFFECT[hits]:
+            field = KvStoreSection.model_fields[key]
+            if getattr(section, key) != field.default:
+                idle.append((at, field.alias or key))
+        for index, tier in enumerate(section.tiers if hits != "tracked" else ()):
+            idle += [((*at, "tiers", index), key) for key, field in _TIER_KEYS.items() if getattr(tier, field)]
+        for where, name in idle:
+            self._findings.add((*where, name), f"hits are {hits}, so `{name}` would change nothing", "leave it out")
 
     def _tier(self, tier: TierSection, eviction: str, topology: TopologyPlan | None, at: Route) -> TierPlan:
         kind = tier.eviction or eviction
