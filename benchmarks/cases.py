@@ -1,5 +1,6 @@
 """The cases by name: what each simulates, and whether it is in the list that runs unless others are asked for."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class Case:
     """Points of a sweep, by one worker and by two; a multiple of 300."""
     command: Sequence[str] = ()
     """What is started; {folder} stands for a temporary folder."""
+    before: Sequence[str] = ()
+    """What is run in that folder first, and not counted."""
 
 
 def _scale(requests: int, name: str) -> Case:
@@ -57,6 +60,11 @@ def _transfers(flows: int) -> Case:
 
 def _start(name: str, what: str, command: Sequence[str]) -> Case:
     return Case(f"start-{name}", what, command=command)
+
+
+def _analysis(name: str, what: str, requests: int, *command: str) -> Case:
+    before = [sys.executable, "-m", "benchmarks.records", "{folder}/record.hermes", str(requests)]
+    return Case(f"analysis-{name}", what, command=hermes(*command), before=before, default=False)
 
 
 CASES: Final = {
@@ -142,6 +150,16 @@ CASES: Final = {
             "quickstart",
             "hermes run examples/quickstart.yaml, all included",
             hermes("run", "examples/quickstart.yaml", "--out", "{folder}/run"),
+        ),
+        _analysis(
+            "summary-1m", "hermes report --summary of a million requests", 1_000_000, "report", "{folder}", "--summary"
+        ),
+        _analysis("report-1m", "hermes report of a million requests", 1_000_000, "report", "{folder}"),
+        _analysis(
+            "perfetto-100k",
+            "hermes export --format perfetto of 100,000 requests",
+            100_000,
+            *("export", "{folder}", "--format", "perfetto", "--out", "{folder}/run.pftrace"),
         ),
     )
 }

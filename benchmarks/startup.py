@@ -48,11 +48,16 @@ def run_timed(command: Sequence[str]) -> Finished:
     return Finished(wall_s, used.ru_utime + used.ru_stime, peak)
 
 
-def measure_start(case: str, command: Sequence[str], repeat: int) -> Row:
-    """Run a command `repeat` times and keep the fastest by wall time, which is what a user waits for."""
+def measure_start(case: str, command: Sequence[str], repeat: int, before: Sequence[str] = ()) -> Row:
+    """Run a command `repeat` times and keep the fastest by wall time, which is what a user waits for.
+
+    `before` is run in the same folder each time, and not counted.
+    """
     row = Row(case, repeat=repeat)
     for _ in range(repeat):
         with TemporaryDirectory() as folder:
+            if before:
+                run_timed([part.replace("{folder}", folder) for part in before])
             done = run_timed([part.replace("{folder}", folder) for part in command])
         row.runs_cpu_s.append(done.cpu_s)
         if row.wall_s is None or done.wall_s < row.wall_s:

@@ -16,7 +16,7 @@ def run_case(case: Case, repeat: int, traces: Path) -> Row:
     if reason:
         row = Row(case.name, skipped=reason)
     elif case.command:
-        row = measure_start(case.name, case.command, repeat)
+        row = measure_start(case.name, case.command, repeat, case.before)
     elif case.points:
         from benchmarks.sweeps import measure_sweep  # noqa: PLC0415 - only where asked for
 

@@ -64,6 +64,21 @@ def test_a_streamed_case_writes_its_record():
     assert row.record_mib > 1
 
 
+def test_records_to_analyse_hold_together():
+    from hermes_analysis import RunRecord, summarise  # noqa: PLC0415
+
+    from benchmarks.records import GAPS, SEQUENCES, chunks  # noqa: PLC0415
+
+    summary = summarise(RunRecord.from_chunks(chunks(2000)))
+    assert not summary.partial
+    assert summary.total.counts.finished == 2000
+    # Those that begin last end with the run.
+    assert summary.total.itl_s.count == pytest.approx(2000 * GAPS, rel=0.02)
+    assert summary.total.itl_s.mean == pytest.approx(summary.total.tpot_s.mean, rel=0.01)
+    assert summary.path.requests == 2000
+    assert pytest.approx(SEQUENCES, rel=0.05) == GAPS / 4
+
+
 def test_pipelines_do_all_their_stages():
     from benchmarks.pipelines import ROUNDS, measure_pipeline, prepare, run  # noqa: PLC0415
 
