@@ -137,6 +137,41 @@ def test_an_item_that_kills_every_worker_is_given_up_alone(kind, request):
     assert results == {number: number * number for number in range(12) if number != 5}
 
 
+class Heavy:
+    """Work that says where it was unpacked."""
+
+    def __init__(self):
+        self.unpacked = 0
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        mark = Path(self.folder) / f"{os.getpid()}"
+        mark.write_text(str(int(mark.read_text()) + 1 if mark.exists() else 1))
+
+    def __call__(self, number):
+        return number
+
+
+@pytest.mark.parametrize("kind", ["joblib", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_process_unpacks_the_work_once_however_many_items_it_does(kind, request, tmp_path):
+    pytest.importorskip(kind)
+    executor = request.getfixturevalue("cluster") if kind == "ray" else make_executor(kind, workers=2)
+    work = Heavy()
+    work.folder = str(tmp_path)
+    assert dict(executor.run(work, range(50))) == {number: number for number in range(50)}
+    assert {mark.read_text() for mark in tmp_path.iterdir()} == {"1"}
+    if kind == "joblib":
+        executor.close()
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_executor_that_nothing_was_asked_of_is_closed_quietly(capfd):
+    pytest.importorskip("joblib")
+    with pytest.raises(AnalysisError, match="no scenario"), make_executor("joblib", workers=2):
+        raise AnalysisError("no scenario")
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_name_is_checked():
     with pytest.raises(ExecutorError, match="did you mean 'joblib'"):
         make_executor("jobblib")

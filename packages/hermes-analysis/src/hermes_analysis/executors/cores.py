@@ -1,7 +1,8 @@
 """The cores of this machine, by joblib."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -29,7 +30,7 @@ class JoblibExecutor:
         self.workers = workers
         self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         self._mine = threading.excepthook
-        self._starting: Iterator[None] = self._parallel(_start, range(workers))
+        self._starting: Generator[None, None, None] = self._parallel(_start, range(workers))
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[int, R | WorkerLost]]:
         """Yield results as they come.
@@ -55,7 +56,7 @@ class JoblibExecutor:
             else:
                 return
 
-    def _parallel(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    def _parallel(self, work: Callable[[T], R], items: Iterable[T]) -> Generator[R, None, None]:
         """Begin with the work and return its results, in any order.
 
         Of short items joblib takes several to a worker in one go, as many as it does in a fifth of a second.
@@ -64,7 +65,7 @@ class JoblibExecutor:
         parallel = self._joblib.Parallel(
             n_jobs=self.workers, return_as="generator_unordered", batch_size="auto", pre_dispatch=AHEAD * self.workers
         )
-        results: Iterator[R] = parallel(delayed(item) for item in items)
+        results: Generator[R, None, None] = parallel(delayed(item) for item in items)
         return results
 
     def _alone(self, numbered: Numbered[T, R], position: int, item: T) -> R | WorkerLost:
@@ -82,6 +83,9 @@ class JoblibExecutor:
 
     def close(self) -> None:
         """End the processes."""
+        with warnings.catch_warnings():  # that they are ended before they did anything
+            warnings.simplefilter("ignore", UserWarning)
+            self._starting.close()
         self._loky.get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
         if threading.excepthook is self._mine:
             threading.excepthook = self._hook
