@@ -16,6 +16,7 @@ from hermes_analysis.optional import optional
 from hermes_analysis.output import write_text
 from hermes_analysis.render import capacity, duration, energy, number, percent, stage_part
 from hermes_analysis.report.charts import Chart, all_charts, path_chart
+from hermes_analysis.report.fleet import fleet_charts
 from hermes_analysis.summary import level_bounds
 
 _MOST_ROWS = 60
@@ -29,6 +30,7 @@ def report_html(run: RunRecord) -> str:
     summary = summarise(run, ready)
     more = details(run, ready)
     charts = all_charts(ready, series(run, ready.index), more.stages)
+    charts += fleet_charts(run)
     if summary.path is not None:
         charts.append(path_chart(summary.path))
     return render(
