@@ -26,7 +26,9 @@ class Efficiency:
     narrow_compute: float
     """The same of products in 8 or 4 bits."""
     experts_compute: float
-    """The same of grouped products: those of experts with many tokens."""
+    """The same of grouped products: those of experts with many tokens, in 16 bits."""
+    narrow_experts_compute: float
+    """The same of grouped products in 8 or 4 bits."""
     decode_attention: float
     """Share of memory bandwidth at which decode attention reads the KV cache."""
     prefill_attention: float

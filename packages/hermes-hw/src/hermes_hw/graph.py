@@ -128,7 +128,8 @@ class StepGraph:
         products = (
             (formats.attention, (2 + latent) * self._layers + 2 * model.linear.layers),
             (formats.dense, 2 * model.dense.layers),
-            (formats.experts, 2 * model.moe.layers),
+            # What lies between an expert's two products is narrowed within the kernel.
+            (formats.experts, model.moe.layers),
             (formats.shared_experts, 2 * shared),
         )
         return sum(count for weights, count in products if weights.name in self.narrowed)

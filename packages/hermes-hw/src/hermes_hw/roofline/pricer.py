@@ -1,5 +1,6 @@
 """Prices operators by the roofline: fixed time, and the larger of compute and memory time."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,8 +31,9 @@ _WIDENED: Final = 0.7
 """What grouped products reach of that bandwidth, and of that peak, with 4-bit experts on a device that cannot multiply
 them: they are widened within the kernel. Fitted on gpt-oss-120b on H200 under vLLM and TensorRT-LLM (closed loops,
 InferenceMAX), by TPOT."""
-_EXPERT_TILES: Final = (16, 32, 64)
-"""Rows of the tile that a grouped product takes; above the last, 128."""
+_EXPERT_TILES: Final = ((8, 16), (64, 64), (math.inf, 128))
+"""Rows of an expert up to which a grouped product takes a tile, and the rows of that tile: what measured kernels of
+vLLM and SGLang follow (aiconfigurator-core 0.12.0, 128 to 512 experts in 8 and 4 bits, 1 to 16,384 tokens)."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ class RooflinePricer:
         parameters = a["hidden"] * a["intermediate"] * (a["inputs"] + 1)
         activations = picks * ((2.0 * a["hidden"] + (a["inputs"] + 1.0) * a["intermediate"]) * op.activation.bytes)
         nbytes = distinct * (parameters * op.dtype.bytes) + activations
-        reached = eff.experts_compute
+        narrow = self.device.compute_dtype(op.dtype) in NARROW
+        reached = eff.narrow_experts_compute if narrow else eff.experts_compute
         share = eff.experts_memory if op.dtype.bits >= op.activation.bits else eff.quantized_experts_memory
         if op.dtype.bits < op.activation.bits / 2 and self.device.compute_dtype(op.dtype) != op.dtype.compute:
             share *= _WIDENED
@@ -139,7 +142,7 @@ class RooflinePricer:
         memory_s = nbytes / (self.device.memory_bandwidth_bytes_per_s * share)
         peak = self.peak_flops(op.dtype) * reached
         rows = picks / distinct
-        tile = np.select([rows <= size for size in _EXPERT_TILES], [float(size) for size in _EXPERT_TILES], 128.0)
+        tile = np.select([rows <= most for most, _ in _EXPERT_TILES], [float(size) for _, size in _EXPERT_TILES])
         # On average the last tile of an expert is half empty.
         padded = np.maximum(rows + tile / 2.0, tile) * distinct
         compute_s = padded * (2.0 * parameters / peak)
