@@ -42,6 +42,7 @@ class Stream:
         "incremental",
         "pushed",
         "request",
+        "taker",
         "thinking",
         "tokens",
     )
@@ -61,6 +62,8 @@ class Stream:
         """When the user had the newest of them."""
         self.end: RequestEnd | None = None
         """Set when the last token has come, or it is known that none will."""
+        self.taker: Callable[[], bool] | None = None
+        """Takes tokens at once; what it does not take (False), and the end, wakes the reader."""
         self._reader: asyncio.Future[None] | None = None
         self._pacer = pacer
 
@@ -81,6 +84,9 @@ class Stream:
 
     def wake(self) -> None:
         """Let the reader look."""
+        if self.taker is not None and self.end is None and self.taker():
+            self._pacer.note_read(self)
+            return
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)

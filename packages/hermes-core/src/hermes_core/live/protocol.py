@@ -12,6 +12,27 @@ _ANSWER: Final = (
 )
 
 
+WRITER: Final = "hermes.writer"
+"""Key of the scope: what writes parts of a streamed answer, see `PartWriter`."""
+
+
+class PartWriter:
+    """Writes parts of an answer whose head has been sent, at once: a token is not worth a task that wakes up for it."""
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: Any) -> None:
+        self._cycle = cycle
+
+    def write(self, part: bytes) -> bool:
+        """Write a part. Returns False, with nothing written, where it has to go through the application's `send`."""
+        cycle = self._cycle
+        if cycle.flow.write_paused or cycle.disconnected or not cycle.chunked_encoding:
+            return False
+        cycle.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+        return True
+
+
 class TimedProtocol(HttpToolsProtocol):
     """Closes a connection whose headers are not complete `header_timeout_s` after they could have begun."""
 
@@ -33,6 +54,8 @@ class TimedProtocol(HttpToolsProtocol):
         """Its headers have come."""
         self._stop_timer()
         super().on_headers_complete()
+        # The task that answers has not begun.
+        self.scope[WRITER] = PartWriter(self.cycle)  # type: ignore[typeddict-unknown-key]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""

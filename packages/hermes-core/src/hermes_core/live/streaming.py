@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from hermes_core.live.protocol import WRITER
 from hermes_core.live.refusals import of_status
 from hermes_core.live.service import Choice, stop, stopped_when_gone
 from hermes_core.live.wire import DONE, Head, event, usage_of
@@ -36,8 +37,53 @@ class Wire(Protocol):
         ...
 
 
+class Writer(Protocol):
+    """Writes parts of an answer at once."""
+
+    def write(self, part: bytes) -> bool:
+        """Write a part. Returns False, with nothing written, where it has to go through `send`."""
+        ...
+
+
 class _Cut(Exception):  # noqa: N818 - a fault on purpose
     """The connection is to be cut."""
+
+
+class _Flow:
+    """How far one choice has been shown."""
+
+    __slots__ = ("_pieces", "_stream", "_wire", "_writer", "busy", "count", "shown")
+
+    def __init__(self, choice: Choice, wire: Wire, writer: Writer | None) -> None:
+        self._pieces, self._stream = choice.answer.pieces, choice.stream
+        self._wire, self._writer = wire, writer
+        self.count = len(self._pieces)
+        self.shown = 0
+        """Tokens that have been given to the connection, those of thinking included."""
+        self.busy = False
+        """Whether a part is on its way through `send`: nothing may overtake it."""
+
+    def text(self, now: int) -> bytes:
+        """Return the events of the tokens until `now` that have not been shown."""
+        shown, self.shown = self.shown, now
+        wire, pieces, thinking = self._wire, self._pieces, self._stream.thinking
+        if shown and now == shown + 1 and not thinking:
+            return wire.token(pieces[shown], last=now == self.count)
+        text = b"" if shown else wire.opening()
+        text += b"".join(wire.thought() for _ in range(shown, min(now, thinking)))
+        begin = max(0, shown - thinking)
+        return text + b"".join(wire.token(pieces[at], last=at == self.count - 1) for at in range(begin, now - thinking))
+
+    def take(self) -> bool:
+        """Write the tokens that have come, without waking anybody. Returns False where that cannot be done."""
+        stream, shown = self._stream, self.shown
+        now = stream.tokens
+        if self.busy or not shown or stream.thinking or not shown < now < self.count or self._writer is None:
+            return False
+        if self._writer.write(self.text(now)):
+            return True
+        self.shown = shown
+        return False
 
 
 class EventStream:
@@ -63,11 +109,13 @@ class EventStream:
         self._drop_after = drop_after
         self._on_drop = on_drop
         self._headers = headers
+        self._writer: Writer | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer."""
         await send({"type": "http.response.start", "status": 200, "headers": [*_HEADERS, *self._headers]})
         send = scope.get(DIRECT, send)
+        self._writer = scope.get(WRITER)
         try:
             async with stopped_when_gone(receive, self._choices):
                 await self._events(send)
@@ -98,26 +146,21 @@ class EventStream:
 
     async def _one(self, choice: Choice, wire: Wire, send: Any) -> bool:
         """Stream one choice. Returns whether it came to its end."""
-        pieces, stream = choice.answer.pieces, choice.stream
-        count, shown = len(pieces), 0
+        stream = choice.stream
+        flow = _Flow(choice, wire, self._writer)
+        if self._writer is not None and self._drop_after is None:
+            stream.taker = flow.take
         while True:
             end = stream.end
             failed = end is not None and end.status != FINISHED
-            total = count + stream.thinking
+            total = flow.count + stream.thinking
             now = total if end is not None and not failed else min(stream.tokens, total)
-            if now > shown:
-                if shown and now == shown + 1 and not stream.thinking:
-                    text = wire.token(pieces[shown], last=now == count)
-                else:
-                    text = b"" if shown else wire.opening()
-                    text += b"".join(wire.thought() for _ in range(shown, min(now, stream.thinking)))
-                    begin = max(0, shown - stream.thinking)
-                    text += b"".join(
-                        wire.token(pieces[at], last=at == count - 1) for at in range(begin, now - stream.thinking)
-                    )
-                shown = now
+            if now > flow.shown:
+                text = flow.text(now)
+                flow.busy = True
                 await send({"type": "http.response.body", "body": text, "more_body": True})
-                if self._drop_after is not None and shown >= self._drop_after:
+                flow.busy = False
+                if self._drop_after is not None and flow.shown >= self._drop_after:
                     raise _Cut
             if end is not None:
                 if failed:
@@ -126,7 +169,7 @@ class EventStream:
                 return not failed
             if self._drop_after == 0:
                 raise _Cut
-            if stream.tokens <= shown or stream.end is not None:
+            if stream.tokens <= flow.shown or stream.end is not None:
                 await stream.more()
 
     def _usage_event(self) -> dict[str, Any]:
