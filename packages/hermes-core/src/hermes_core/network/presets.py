@@ -1,6 +1,6 @@
 """Machines that people buy, as topologies. Bandwidths are for one direction.
 
-Where a figure is of a class of products rather than of one datasheet it says so; any of them can be overridden.
+Each says where its figures are from, as read in November 2026, and what is derived or assumed; any can be overridden.
 """
 
 from collections.abc import Mapping
@@ -52,15 +52,15 @@ def _links(fabric: LinkPlan, pcie: LinkPlan, nic: LinkPlan, dram: LinkPlan) -> M
 
 
 _NVSWITCH_NS: Final = 1_000
-"""Of a peer write through NVSwitch: of the order that peer-to-peer latency tests print (p2pBandwidthLatencyTest of the
-CUDA samples, about 2 us for a round of launch and copy)."""
+"""Of a peer write through NVSwitch. Assumed: none is published; latency tests of peers, which hold a launch too, print
+about 2 us."""
 _PCIE_NS: Final = 500
-"""Of a read across a PCIe root complex: 400 to 900 ns (Neugebauer et al., Understanding PCIe performance for end host
-networking, SIGCOMM 2018, figure 5)."""
+"""Of a read across a PCIe root complex. Assumed, of the order that R. Neugebauer et al. measured on PCIe 3.0
+(Understanding PCIe performance for end host networking, SIGCOMM 2018)."""
 _NIC_NS: Final = 1_000
-"""Adapter to adapter without switches: about 1 us (NVIDIA ConnectX-7 and Quantum-2 product briefs)."""
+"""Adapter to adapter without switches. Assumed: of the order of 1 us for RDMA."""
 _DRAM_NS: Final = 100
-"""Of an access to local DRAM on a two-socket server: 80 to 120 ns, as Intel Memory Latency Checker prints."""
+"""Of an access to local DRAM on a two-socket server. Assumed, of the order that memory latency checkers print."""
 
 MACHINES: Final[Mapping[str, MachinePlan]] = MappingProxyType(
     {
@@ -73,8 +73,9 @@ MACHINES: Final[Mapping[str, MachinePlan]] = MappingProxyType(
                 LinkPlan(25 * _GB, _NIC_NS),
                 LinkPlan(409_600_000_000, _DRAM_NS, duplex=False),
             ),
-            source="NVIDIA DGX A100 datasheet (2020): NVLink 600 GB/s both ways, PCIe 4.0 x16, one 200 Gbit/s adapter "
-            "for each GPU; two EPYC 7742 with 8 channels of DDR4-3200 each",
+            source="NVIDIA, Defining AI Innovation with NVIDIA DGX A100 (developer.nvidia.com/blog, 2020), and its "
+            "page on NVLink: 8 A100, NVLink 600 GB/s both ways, one 200 Gbit/s ConnectX-6 for each GPU, two "
+            "EPYC 7742. Derived: PCIe 4.0 x16 at 16 GT/s, 8 channels of DDR4-3200 a socket",
         ),
         "dgx-h100": MachinePlan(
             devices=8,
@@ -85,8 +86,10 @@ MACHINES: Final[Mapping[str, MachinePlan]] = MappingProxyType(
                 LinkPlan(50 * _GB, _NIC_NS),
                 LinkPlan(614_400_000_000, _DRAM_NS, duplex=False),
             ),
-            source="NVIDIA DGX H100 datasheet (2023): NVLink 900 GB/s both ways, PCIe 5.0 x16, one 400 Gbit/s "
-            "ConnectX-7 for each GPU; two Xeon 8480C with 8 channels of DDR5-4800 each",
+            source="NVIDIA, DGX BasePOD reference architecture, core components (docs.nvidia.com/dgx-basepod): 8 "
+            "H100, one 400 Gbit/s ConnectX-7 for each GPU, two Xeon 8480C, DDR5, PCIe 5.0; NVLink 900 GB/s "
+            "both ways as in the system descriptions of MLPerf Inference v4.1. Derived: PCIe 5.0 x16 at 32 "
+            "GT/s, 8 channels of DDR5-4800 a socket (with two DIMMs a channel they run slower)",
         ),
         "dgx-b200": MachinePlan(
             devices=8,
@@ -97,8 +100,10 @@ MACHINES: Final[Mapping[str, MachinePlan]] = MappingProxyType(
                 LinkPlan(50 * _GB, _NIC_NS),
                 LinkPlan(716_800_000_000, _DRAM_NS, duplex=False),
             ),
-            source="NVIDIA DGX B200 datasheet (2024): NVLink 1.8 TB/s both ways, PCIe 5.0 x16, one 400 Gbit/s "
-            "ConnectX-7 for each GPU; two Xeon 8570 with 8 channels of DDR5-5600 each",
+            source="NVIDIA, DGX B200 User Guide, introduction (docs.nvidia.com/dgx/dgxb200-user-guide): 8 B200, "
+            "NVLink 14.4 TB/s in all (1.8 TB/s both ways each), one 400 Gbit/s ConnectX-7 for each GPU, two "
+            "Xeon 8570 with PCIe 5.0. Derived: PCIe 5.0 x16 at 32 GT/s, 8 channels of DDR5-5600 a socket "
+            "(with two DIMMs a channel they run slower)",
         ),
         "gb200-nvl72": MachinePlan(
             devices=72,
@@ -109,9 +114,12 @@ MACHINES: Final[Mapping[str, MachinePlan]] = MappingProxyType(
                 LinkPlan(50 * _GB, _NIC_NS),
                 LinkPlan(18_400 * _GB, _DRAM_NS, duplex=False),
             ),
-            source="NVIDIA GB200 NVL72 datasheet (2024): 72 GPUs in one NVLink domain, 1.8 TB/s both ways each; Grace "
-            "to two GPUs by NVLink-C2C, 900 GB/s both ways; 18.4 TB/s of LPDDR5X in all; one 400 Gbit/s adapter for "
-            "each GPU. The rack counts as one node",
+            source="NVIDIA, DGX GB Rack Scale Systems User Guide, hardware "
+            "(docs.nvidia.com/dgx/dgxgb200-user-guide), and the preliminary table of the GB200 NVL72 (2024): "
+            "72 GPUs and 36 Grace in one NVLink domain of 130 TB/s (1.8 TB/s both ways each), up to 18.4 "
+            "TB/s of LPDDR5X in all (512 GB/s a Grace; the page of the GB300 says 14 TB/s). Grace to two "
+            "GPUs by NVLink-C2C, 900 GB/s both ways, so half of 450 each. Assumed: one 400 Gbit/s adapter "
+            "for each GPU. The rack counts as one node",
         ),
         "tpu-v6e-pod": MachinePlan(
             devices=256,
@@ -124,10 +132,11 @@ MACHINES: Final[Mapping[str, MachinePlan]] = MappingProxyType(
             ),
             device_nics=False,
             fabric="ethernet",
-            source="Google Cloud documentation of TPU v6e (2025): 256 chips in a pod, a torus of 4 ports and 800 "
-            "Gbit/s each a chip, of which a flow between two chips is taken to use one; 32 hosts of 8 chips with 100 "
-            "GB/s of network each (25.6 Tbit/s a pod). DRAM of two sockets with 8 channels of DDR5-4800 a host, as "
-            "usual. The pod counts as one node",
+            source="Google Cloud, TPU v6e (docs.cloud.google.com/tpu/docs/v6e): 256 chips in a pod, a 2D torus, 4 "
+            "ports a chip of 800 GB/s both ways together (100 GB/s a port and way, of which a flow between "
+            "two chips is taken to use one), PCIe 5.0, 32 hosts of 8 chips with 4 x 200 Gbit/s of network "
+            "each (25.6 Tbit/s a pod). Assumed: half of a x16 link a chip to the host; DRAM of two sockets "
+            "with 8 channels of DDR5-4800 a host. The pod counts as one node",
         ),
         "plain": MachinePlan(
             devices=8,
@@ -140,15 +149,17 @@ MACHINES: Final[Mapping[str, MachinePlan]] = MappingProxyType(
             ),
             device_nics=False,
             fabric="ethernet",
-            source="a server without NVLink: devices on a PCIe 5.0 switch, one 400 Gbit/s adapter, one socket",
+            source="assumed: a server without NVLink, devices on a PCIe 5.0 switch, one 400 Gbit/s adapter, one socket",
         ),
     }
 )
 
 FABRICS: Final[Mapping[str, FabricPlan]] = MappingProxyType(
     {
-        "infiniband": FabricPlan(300, "a switch of 130 ns (Quantum-2 product brief) and its cables"),
-        "ethernet": FabricPlan(1_000, "a cut-through data-centre switch of 0.5 to 1 us and its cables"),
+        "infiniband": FabricPlan(
+            300, "assumed: a Quantum-2 switch, for which sellers say 130 to 330 ns, and its cables"
+        ),
+        "ethernet": FabricPlan(1_000, "assumed: a cut-through data-centre switch of 0.5 to 1 us and its cables"),
     }
 )
 
