@@ -375,15 +375,21 @@ def test_the_folder_of_another_scenario_is_refused(stored, tmp_path):
     out = tmp_path / "out"
     optimize_task(asked(stored, out=out))
     stored.write_text(STORED.replace("24/s", "25/s"))
-    with pytest.raises(OutputError, match=r"search over another scenario.*--force"):
+    with pytest.raises(OutputError, match=r"answer\.json: is of a search over another scenario.*--force"):
         optimize_task(asked(stored, out=out))
     optimize_task(asked(stored, out=out, force=True))
     (out / "runs.jsonl").write_text("nonsense\n")
     with pytest.raises(AnalysisError, match=r"runs\.jsonl:1: is no run of a search .*remove the line"):
         optimize_task(asked(stored, out=out))
     (out / "search.json").unlink()
-    with pytest.raises(OutputError, match=r"answer\.json: exists already"):
+    with pytest.raises(OutputError, match=r"answer\.json: exists; .*--force"):
         optimize_task(asked(stored, out=out))
+
+
+def test_a_count_that_makes_no_replica_is_a_mistake():
+    with pytest.raises(AnalysisError, match=r"no candidate: --count 2 accelerators cannot be split .* --tp 3") as told:
+        search(SearchSpace.of([], Fleet(("h100-sxm",), (2,), tp=(3,))))
+    assert told.value.exit_code == 2
 
 
 def test_what_may_come_out_otherwise_is_asked_again(stored, tmp_path, monkeypatch):
@@ -429,6 +435,7 @@ def test_a_choice_that_is_never_a_scenario_is_told(stored, tmp_path):
     with pytest.raises(SimulationError, match=r"none of 3 candidates is a scenario; the first: .*'nope'") as told:
         optimize_task(asked(stored, out=tmp_path / "a", devices="nope", degrees={"tp": "1"}))
     assert told.value.exit_code == 2
+    assert not (tmp_path / "a").exists()
     text = optimize_task(asked(stored, out=tmp_path / "b", devices="h100-sxm,nope", as_json=False))
     assert "refused   everything with device=nope: " in text
     assert "device=h100-sxm:" not in text.partition("refused ")[2]

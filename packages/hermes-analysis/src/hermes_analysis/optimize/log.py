@@ -28,6 +28,7 @@ class SearchLog:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._scenario = ""
+        self._asked: Mapping[str, Any] = {}
         self._stream: BinaryIO | None = None
         self._offsets: dict[str, int] = {}
         self._reader: BinaryIO | None = None
@@ -48,29 +49,30 @@ class SearchLog:
     def open(self, scenario: str, asked: Mapping[str, Any], *, force: bool = False) -> None:
         """Begin a search over the scenario of that digest, or go on with it.
 
-        Runs that another search over the same scenario left are used too. Raises OutputError when the folder holds a
-        search over another scenario (unless `force`, which starts anew) or an answer without a search, AnalysisError
-        for a line that is no reply.
+        Runs that another search over the same scenario left are used too. With `force` it starts anew. Raises
+        OutputError when an answer lies in the folder that is not of a search over this scenario (unless `force`),
+        AnalysisError for a line that is no reply.
         """
         before = self._about()
         answer = self.folder / "answer.json"
-        if answer.exists() and not before and not force:
-            raise OutputError(f"{answer}: exists already; choose another --out or give --force to overwrite it")
-        if before and before.get("scenario") != scenario:
-            if not force:
-                raise OutputError(
-                    f"{self.folder}: holds a search over another scenario, or of other versions of the packages; "
-                    "choose another --out, or give --force to start anew"
-                )
+        if answer.exists() and not force and before.get("scenario") != scenario:
+            what = "is of a search over another scenario, or by other versions of the packages" if before else "exists"
+            raise OutputError(f"{answer}: {what}; choose another --out, or give --force to start anew")
+        if force:
             self.path.unlink(missing_ok=True)
+        self._scenario = scenario
+        self._asked = asked
+        self._read()
+
+    def begin(self) -> None:
+        """Make the folder, and say in it what was asked. Raises OutputError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be made: {error.strerror}") from error
-        self._scenario = scenario
+        content = {"version": _VERSION, "scenario": self._scenario, "asked": self._asked}
         with replacing(self.about_path) as stream:
-            stream.write(json_text({"version": _VERSION, "scenario": scenario, "asked": asked}).encode())
-        self._read()
+            stream.write(json_text(content).encode())
 
     def find(self, job: Job) -> Reply | None:
         """Return the reply to a job, if it was done."""
@@ -83,8 +85,11 @@ class SearchLog:
         return _reply(json.loads(self._reader.readline()))
 
     def add(self, job: Job, reply: Reply) -> None:
-        """Keep a reply. One that may come out otherwise is not kept. Raises OutputError when it cannot be written."""
-        if not reply.certain:
+        """Keep a reply. Raises OutputError when it cannot be written.
+
+        One that may come out otherwise is not kept, nor that a candidate is no scenario: that costs nothing to see.
+        """
+        if not reply.certain or (reply.error and job.bounds and not reply.memory):
             return
         key = self._key(job)
         content = {
@@ -99,6 +104,7 @@ class SearchLog:
         line = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         try:
             if self._stream is None:
+                self.begin()
                 self._stream = self.path.open("ab")
             self._offsets[key] = self._stream.tell()
             self._stream.write(line)

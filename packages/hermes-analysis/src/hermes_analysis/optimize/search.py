@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from hermes_analysis.errors import AnalysisError
 from hermes_analysis.executors import Executor
 from hermes_analysis.optimize.answer import Answer, answer_of
 from hermes_analysis.optimize.bounds import reason
@@ -130,6 +131,8 @@ def optimise(
     judge = Judge(tuple(objectives), tuple(constraints))
     state = _State(judge, Evaluator(CandidateWork(draft, runner), executor, kept), options, tell)
     listed = list(space.all()) if space.combinations <= _MOST_LISTED else []
+    if not listed and space.combinations <= _MOST_LISTED:
+        raise AnalysisError(f"there is no candidate: {space.fleet.uneven()}")
     if listed and len(listed) <= options.trials:
         _exhaust(state, listed)
         looked = len(listed)

@@ -110,6 +110,19 @@ class Fleet:
         )
         return ("replicas=null", f"pools={pools}"), (*own, "decode_device", "decode_tp", "prefill_devices")
 
+    def uneven(self) -> str:
+        """Say why no combination is a fleet."""
+        degrees = "; ".join(f"--{name} {_listed(getattr(self, name))}" for name in _DEGREES)
+        return (
+            f"--count {_listed(self.counts)} accelerators cannot be split evenly into replicas of {degrees}"
+            + (" (a disaggregated fleet needs two replicas)" if DISAGGREGATED in self.layouts else "")
+            + "; a count must be a multiple of tp x pp x dp"
+        )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ",".join(str(number) for number in numbers)
+
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:

@@ -85,6 +85,7 @@ def optimize(request: SearchRequest) -> str:
                 tell=_tell,
                 log=partial(_opened, log, request),
             )
+            log.begin()
     except KeyboardInterrupt:
         raise StoppedError(out) from None
     finally:
