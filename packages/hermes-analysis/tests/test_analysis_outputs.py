@@ -88,8 +88,8 @@ def test_screen_says_what_matters_in_plain_text_when_piped():
 
 
 def test_numbers_read_well():
-    assert [number(v) for v in (0, 0.01234, 9.999, 1234, 12345, 4.56e6, float("nan"), None)] == [
-        "0", "0.0123", "10.0", "1,234", "12.3k", "4.56M", "-", "-",
+    assert [number(v) for v in (0, 0.01234, 9.999, 1234, 12345, 4.56e6, float("nan"), None, 5.12e-16)] == [
+        "0", "0.0123", "10.0", "1,234", "12.3k", "4.56M", "-", "-", "5.12e-16",
     ]  # fmt: skip
     assert [duration(v) for v in (0, 0.99999, 0.0123, 12.3e-6, 61)] == ["0 s", "1.00 s", "12.3 ms", "12.3 µs", "61.0 s"]
     assert [percent(v) for v in (1, 0.99999, 0.5, None)] == ["100.0 %", "99.99 %", "50.0 %", "-"]

@@ -1,5 +1,7 @@
 """What the warm-up leaves out, what the trailer stands in for, and what a reader is warned of."""
 
+import io
+
 import numpy as np
 import pytest
 from hermes_analysis.metrics import summarise
@@ -192,6 +194,16 @@ def test_heavy_traffic_that_grows_is_no_overload_where_nobody_waits():
 
 
 # What a reader has to know
+
+
+def test_a_record_from_elsewhere_has_no_energy_rather_than_none_taken():
+    rows = [{"request_id": i, "arrival_ns": i * S, "end_ns": i * S + S} for i in range(100)]
+    run = make_record(requests=rows, clients=[], end_ns=100 * S)
+    out = io.StringIO()
+    summarise(run).print(file=out)
+    assert "energy" not in out.getvalue()
+    assert "price" not in out.getvalue()
+    assert "1.00 requests in the system on average, and no trend while requests arrived" in out.getvalue()
 
 
 def warnings_of(**fields):

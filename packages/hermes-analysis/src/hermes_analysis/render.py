@@ -6,6 +6,8 @@ from typing import Final, Protocol
 ABSENT: Final = "-"
 """What stands where there is no number."""
 _DIGITS: Final = 3
+_SMALLEST: Final = 1e-6
+"""Smaller numbers are written with an exponent."""
 TIME_UNITS: Final = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 _NEARLY: Final = 0.9995
 """From here on three digits round up to the next unit: 1.00 s, not 1,000 ms."""
@@ -22,7 +24,7 @@ def number(value: float | None) -> str:
         if size >= unit:
             scale = 1e3 if suffix == "k" else unit
             return f"{_significant(value / scale)}{suffix}"
-    return _significant(value)
+    return _significant(value) if size >= _SMALLEST or not value else f"{value:.2e}"
 
 
 def duration(seconds: float | None) -> str:

@@ -325,6 +325,8 @@ def _mean(values: list[float]) -> float:
 
 def _money(console: Any, summary: RunSummary) -> None:
     answer = summary.energy
+    if not answer.energy_j and not answer.cost_usd:
+        return  # the record says nothing of either
     idle = percent(answer.idle_energy_j / answer.energy_j) if answer.energy_j > 0 else percent(None)
     text = (
         f"energy {energy(answer.energy_j)} ({idle} idle), {number(answer.joules_per_output_token)} J per output token"

@@ -128,7 +128,7 @@ def _warnings(run: RunRecord, total: GroupSummary, ready: Prepared, estimated: f
     yield from _lost_jobs(run, jobs)
     if total.itl_s is not None and estimated > 0:
         yield f"{estimated:.1%} of the gaps between tokens are of preempted requests: exact in number and sum only"
-    if not any(info.price_usd_per_h > 0 for info in run.manifest.clients):
+    if run.manifest.clients and not any(info.price_usd_per_h > 0 for info in run.manifest.clients):
         yield "no client has a price per hour: cost is electricity alone"
     yield from _price_warnings(run)
     for finding in run.diagnostics:

@@ -37,6 +37,8 @@ PREEMPTED_NEAR: Final = 0.01
 """Preemptions per request."""
 _SAMPLES: Final = 200
 _FEWEST: Final = 50
+_LEAST_SHOWN: Final = 0.001
+"""A rise below this share of the mean is none."""
 _LEAST_RISE: Final = 4.0
 """A rise below this many standard deviations of a Poisson count may be chance."""
 _LEAST_TIMES_E2E: Final = 3.0
@@ -107,6 +109,8 @@ def _trend(run: RunRecord, begin_s: float, end_s: float) -> tuple[list[str], lis
     """Return what the number in the system says of the state, and the evidence."""
     growth, rise, mean = _growth(run, begin_s, end_s)
     trend = f"{'falling' if rise < 0 else 'rising'} by {number(abs(rise))} while requests arrived"
+    if abs(rise) < _LEAST_SHOWN * mean:
+        trend = "and no trend while requests arrived"
     states, evidence = [], [f"{number(mean)} requests in the system on average, {trend}"]
     significant = rise > _LEAST_RISE * max(mean, 1.0) ** 0.5
     if growth > GROWTH_OVERLOADED and significant:
