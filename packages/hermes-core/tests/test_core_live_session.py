@@ -313,6 +313,40 @@ def run_paced(asks, speed, plan=None):
     return asyncio.run(main())
 
 
+@pytest.mark.parametrize("guessed", [(), (0.8, 0.6)], ids=["plain", "speculation"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_at_any_time_streams_have_the_tokens_of_the_steps_that_have_ended(ranks, guessed):
+    """By a clock that is set by hand, against what the engine tells of each sequence by itself."""
+    speculation = SpeculationSettings(len(guessed), guessed) if guessed else None
+    engine = EngineSettings(kv_blocks=1000, front_end=FrontEndSettings(), speculation=speculation)
+    plan = small_plan(engine, clients=2)
+    plan = replace(
+        plan, pools=(replace(plan.pools[0], deployment=replace(plan.pools[0].deployment, data_parallel=ranks)),)
+    )
+    compiled = {"default": replace(COMPILED["default"], deployment=plan.pools[0].deployment)}
+
+    async def main():
+        notes, at = Notes(), [0]
+        session = LiveSession(plan, MemorySink(), notes, compiled=compiled)
+        pacer = Pacer(session, WallClock(Speed(1.0), read=lambda: at[0]), LagWatch())
+        notes.request_ended = pacer.request_ended
+        streams, seen = [], 0
+        for now in range(0, 300 * MS, 700_001):
+            at[0] = now
+            if now % 5 == 0 and len(streams) < 9:
+                streams.append(pacer.ask(Ask(40 + 30 * len(streams), 12 + len(streams)), incremental=True))
+            pacer._tick()
+            for stream in streams:
+                if stream.end is None:
+                    assert stream.tokens == session.progress(stream.request, now)[0]
+                    seen += 1
+        assert all(stream.tokens == stream.request.output_tokens for stream in streams)
+        pacer.close()
+        return seen
+
+    assert asyncio.run(main()) > 100
+
+
 @pytest.mark.parametrize("speed", ["1x", "20x", "max"])
 def test_streams_get_their_tokens_when_the_simulated_user_has_them(speed):
     """None before its time; all of them; the end with the last."""

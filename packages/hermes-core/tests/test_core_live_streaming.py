@@ -9,7 +9,7 @@ import httpx
 import pytest
 from hermes_core.live.answers import Answer
 from hermes_core.live.pacer import Stream
-from hermes_core.live.protocol import WRITER
+from hermes_core.live.protocol import WRITER, PartWriter
 from hermes_core.live.streaming import EventStream
 from hermes_core.live.testing import LiveThread
 from hermes_core.live.told import RequestEnd
@@ -97,6 +97,17 @@ def test_tokens_of_a_connection_that_takes_them_wake_no_task():
     pieces, connection = asyncio.run(stream_with([(1, 3, False)] * 20, FINISHED))
     assert len(pieces) == 21
     assert connection.straight == 19
+
+
+@pytest.mark.parametrize(("full", "gone", "chunked"), [(True, False, True), (False, True, True), (False, False, False)])
+def test_no_part_goes_straight_to_a_connection_that_is_full_or_gone(full, gone, chunked):
+    written = []
+    flow, transport = SimpleNamespace(write_paused=full), SimpleNamespace(write=written.append)
+    cycle = SimpleNamespace(flow=flow, disconnected=gone, chunked_encoding=chunked, transport=transport)
+    assert not PartWriter(cycle).write(b"data")
+    cycle.flow.write_paused, cycle.disconnected, cycle.chunked_encoding = False, False, True
+    assert PartWriter(cycle).write(b"data: 12345678")
+    assert written == [b"e\r\ndata: 12345678\r\n"]
 
 
 @pytest.mark.parametrize("rests", [True, False])
