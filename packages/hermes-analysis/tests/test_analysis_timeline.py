@@ -165,6 +165,17 @@ def test_a_perfetto_trace_says_what_the_timeline_says():
     assert flows["request 1"] == flows["queue 1"] == [2]
 
 
+def test_times_and_numbers_below_nothing_can_be_written():
+    pytest.importorskip("perfetto.trace_builder.proto_builder", reason="extra perfetto")
+    rows = [{"request_id": -6, "arrival_ns": -5 * S, "end_ns": S}]
+    jobs = [{"request_id": -6, "enqueue_ns": -2 * S, "start_ns": -1 * S, "first_token_ns": -1, "end_ns": S}]
+    out = io.BytesIO()
+    write_perfetto(build_timeline(record(requests=rows, stage_jobs=jobs)), out)
+    slices, _, flows = perfetto_tracks(out.getvalue())
+    assert slices["requests: lane 0", "request -6"] == (0, 1)
+    assert flows["request -6"] == [2**64 - 5]
+
+
 def test_chrome_events_say_what_the_timeline_says():
     made = build_timeline(record())
     out = io.BytesIO()

@@ -9,6 +9,8 @@ from hermes_analysis.optional import optional
 
 _NS_PER_US: Final = 1000
 _SEQUENCE: Final = 1
+_FLOWS: Final = 1 << 64
+"""Flows are numbered without a sign."""
 
 
 def write_chrome(timeline: Timeline, stream: BinaryIO) -> None:
@@ -62,7 +64,7 @@ def write_perfetto(timeline: Timeline, stream: BinaryIO) -> None:
         made = builder.create_packet()
         made.trusted_packet_sequence_id = _SEQUENCE
         if at is not None:
-            made.timestamp = at
+            made.timestamp = max(at, 0)  # a damaged record may have times before the beginning
         return made
 
     first = packet()
@@ -74,7 +76,7 @@ def write_perfetto(timeline: Timeline, stream: BinaryIO) -> None:
         event = begin.track_event
         event.type, event.track_uuid, event.name = event_type.TYPE_SLICE_BEGIN, piece.track, piece.name
         if piece.flow:
-            event.flow_ids.append(piece.flow)
+            event.flow_ids.append(piece.flow % _FLOWS)
         for name, text_or_number in piece.args:
             kind = "string_value" if isinstance(text_or_number, str) else "int_value"
             event.debug_annotations.add(**{"name": name, kind: text_or_number})
