@@ -220,6 +220,17 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_run(scenario, tmp_pa
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "kind", [PermissionError(13, "Permission denied", "shut/run"), OSError(30, "Read-only", "shut/run")]
+)
+def test_a_place_that_may_not_be_used_is_no_fault(scenario, monkeypatch, capsys, kind):
+    monkeypatch.setattr(FakeHardware, "failure", kind)
+    assert main(["run", str(scenario)]) == 1
+    message = capsys.readouterr().err
+    assert f"cannot use shut/run: {kind.strerror}\n  allow it, or name another place" in message
+    assert "fault" not in message
+
+
 def test_ctrl_c_keeps_what_was_simulated_and_says_partial(scenario, tmp_path, summaries, monkeypatch, capsys):
     monkeypatch.setattr(FakeSource, "interrupt", True)
     out = tmp_path / "run"
@@ -235,7 +246,9 @@ def test_ctrl_c_keeps_what_was_simulated_and_says_partial(scenario, tmp_path, su
 def test_ctrl_c_before_the_run_leaves_quietly(scenario, monkeypatch, capsys):
     monkeypatch.setattr(FakeHardware, "failure", KeyboardInterrupt())
     assert main(["run", str(scenario)]) == 130
-    assert "stopped before there was anything to tell" in capsys.readouterr().err
+    assert "stopped: nothing was simulated yet" in capsys.readouterr().err
+    assert main(["explain", str(scenario)]) == 130
+    assert capsys.readouterr().err.endswith("stopped\n")
 
 
 def test_a_model_that_does_not_fit_is_told(scenario, monkeypatch, capsys):

@@ -11,8 +11,10 @@ __all__ = ["main"]
 
 _INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
-_NO_SPACE = 1
+_UNUSABLE = 1
 """As any output that cannot be written."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,11 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
+            where = f"{error.filename}" if error.filename else "the output"
+            _tell(f"error: cannot write {where}: {error.strerror}\n  make room on the disk, or write elsewhere")
+        elif error.errno in _DENIED and error.filename:
+            _tell(f"error: cannot use {error.filename}: {error.strerror}\n  allow it, or name another place")
+        else:
             raise
-        where = f"{error.filename}" if error.filename else "the output"
-        _tell(f"error: cannot write {where}: {error.strerror}\n  make room on the disk, or write elsewhere")
-        return _NO_SPACE
+        return _UNUSABLE
     except Exception as error:
         # Imported only now: with it comes NumPy, which `hermes --help` has no use for.
         from hermes_core.api.errors import HermesError, Interrupted  # noqa: PLC0415
@@ -67,6 +72,8 @@ def _run(arguments: list[str]) -> int:
     try:
         app(args=arguments, prog_name="hermes")
     except SystemExit as done:
+        if done.code == _INTERRUPTED:  # what typer makes of Ctrl-C, without a word
+            raise KeyboardInterrupt from None
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     return 0
 

@@ -44,7 +44,7 @@ def run(
     try:
         _run(scenario, sets=sets or [], seed=seed, out=out, force=force, as_json=as_json, exact=exact, quiet=quiet)
     except KeyboardInterrupt:
-        raise Interrupted("stopped before there was anything to tell") from None
+        raise Interrupted("nothing was simulated yet") from None
 
 
 def _replicate(
