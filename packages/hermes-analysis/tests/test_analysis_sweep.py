@@ -113,6 +113,17 @@ def test_a_sweep_killed_in_the_middle_goes_on_where_it_was(scenario, tmp_path):
     assert log.read_bytes().count(b"\n") == 40
 
 
+def test_a_sweep_of_which_nothing_runs_ends_with_1(scenario, tmp_path):
+    request = SweepRequest(
+        scenario, over=("replicas=1,2",), sets=("model=meta-llama/Llama-3.1-70B",), out=tmp_path / "out", workers=1
+    )
+    for _ in range(2):  # asked again, nothing is done again, and nothing has a result either
+        with pytest.raises(AnalysisError, match="none of 2 points could be run") as told:
+            sweep_task(request)
+        assert told.value.exit_code == 1
+    assert len((tmp_path / "out/log.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_point_that_fails_is_told_and_the_rest_goes_on(scenario, tmp_path):
     out = tmp_path / "out"
     over = ("model=meta-llama/Llama-3.1-8B,meta-llama/Llama-3.1-70B", "replicas=1,2")

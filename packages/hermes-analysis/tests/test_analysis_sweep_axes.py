@@ -35,7 +35,7 @@ def test_values_are_read_as_a_person_writes_them(text, values):
     [
         ("replicas", "no path=values"),
         ("=1,2", "no path=values"),
-        ("replicas=", "no points"),
+        ("replicas=", "replicas has no values"),
         ("replicas=1,,2", "a value is empty"),
         ("replicas=1,2,1", "the value 1 stands twice"),
         ("replicas=8..1", "the range is empty"),
@@ -116,3 +116,10 @@ def test_seeds_are_a_number_or_a_list():
     for text in ("0", "x", "1;2"):
         with pytest.raises(AxisError, match="seed"):
             chosen_seeds(text, 1)
+
+
+def test_the_option_is_named_that_it_was_given_by():
+    with pytest.raises(AxisError, match=r"^--fleet replicas=5\.\.1: the range is empty"):
+        parse_axis("replicas=5..1", "--fleet")
+    with pytest.raises(AxisError, match=r"^--over replicas: this is no path=values"):
+        parse_axis("replicas")

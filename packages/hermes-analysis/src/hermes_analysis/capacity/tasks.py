@@ -77,7 +77,12 @@ def capacity(request: CapacityRequest) -> str:
     with make_executor(request.executor, workers=workers, address=request.ray_address) as executor:
         if request.fleet is not None:
             answer = smallest_fleet(
-                request.scenario, parse_axis(request.fleet), request.sets, constraints, seeds=seeds, executor=executor
+                request.scenario,
+                parse_axis(request.fleet, "--fleet"),
+                request.sets,
+                constraints,
+                seeds=seeds,
+                executor=executor,
             )
             return json_text(fleet_values(answer)) if request.as_json else "\n".join(fleet_lines(answer)) + "\n"
         if not request.over:

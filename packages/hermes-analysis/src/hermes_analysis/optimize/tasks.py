@@ -17,7 +17,7 @@ from hermes_analysis.optimize.space import Fleet, SearchSpace
 from hermes_analysis.optimize.terminal import answer_text
 from hermes_analysis.output import json_text, write_text
 from hermes_analysis.simulator import refusal, session
-from hermes_analysis.sweep.axes import parse_axis
+from hermes_analysis.sweep.axes import AxisError, parse_axis
 from hermes_analysis.sweep.space import chosen_seeds
 from hermes_analysis.sweep.tasks import StoppedError
 
@@ -156,7 +156,10 @@ def _names(option: str, text: str) -> tuple[str, ...]:
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
-    values = parse_axis(f"{option}={text}").values
+    try:
+        values = parse_axis(f"{option}={text}").values
+    except AxisError:
+        values = ()
     if not values or not all(value.isdecimal() and int(value) > 0 for value in values):
         raise AnalysisError(f"--{option} {text}: write whole numbers above 0, as 8 or 1,2,4 or 1..8")
     return tuple(int(value) for value in values)

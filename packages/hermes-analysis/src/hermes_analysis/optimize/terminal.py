@@ -41,7 +41,7 @@ def _lines(answer: Answer) -> Iterator[str]:
     yield from _front(answer)
     for limit in answer.limits:
         sure = f"{limit.kept_by} of {len(limit.value.values)} seeds keep it"
-        yield f"limit     {limit.constraint.text}: {percent(limit.slack)} of it is left; {sure}"
+        yield f"limit     {limit.constraint.text}: {percent(abs(limit.slack))} of it is left; {sure}"
     yield f"binds     {answer.bottleneck}"
     yield from _runner_up(answer)
     for neighbour in answer.neighbours:
@@ -93,8 +93,7 @@ def _cost(answer: Answer) -> Iterator[str]:
         f"{counts.memory:,} lack the memory, {counts.refused:,} are no scenario, {counts.bound:,} cannot keep a limit, "
         f"{counts.beaten:,} cannot be better, {counts.measured:,} were run in full with {len(answer.seeds)} seeds"
     )
-    if counts.extrapolated:
-        yield f"          {counts.extrapolated:,} of them rest on extrapolated prices to a tenth or more"
+    yield f"          {counts.extrapolated:,} of them rest on extrapolated prices to a tenth or more"
     for dimension, choice, why in answer.refused:
         yield f"refused   everything with {dimension}={choice}: {why}"
 

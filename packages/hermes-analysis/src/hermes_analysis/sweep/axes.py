@@ -82,14 +82,21 @@ class Axis:
         return numbers_of(self.values)
 
 
-def parse_axis(text: str) -> Axis:
-    """Read `path=values`. Raises AxisError saying how to write it."""
+def parse_axis(text: str, option: str = "--over") -> Axis:
+    """Read `path=values`, given by an option of that name. Raises AxisError saying how to write it."""
+    try:
+        return _axis(text)
+    except AxisError as error:
+        raise AxisError(f"{option} {text}{str(error).removeprefix(f'--over {text}')}") from None
+
+
+def _axis(text: str) -> Axis:
     path, equals, values = text.partition("=")
     path, values = path.strip(), values.strip()
     if not equals or not path:
         raise AxisError(f"--over {text}: this is no path=values; write it like --over replicas=1,2,4")
     if not values:
-        raise AxisError(f"--over {text}: {path} has no values, so the sweep has no points; {_SYNTAX}")
+        raise AxisError(f"--over {text}: {path} has no values; {_SYNTAX}")
     axis = _spaced(path, values, text) or _range(path, values, text)
     if axis is None:
         axis = Axis(path, tuple(_split(values, text)))

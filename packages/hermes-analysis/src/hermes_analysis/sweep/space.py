@@ -121,6 +121,6 @@ def chosen_seeds(text: str, first: int) -> tuple[int, ...]:
         raise AxisError(f"--seeds {text}: write a number of seeds (5) or the seeds themselves (1,2,7)")
     if len(parts) == 1:
         if int(parts[0]) < 1:
-            raise AxisError("--seeds 0: a sweep needs a seed at least")
+            raise AxisError("--seeds 0: there must be a seed; give 1 or more")
         return tuple(range(first, first + int(parts[0])))
     return tuple(dict.fromkeys(int(part) for part in parts))

@@ -69,6 +69,8 @@ def sweep(request: SweepRequest) -> str:
         # The points are in the log and the table below; columns can be written by the same command later.
         sys.stderr.write(f"note: no results.parquet: {missing}\n")
     _say(outcome)
+    if outcome.failed == outcome.done_now and not any(row.metrics for row in outcome.folder.rows(outcome.space)):
+        raise AllFailedError(outcome)
     found = best(outcome.folder, outcome.space, request.sort, request.top)
     if request.as_json:
         answer = {"folder": str(out), **outcome.space.describe(), "combinations": as_values(found, outcome.space)}
@@ -101,6 +103,17 @@ def _say(outcome: SweepOutcome) -> None:
         sys.stderr.write(
             f"{outcome.failed:,} of them failed, the first: {' '.join(outcome.first_error.split())}\n"
             "  their errors are in the results; --retry does them again\n"
+        )
+
+
+class AllFailedError(AnalysisError):
+    """No point has a result."""
+
+    exit_code = 1
+
+    def __init__(self, outcome: SweepOutcome) -> None:
+        super().__init__(
+            f"none of {outcome.points:,} points could be run; mend what is wrong, and give --retry to the same command"
         )
 
 
