@@ -3,9 +3,13 @@ import importlib.util
 
 import pytest
 from hermes_core.api import Deployment, InputError, MissingExtraError
+from hermes_hw.operators import SOURCES, sizes_of
+from hermes_hw.resolve import resolve
 from hermes_hw.roofline import RooflineModel
+from hermes_hw.roofline.pricer import RooflinePricer
 from hermes_hw.tables import AutoModel, SiliconModel
 from hermes_hw.tables import silicon as module
+from hermes_hw.tables.pricer import TablePricer
 from hermes_hw.tables.silicon import SiliconTables, _version_key, silicon_folder
 from hermes_hw.testing import check_step_model
 
@@ -92,6 +96,35 @@ def test_a_missing_column_is_named(tmp_path):
     pq.write_table(pa.table({"gemm_dtype": ["bfloat16"], "m": [1], "n": [8], "latency": [0.1]}), path)
     with pytest.raises(InputError, match=r"gemm_perf\.parquet: columns are missing: k"):
         SiliconTables(tmp_path, "vllm", "balanced", "test").rows("gemm", "bf16")
+
+
+@needs_tables
+def test_attention_over_latents_is_as_measured(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    def write(name, **columns):
+        path = tmp_path / "mla" / "sglang" / "1.0" / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        count = len(columns["latency"])
+        pq.write_table(pa.table({"num_heads": [16] * count, "kv_cache_dtype": ["fp8"] * count, **columns}), path)
+
+    write("context_mla_perf", batch_size=[1, 1], isl=[1024, 4096], step=[0, 0], latency=[0.04, 0.12])
+    write("generation_mla_perf", batch_size=[1, 8], isl=[1, 1], step=[1023, 1023], latency=[0.012, 0.02])
+    # vLLM has no table of its own there: the kernels are the same.
+    tables = SiliconTables(tmp_path, "vllm", "balanced", "made up")
+    resolved = resolve(Deployment(model="deepseek-v3", device="h200", tensor_parallel=8, kv_dtype="fp8"))
+    pricer = TablePricer(tables, RooflinePricer(resolved.device, resolved.efficiency))
+    one = sizes_of(1)
+    prompt = {"batch": one, "tokens": one * 1024, "pairs2": one * 1024 * 1025, "keys": one * 1024}
+    price = pricer.price(resolved.graph.prefill_attention(prompt, windowed=False))
+    assert float(price.seconds[0]) == pytest.approx(40e-6)
+    assert SOURCES[int(price.source[0])] == "measured"
+    price = pricer.price(resolved.graph.decode_attention(one * 8, one * 8 * 1024, windowed=False))
+    assert float(price.seconds[0]) == pytest.approx(20e-6)
+    price = pricer.price(resolved.graph.decode_attention(one * 3, one * 3 * 1024, windowed=False))
+    assert 12e-6 < float(price.seconds[0]) < 20e-6
+    assert SOURCES[int(price.source[0])] == "interpolated"
+    assert tables.rows("attention.latent_decode", "bf16") is None
 
 
 @needs_tables

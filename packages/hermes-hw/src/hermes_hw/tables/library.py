@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -98,8 +98,14 @@ class Curves:
         for name, value in zip(spec.shape, shape, strict=True):
             chosen &= rows.columns[name] == value
         columns = {name: rows.columns[name][chosen] for name in spec.columns}
-        analytical = self.base.price(operator_at(operator.kind, rows.dtype, operator.activation, columns)).seconds
+        analytical = self.base.price(operator_at(rows.kind, rows.dtype, operator.activation, columns)).seconds
         return Grid.of(spec.axes, columns, np.log(rows.seconds[chosen] / analytical))
+
+
+_LATENT: Final = {"attention.latent_prefill": "attention.prefill", "attention.latent_decode": "attention.decode"}
+"""Kinds of tables whose operators are of a broader kind."""
+_LATENT_HEAD: Final = {"head_dim": 128, "v_head_dim": 128, "rope_dim": 64}
+"""Widths of a head in attention over latents: those of all models that have it (DeepSeek-V2, arXiv:2405.04434)."""
 
 
 def operator_at(kind: str, dtype: str, activation: DType, columns: Mapping[str, Sizes]) -> Operator:
@@ -110,6 +116,9 @@ def operator_at(kind: str, dtype: str, activation: DType, columns: Mapping[str, 
     if kind == "gemm":
         sizes = {"m": c["m"]}
         attributes = {"n": c["n"], "k": c["k"]}
+    elif kind in _LATENT:
+        kind = _LATENT[kind]
+        sizes, attributes = _latent_at(c, one)
     elif kind.startswith("attention."):
         sizes, attributes = _attention_at(kind, c, one)
     elif kind == "moe.experts":
@@ -126,6 +135,17 @@ def operator_at(kind: str, dtype: str, activation: DType, columns: Mapping[str, 
     # Who computes in fp32 keeps activations in it.
     activation = DTYPES[dtype] if dtype == "fp32" else activation
     return Operator(kind, kind, DTYPES[dtype], activation, sizes, attributes)
+
+
+def _latent_at(c: Mapping[str, Sizes], one: Sizes) -> tuple[dict[str, Sizes], dict[str, Any]]:
+    plain = {**c, "head_dim": _LATENT_HEAD["head_dim"] * one, "kv_heads": one, "window": 0 * one}
+    sizes, attributes = _attention_at("attention.decode" if "context" in c else "attention.prefill", plain, one)
+    # Rows of one curve are of one shape.
+    return sizes, {
+        **attributes,
+        **{name: width * one for name, width in _LATENT_HEAD.items()},
+        "latent": c["latent"][0],
+    }
 
 
 def _attention_at(kind: str, c: Mapping[str, Sizes], one: Sizes) -> tuple[dict[str, Sizes], dict[str, Any]]:

@@ -18,6 +18,11 @@ from hermes_hw.tables.vocabulary import KINDS
 _ALIASES: Final = {"fp16": "bf16"}
 """Formats whose kernels take the same time as those of another."""
 _WIDE: Final = "fp32"
+_LATENT_KINDS: Final = {
+    "attention.prefill": "attention.latent_prefill",
+    "attention.decode": "attention.latent_decode",
+}
+"""Tables of attention over latents (MLA)."""
 _ATTENTION: Final = ("attention.decode", "attention.prefill", "attention.mixed")
 
 
@@ -119,7 +124,8 @@ class TablePricer:
             return _scaled(self.roofline.price(operator), 0.0)
         if operator.name in self.inside:
             return _scaled(self.roofline.price(operator), 0.0)
-        curves = None if operator.attributes.get("latent") else self.curves(operator.kind, operator.dtype.name)
+        latent = _LATENT_KINDS.get(operator.kind) if operator.attributes.get("latent") else None
+        curves = self.curves(latent or operator.kind, operator.dtype.name)
         if curves is None:
             return self.base.price(operator)
         operator = _as_measured(operator, curves.rows.dtype)
@@ -188,7 +194,7 @@ def table_sizes(operator: Operator) -> dict[str, Figures | Sizes | int]:
 
 
 def _attention_sizes(a: Mapping[str, Any], s: Mapping[str, Sizes]) -> dict[str, Figures | Sizes | int]:
-    columns: dict[str, Any] = {name: a[name] for name in ("heads", "kv_heads", "head_dim", "window")}
+    columns: dict[str, Any] = {name: a[name] for name in ("heads", "kv_heads", "head_dim", "window", "latent")}
     batch = np.maximum(s["batch"], 1)
     if "context" in s:
         columns |= {"batch": s["batch"], "context": s["context"] / batch}

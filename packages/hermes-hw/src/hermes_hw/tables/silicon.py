@@ -49,6 +49,8 @@ _GEMM_TYPES: Final = {
 """Names in the tables of each of our formats, best first."""
 _MOE_TYPES: Final = {**_GEMM_TYPES, "mxfp4": ("w4a8_mxfp4_mxfp8", "w4a16_mxfp4", "mxfp4")}
 _KV_TYPES: Final = {"bf16": "bfloat16", "fp8": "fp8", "int8": "int8"}
+_LATENT: Final = 512
+"""Dimensions of the latents in the tables of attention over them."""
 _COLLECTIVES: Final = {
     "collective.all_gather": "all_gather",
     "collective.reduce_scatter": "reduce_scatter",
@@ -130,11 +132,11 @@ class SiliconTables:
             return self._experts(dtype)
         if kind in {"attention.decode", "attention.prefill"}:
             return self._attention(kind, dtype)
+        if kind.startswith("attention.latent_"):
+            return self._latent(kind, dtype)
         if kind == "collective.all_reduce":
             return self._all_reduce(dtype)
-        if kind in _COLLECTIVES:
-            return self._nccl(kind, dtype)
-        return None
+        return self._nccl(kind, dtype) if kind in _COLLECTIVES else None
 
     def file(self, family: str, name: str, framework: str | None = None) -> Path | None:
         """Return the file of the newest version of a family; None when the system has none."""
@@ -204,6 +206,26 @@ class SiliconTables:
             table["context"] = table.pop("cached") + table.pop("tokens")
         table["kv_heads"] = np.where(table["kv_heads"] > 0, table["kv_heads"], table["heads"])
         return self._rows(kind, dtype, table, path) if len(table["latency"]) else None
+
+    def _latent(self, kind: str, dtype: str) -> TableRows | None:
+        """Return attention over latents of 512 dimensions: DeepSeek's, Kimi's and their kin."""
+        decode = kind == "attention.latent_decode"
+        name = "generation_mla_perf" if decode else "context_mla_perf"
+        path = next((path for path in (self.file("mla", name, other) for other in self._frameworks) if path), None)
+        if path is None or dtype not in _KV_TYPES:
+            return None
+        names = {"num_heads": "heads", "batch_size": "batch", "isl": "tokens", "step": "cached"}
+        columns = _read(path, tuple(names), {"kv_cache_dtype": _KV_TYPES[dtype]})
+        table = {names.get(key, key): value for key, value in columns.items()}
+        if decode:
+            table["context"] = table.pop("cached") + table.pop("tokens")
+        table["latent"] = np.full(len(table["latency"]), _LATENT)
+        return self._rows(kind, dtype, table, path) if len(table["latency"]) else None
+
+    @property
+    def _frameworks(self) -> tuple[str, ...]:
+        """The own framework, then others whose kernels it calls too (FlashInfer's, FlashMLA)."""
+        return (self.framework, *(name for name in ("sglang", "trtllm") if name != self.framework))
 
     def _all_reduce(self, dtype: str) -> TableRows | None:
         path = self.file("comm", "custom_allreduce_perf")

@@ -28,6 +28,8 @@ KINDS: Final = {
     "attention.mixed": KindSpec(
         ("tokens", "cached", "batch", "context"), ("heads", "kv_heads", "head_dim", "window"), ("cached",)
     ),
+    "attention.latent_prefill": KindSpec(("heads", "batch", "tokens", "cached"), ("latent",), ("cached",)),
+    "attention.latent_decode": KindSpec(("heads", "batch", "context"), ("latent",)),
     "moe.experts": KindSpec(
         ("experts_tensor", "expert_parallel", "tokens"), ("hidden", "intermediate", "top_k", "experts")
     ),
