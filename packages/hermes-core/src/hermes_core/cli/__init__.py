@@ -72,8 +72,8 @@ def _run(arguments: list[str]) -> int:
     try:
         app(args=arguments, prog_name="hermes")
     except SystemExit as done:
-        if done.code == _INTERRUPTED:  # what typer makes of Ctrl-C, without a word
-            raise KeyboardInterrupt from None
+        if isinstance(getattr(done.__context__, "__cause__", None), KeyboardInterrupt):
+            raise KeyboardInterrupt from None  # typer makes an exit of Ctrl-C, without a word
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     return 0
 
