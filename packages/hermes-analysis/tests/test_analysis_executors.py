@@ -1,5 +1,6 @@
 """The executors: the same results, in bounded memory, whatever dies."""
 
+import gc
 import os
 import signal
 import sys
@@ -170,6 +171,29 @@ def test_an_executor_that_nothing_was_asked_of_is_closed_quietly(capfd):
     with pytest.raises(AnalysisError, match="no scenario"), make_executor("joblib", workers=2):
         raise AnalysisError("no scenario")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.filterwarnings("error")
+def test_work_that_is_left_behind_is_not_told(capfd):
+    pytest.importorskip("joblib")
+    with make_executor("joblib", workers=2) as executor:
+        results = executor.run(time.sleep, [0.01] * 100)
+        next(iter(results))
+        del results
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
+def sigint_of(_item):
+    return signal.getsignal(signal.SIGINT)
+
+
+def test_ctrl_c_is_answered_by_the_parent_alone():
+    pytest.importorskip("joblib")
+    before = signal.getsignal(signal.SIGINT)
+    with make_executor("joblib", workers=2) as executor:
+        assert {handler for _, handler in executor.run(sigint_of, range(4))} == {signal.SIG_IGN}
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_name_is_checked():

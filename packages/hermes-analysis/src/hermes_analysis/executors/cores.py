@@ -1,8 +1,10 @@
 """The cores of this machine, by joblib."""
 
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -28,9 +30,12 @@ class JoblibExecutor:
         self._reduction = optional("joblib.externals.loky.backend.reduction", _WHAT, "sweep")
         self._died = optional("joblib.externals.loky.process_executor", _WHAT, "sweep").BrokenProcessPool
         self.workers = workers
+        # A run that ends early leaves work behind, now or when a generator is collected: who stopped it knows.
+        warnings.filterwarnings("ignore", "[0-9]+ tasks which were still being processed", UserWarning)
         self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         self._mine = threading.excepthook
-        self._starting: Generator[None, None, None] = self._parallel(_start, range(workers))
+        with _deaf_children():
+            self._starting: Generator[None, None, None] = self._parallel(_start, range(workers))
 
     def run(self, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[int, R | WorkerLost]]:
         """Yield results as they come.
@@ -83,9 +88,7 @@ class JoblibExecutor:
 
     def close(self) -> None:
         """End the processes."""
-        with warnings.catch_warnings():  # that they are ended before they did anything
-            warnings.simplefilter("ignore", UserWarning)
-            self._starting.close()
+        self._starting.close()
         self._loky.get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
         if threading.excepthook is self._mine:
             threading.excepthook = self._hook
@@ -102,6 +105,22 @@ class JoblibExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Let processes that are started meanwhile ignore Ctrl-C, which a terminal sends to all: their parent answers it.
+
+    A process inherits what is ignored, so it holds from its first instruction on; a blocked signal loky would unblock.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may change it
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 def _start(_number: int) -> None:
