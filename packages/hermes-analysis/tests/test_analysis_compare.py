@@ -6,6 +6,8 @@ import pytest
 from hermes_analysis.compare import compare, unlike
 from hermes_analysis.metrics import summarise
 from hermes_analysis.notebook import summary_html
+from hermes_analysis.render import change_text
+from hermes_analysis.report.comparison import labels
 from hermes_analysis.terminal import print_comparison
 from hermes_analysis.testing import make_record
 from hermes_proto.core.v1 import run_record_pb2 as rr
@@ -69,6 +71,15 @@ def test_unlike_and_partial_runs_are_named():
     assert unlike([run_of(), traffic], ["a", "b"]) == ["b and a have unlike workload"]
     (text,) = unlike([run_of(), run_of(cut=True)], ["a", "b"])
     assert text.startswith("b is partial: the end of the record")
+
+
+def test_a_change_too_small_to_show_has_no_sign():
+    assert [change_text(change) for change in (0.4061, -0.0001, 0.0, None)] == ["+40.6 %", "0.0 %", "0.0 %", ""]
+
+
+def test_runs_of_one_name_are_told_by_where_they_lie_or_by_number():
+    assert labels(["a", "a", "b"], ["runs/x", "runs/y", "memory"]) == ["x", "y", "b"]
+    assert labels(["a", "a"], ["memory", "memory"]) == ["a #1", "a #2"]
 
 
 def test_the_screen_marks_chance_and_names_what_is_broken():

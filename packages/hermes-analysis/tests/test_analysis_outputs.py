@@ -107,7 +107,7 @@ def test_notebooks_show_a_table_with_names_escaped():
 
 def test_comparisons_and_what_ifs_show_themselves_with_names_escaped():
     html = compare([make_record(**pieces()), make_record(**pieces(slower=2))])._repr_html_()
-    assert "<th>ttft.p50</th><td>20.0 ms</td><td>40.0 ms</td><td>+100.0%</td>" in html
+    assert "<th>ttft.p50</th><td>20.0 ms</td><td>40.0 ms</td><td>+100.0 %</td>" in html
     assert "<li>memory: service level of all" in html
     effect = Effect("<one> more", Estimate.of([0.25]), {"e2e.mean": Estimate.of([3.0])}, ())
     nothing = {name: Estimate.of([float("nan")]) for name in BESIDE}

@@ -18,6 +18,7 @@ from hermes_analysis.testing import make_chunks
 from hermes_analysis.whatif import Effect, Relaxation, WhatIf, relaxations, running, what_if
 from hermes_analysis.whatif.report import gains_chart, what_if_html
 from hermes_analysis.whatif.terminal import values_of, what_if_text
+from hermes_proto.core.v1 import run_record_pb2 as rr
 
 MS = 1_000_000
 
@@ -30,6 +31,8 @@ class RefusedError(ValueError):
 
 class Toy:
     """A simulator whose requests take 90 ms over the number of clients, 10 ms of host, and some chance."""
+
+    levels = ()
 
     def read(self, scenario, sets=()):
         return {**scenario, "sets": [*scenario.get("sets", []), *sets]}
@@ -53,7 +56,7 @@ class Toy:
             {"request_id": i, "arrival_ns": i, "first_token_ns": i + int(end) // 2, "end_ns": i + int(end)}
             for i, end in enumerate(ends)
         ]
-        return make_chunks(requests=requests, end_ns=int(ends.max()) + 100)
+        return make_chunks(requests=requests, end_ns=int(ends.max()) + 100, service_levels=self.levels)
 
     def outlook(self, scenario, sets=(), seed=None):
         return None
@@ -69,6 +72,7 @@ def what_if_by(made):
 def toy(monkeypatch):
     made = Toy()
     monkeypatch.setattr(simulator, "_session", lambda name: made)
+    return made
 
 
 def test_what_if_names_what_helps_most():
@@ -224,6 +228,34 @@ def test_report_and_compare_of_folders(tmp_path, capsys):
     assert len(broken) == 1
     assert broken[0].startswith(f"{tmp_path / 'a'}: e2e.p50 +")
     assert "BROKEN" in capsys.readouterr().out
+
+
+def test_service_levels_have_to_be_kept_under_every_seed(tmp_path, capsys, toy):
+    bound = [rr.ServiceLevel(name="*", e2e_ns=100 * MS, attainment=0.5)]
+    for name, sets in (("a", ("engine.host_base=0 ns",)), ("b", ())):
+        toy.levels = bound
+        replicated.replicate({}, "3", sets=sets, out=tmp_path / name, executor="serial")
+    places = [tmp_path / "a", tmp_path / "b"]
+    asked = {"tolerances": (), "as_json": False, "out": None, "force": False}
+    text = f"{tmp_path / 'b'}: service levels are kept under 0 of 3 seeds"
+    assert replicated.compare(places, **asked) == (text,)
+    assert f"BROKEN {text}" in capsys.readouterr().out
+    assert replicated.compare(places, **asked, service_levels=False) == ()
+    assert replicated.compare(places[::-1], **asked) == ()
+
+
+def test_a_page_of_two_scenarios_has_their_differences(tmp_path, capsys):
+    pytest.importorskip("plotly")
+    pytest.importorskip("jinja2")
+    for name, sets in (("a", ()), ("b", ("engine.host_base=0 ns",))):
+        replicated.replicate({}, "3", sets=sets, out=tmp_path / name, executor="serial")
+    page = tmp_path / "page.html"
+    replicated.compare([tmp_path / "a", tmp_path / "b"], tolerances=(), as_json=False, out=page, force=False)
+    html = page.read_text()
+    assert "<h1>a against b</h1>" in html
+    assert "a, mean of 3 seeds" in html
+    row = re.search(r"<td>e2e.mean</td>(.*?)</tr>", html, re.DOTALL).group(1)
+    assert re.search(r'class="good">-9\.\d %</td>', row)
 
 
 def test_a_page_of_several_seeds_has_bands(tmp_path):

@@ -126,7 +126,14 @@ def compare(
         if all((run / "replicates.json").is_file() for run in runs) and len(runs) > 1:
             from hermes_analysis.replicates import tasks as replicated  # noqa: PLC0415
 
-            broken = replicated.compare(runs, tolerances=tolerance or (), as_json=as_json, out=out, force=force)
+            broken = replicated.compare(
+                runs,
+                tolerances=tolerance or (),
+                as_json=as_json,
+                out=out,
+                force=force,
+                service_levels=service_levels,
+            )
         else:
             broken = commands.compare(
                 runs, tolerances=tolerance or (), service_levels=service_levels, as_json=as_json, out=out, force=force

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hermes_analysis.distribution import Distribution
 from hermes_analysis.optional import optional
-from hermes_analysis.render import duration, metric_value, number
+from hermes_analysis.render import change_text, duration, metric_value, number
 from hermes_analysis.summary import RunSummary
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def comparison_html_fragment(comparison: "Comparison") -> str:
         for run in comparison.runs:
             one = run.differences[place]
             chance = " ~" if one.significant is False else ""
-            row += [metric_value(one.value, one.unit), "" if one.change is None else f"{one.change:+.1%}{chance}"]
+            row += [metric_value(one.value, one.unit), change_text(one.change) + chance]
         rows.append(row)
     broken = "".join(f"<li>{escape(text)}</li>" for text in comparison.broken)
     return f"{_table(heads, rows)}<ul>{broken}</ul>"

@@ -85,6 +85,18 @@ def metric_value(value: float | None, unit: str) -> str:
     return number(value) if unit else percent(value)
 
 
+def change_text(change: float | None) -> str:
+    """Return a relative change with its sign, "+40.6 %"; one too small to show has none, "0.0 %"."""
+    if change is None or not math.isfinite(change):
+        return ""
+    return f"{change:+.1%}".replace("%", " %") if shows(change) else "0.0 %"
+
+
+def shows(change: float | None) -> bool:
+    """Say whether a relative change is large enough to be seen in its text."""
+    return change is not None and abs(change) >= 0.0005  # noqa: PLR2004 - half of the last digit
+
+
 class Part(Protocol):
     """A part of a stage on the critical path."""
 

@@ -8,7 +8,18 @@ from hermes_analysis.compare import Comparison, Difference
 from hermes_analysis.metrics.details import RunDetails
 from hermes_analysis.metrics.distribution import Distribution
 from hermes_analysis.optional import optional
-from hermes_analysis.render import capacity, duration, energy, metric_value, number, percent, size, stage_part
+from hermes_analysis.render import (
+    capacity,
+    change_text,
+    duration,
+    energy,
+    metric_value,
+    number,
+    percent,
+    shows,
+    size,
+    stage_part,
+)
 from hermes_analysis.summary import (
     ClientSummary,
     CriticalPath,
@@ -121,8 +132,8 @@ def _change(difference: Difference) -> Any:
     """Return a change in colour, with a mark when it is within chance."""
     if difference.change is None:
         return _text("" if difference.baseline == difference.value else "changed")
-    text = f"{difference.change:+.1%}{' ~' if difference.significant is False else ''}"
-    style = "" if not difference.change else "red" if difference.worse else "green"
+    text = f"{change_text(difference.change)}{' ~' if difference.significant is False else ''}"
+    style = "" if not shows(difference.change) else "red" if difference.worse else "green"
     return _text(text, "bold red" if difference.broken else style)
 
 

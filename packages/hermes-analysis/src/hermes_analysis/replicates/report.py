@@ -1,11 +1,14 @@
 """Several seeds as one HTML page: every metric with its interval, and distributions as bands."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from hermes_analysis.render import number
+from hermes_analysis.render import change_text, shows
+from hermes_analysis.replicates.comparing import BandDifference
 from hermes_analysis.replicates.folder import LEVELS, Replicates
 from hermes_analysis.replicates.terminal import band_text
 from hermes_analysis.report.charts import COLOURS, Figure, latency_chart, short
+from hermes_analysis.report.comparison import labels
 from hermes_analysis.report.page import render
 
 _TITLES = (
@@ -15,24 +18,35 @@ _TITLES = (
 )
 
 
-def replicates_html(runs: list[Replicates]) -> str:
-    """Return one page for the runs of one scenario under several seeds, or of several such scenarios together."""
+def replicates_html(
+    runs: list[Replicates],
+    sources: Sequence[object] = (),
+    found: Sequence[tuple[BandDifference, ...]] = (),
+) -> str:
+    """Return one page for the runs of one scenario under several seeds, or of several such scenarios together.
+
+    `sources` say where they lie, `found` has the differences of each but the first from the first.
+    """
+    names = labels([one.name for one in runs], sources or range(len(runs)))
+    changes = [{difference.metric: difference for difference in differences} for differences in found]
     charts = []
     for name, title in _TITLES:
-        traces = [trace for place, one in enumerate(runs) for trace in _band(one, name, place)]
+        traces = [trace for place, one in enumerate(runs) for trace in _band(one, names[place], name, place)]
         if traces:
             charts.append(latency_chart(name, title, name, traces))
     rows = [
-        (name, [(*band_text(name, one.metrics[name]),) for one in runs])
+        (name, [(*band_text(name, one.metrics[name]),) for one in runs], [change.get(name) for change in changes])
         for name, estimate in runs[0].metrics.items()
         if any(value == value for value in estimate.values)  # noqa: PLR0124 - not NaN
     ]
-    heads = [(one.name, len(one.seeds)) for one in runs]
-    title = " against ".join(one.name for one in runs)
-    return render("replicates.html.j2", charts, title=title, heads=heads, rows=rows, shown=number)
+    heads = [(name, len(one.seeds)) for name, one in zip(names, runs, strict=True)]
+    title = " against ".join(names)
+    return render(
+        "replicates.html.j2", charts, title=title, heads=heads, rows=rows, change_text=change_text, shows=shows
+    )
 
 
-def _band(runs: Replicates, name: str, place: int) -> list[Figure]:
+def _band(runs: Replicates, label: str, name: str, place: int) -> list[Figure]:
     """Return the least and the most of the seeds at each share of requests, filled, and the mean as a line."""
     curves = [result.curves[name] for result in runs.results if result.curves[name]]
     if not curves:
@@ -54,7 +68,7 @@ def _band(runs: Replicates, name: str, place: int) -> list[Figure]:
     mean = {
         "type": "scatter",
         "mode": "lines",
-        "name": f"{runs.name}, mean of {len(curves)} seeds",
+        "name": f"{label}, mean of {len(curves)} seeds",
         "x": short([sum(columns[at]) / len(columns[at]) for at in kept]),
         "y": shares,
         "line": {"color": colour, "width": 1.8},

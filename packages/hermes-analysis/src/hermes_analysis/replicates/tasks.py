@@ -1,15 +1,16 @@
 """What `hermes replicate`, and `report` and `compare` of its folders do, without the command line."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from hermes_analysis.compare import parse_tolerances
 from hermes_analysis.executors import make_executor
 from hermes_analysis.output import check_free, json_text, write_text
+from hermes_analysis.render import change_text
 from hermes_analysis.replicates.comparing import differences, values_of
-from hermes_analysis.replicates.folder import read_replicates, run_replicates
+from hermes_analysis.replicates.folder import Replicates, read_replicates, run_replicates
 from hermes_analysis.replicates.terminal import differences_text, replicates_text
 from hermes_analysis.sweep.space import chosen_seeds
 
@@ -52,9 +53,15 @@ def report(place: Path, *, out: Path | None, as_json: bool, summary: bool, force
 
 
 def compare(
-    places: Sequence[Path], *, tolerances: Sequence[str], as_json: bool, out: Path | None, force: bool
+    places: Sequence[Path],
+    *,
+    tolerances: Sequence[str],
+    as_json: bool,
+    out: Path | None,
+    force: bool,
+    service_levels: bool = True,
 ) -> tuple[str, ...]:
-    """Print folders of several seeds beside the first; return the tolerances that are broken."""
+    """Print folders of several seeds beside the first; return the tolerances and service levels that are broken."""
     if out is not None:
         check_free(out, force=force)
     allowed = parse_tolerances(tolerances)
@@ -64,15 +71,27 @@ def compare(
     if out is not None:
         from hermes_analysis.replicates.report import replicates_html  # noqa: PLC0415 - needs the extra "report"
 
-        write_text(out, replicates_html(runs), force=force)
+        write_text(out, replicates_html(runs, names, found), force=force)
+    levels = [text for place, run in zip(names[1:], runs[1:], strict=True) for text in _broken_levels(place, run)]
+    if not service_levels:
+        levels = []
     if as_json:
         rows = {name: values_of(one) for name, one in zip(names[1:], found, strict=True)}
         sys.stdout.write(json_text({"baseline": names[0], "runs": rows}))
     else:
         sys.stdout.write(differences_text(names, runs[0], found))
-    return tuple(
-        f"{name}: {one.metric} {one.change:+.1%}" if one.change is not None else f"{name}: {one.metric}"
+        sys.stdout.write("".join(f"BROKEN {text}\n" for text in levels))
+    limits = tuple(
+        f"{name}: {one.metric} {change_text(one.change)}" if one.change is not None else f"{name}: {one.metric}"
         for name, group in zip(names[1:], found, strict=True)
         for one in group
         if one.broken
     )
+    return (*limits, *levels)
+
+
+def _broken_levels(place: str, runs: Replicates) -> Iterator[str]:
+    """Say under how many seeds the service levels are kept, where that is not under all."""
+    kept = runs.metrics["slo_met"].values
+    if any(met == 0 for met in kept):
+        yield f"{place}: service levels are kept under {sum(met == 1 for met in kept)} of {len(kept)} seeds"

@@ -3,7 +3,7 @@
 import math
 
 from hermes_analysis.points import UNITS
-from hermes_analysis.render import duration, number, percent
+from hermes_analysis.render import change_text, duration, number, percent
 from hermes_analysis.replicate import Estimate
 from hermes_analysis.replicates.comparing import BandDifference
 from hermes_analysis.replicates.folder import Replicates
@@ -36,7 +36,7 @@ def differences_text(names: list[str], baseline: Replicates, others: list[tuple[
         for found in others:
             one = found[place]
             mark = " ~" if one.sure is False else " ?" if one.sure is None else ""
-            change = "" if one.change is None else f"{one.change:+.1%}{mark}"
+            change = "" if one.change is None else f"{change_text(one.change)}{mark}"
             row += [_band(one.metric, one.value), f"{change}{' BROKEN' if one.broken else ''}"]
         rows.append(row)
     head = f"{len(baseline.seeds)} seeds; ~ marks a change within the 95 % interval of the difference"

@@ -1,19 +1,20 @@
 """Runs beside one another as one HTML page."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from hermes_analysis.compare import Comparison, unlike
 from hermes_analysis.load import RunRecord
 from hermes_analysis.metrics.series import series
 from hermes_analysis.metrics.summarise import Prepared
-from hermes_analysis.render import metric_value
+from hermes_analysis.render import change_text, metric_value, shows
 from hermes_analysis.report.charts import LATENCIES, TIME, Chart, Figure, curve, figure_of, latency_chart, line
 from hermes_analysis.report.page import render
 
 
 def comparison_html(runs: Sequence[RunRecord], comparison: Comparison) -> str:
     """Return a comparison of `runs`, the baseline first, as one HTML page: differences, latencies and load together."""
-    names = _names([run.manifest.name or "run" for run in runs])
+    names = labels([run.manifest.name or "run" for run in runs], [run.source for run in runs])
     curves: dict[str, list[Figure]] = {name: [] for name, _, _ in LATENCIES}
     load: dict[str, list[Figure]] = {"in_system": [], "tokens": []}
     for place, run in enumerate(runs):
@@ -39,10 +40,17 @@ def comparison_html(runs: Sequence[RunRecord], comparison: Comparison) -> str:
         names=names,
         comparison=comparison,
         shown=metric_value,
+        change_text=change_text,
+        shows=shows,
         notes=unlike(runs, names),
     )
 
 
-def _names(names: list[str]) -> list[str]:
-    """Number runs of the same name."""
-    return [f"{name} #{place}" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
+def labels(names: Sequence[str], sources: Sequence[object]) -> list[str]:
+    """Return a label for each run: its name; of several of one name where it lies, or a number where that is alike."""
+    places = [PurePath(str(source)).name for source in sources]
+    told_apart = len(set(places)) == len(places)
+    return [
+        name if names.count(name) == 1 else place if told_apart else f"{name} #{number}"
+        for number, (name, place) in enumerate(zip(names, places, strict=True), 1)
+    ]
