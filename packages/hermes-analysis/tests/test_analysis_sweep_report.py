@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 from hermes_analysis.emit.yaml_text import yaml_text
@@ -110,3 +112,29 @@ def test_a_search_shows_its_front():
     assert front["x"] == pytest.approx([one.value("usd_per_h") for one in answer.front], rel=1e-4)
     assert "Pareto front" in page
     assert "searched" in page
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
+def test_a_browser_draws_every_chart_of_a_sweep(tmp_path):
+    """Parallel coordinates too, which have no axes in their layout, and are drawn by WebGL."""
+    outcome = swept(tmp_path, "replicas=1,2", "workload.rate=10/s,20/s", "hardware.device=h100-sxm,l40s")
+    file = tmp_path / "page.html"
+    file.write_text(sweep_html(outcome.folder), encoding="utf-8")
+    command = [BROWSER, "--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    command += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000", "--dump-dom", file.as_uri()]
+    done = subprocess.run(
+        [*command, f"--user-data-dir={tmp_path / 'profile'}"], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line and "Uncaught" in line]
+    charts = re.findall(r'id="chart-([a-z_0-9]+)" role="img"', done.stdout)
+    assert charts[-1] == "parallel"
+    for name in charts:
+        begin = done.stdout.index(f'id="chart-{name}"')
+        drawing = done.stdout[begin : done.stdout.find("</figure>", begin)]
+        assert "main-svg" in drawing, name
+    assert 'class="axis-title"' in drawing
+    assert "hardware.device" in drawing

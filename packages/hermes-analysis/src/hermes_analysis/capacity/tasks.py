@@ -129,7 +129,8 @@ def _table(paths: list[str], results: list[tuple[tuple[str, ...], Capacity | str
             estimate_text("usd_per_million_tokens", result.at.metrics["usd_per_million_tokens"]) if result.at else ""
         )
         rates = (result.rate_per_s, result.surely_kept_per_s, result.surely_broken_per_s)
-        rows.append([*values, *(f"{rate:.4g}/s" for rate in rates), price, result.binds])
+        shown = (f"{rate:.4g}/s" if math.isfinite(rate) else "none tried" for rate in rates)
+        rows.append([*values, *shown, price, result.binds])
     wide = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip()
@@ -143,7 +144,10 @@ def lines_of(found: Capacity) -> Iterator[str]:
     seeds = len(found.at.metrics["ttft.p50"].values)
     yield f"{found.rate_per_s:.4g} requests/s keep the limits, by the mean of {seeds} seeds"
     sure = f"{found.surely_kept_per_s:.4g}/s" if found.surely_kept_per_s else "no rate that was tried"
-    yield f"with 95 % confidence: kept up to {sure}, broken from {found.surely_broken_per_s:.4g}/s on"
+    broken = f"broken from {found.surely_broken_per_s:.4g}/s on"
+    if math.isinf(found.surely_broken_per_s):
+        broken = "broken at no rate that was tried"
+    yield f"with 95 % confidence: kept up to {sure}, {broken}"
     yield f"above it breaks: {found.binds}"
     yield from _metrics(found.at)
     yield f"{len(found.probes)} rates were tried: {', '.join(f'{p.level:.4g}' for p in found.probes)}"

@@ -15,7 +15,7 @@
     var ink = colour("--ink"), rule = colour("--rule");
     layout.paper_bgcolor = layout.plot_bgcolor = "rgba(0,0,0,0)";
     layout.font = { color: ink, size: 12, family: "system-ui, sans-serif" };
-    layout.margin = { l: 58, r: 14, t: 8, b: layout.xaxis.title.text ? 44 : 28 };
+    layout.margin = { l: 58, r: 14, t: 8, b: layout.xaxis && layout.xaxis.title.text ? 44 : 28 };
     layout.height = layout.height || (printing ? 240 : 290);
     layout.legend = { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, traceorder: "normal" };
     layout.hovermode = layout.hovermode ? layout.hovermode : layout.showlegend ? "x unified" : "closest";
