@@ -213,7 +213,7 @@ def test_experts_are_compiled_at_first_use_unless_the_engine_was_warm(tmp_path):
     moe = inputs()["architecture"] | {"num_experts": 8}
     write(tmp_path, asked=inputs(architecture=moe))
     case = case_of(read_experiment(tmp_path / "tiny"))
-    assert case.scenario["engine"]["first_use"] == "3.5 s"
+    assert case.scenario["engine"]["first_use"] == "0.9 s"
     assert any("first use" in told for told in case.assumptions)
     write(tmp_path / "fp8", asked=inputs(architecture=moe, quantization="fp8 (dynamic)"))
     assert case_of(read_experiment(tmp_path / "fp8" / "tiny")).scenario["engine"]["first_use"] == "2 s"

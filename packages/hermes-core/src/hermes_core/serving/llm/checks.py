@@ -61,6 +61,8 @@ def _sizes(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
         yield "watermark", f"{settings.watermark} is not a share of the blocks", "Give a number from 0 to below 1."
     if any(low >= high for low, high in zip(settings.graph_sizes, settings.graph_sizes[1:], strict=False)):
         yield "graph_sizes", "the sizes do not ascend", "Sort them, each once."
+    if any(number < 1 for number in settings.first_use_multiples):
+        yield "first_use_multiples", "0 has no multiples to count", "Give numbers of at least 1."
 
 
 def _policies(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:

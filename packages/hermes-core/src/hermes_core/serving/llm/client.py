@@ -17,6 +17,7 @@ from hermes_core.record import Recorder
 from hermes_core.record.tables import STEPS
 from hermes_core.serving.llm.batches.decode import NEVER
 from hermes_core.serving.llm.facts import EngineFacts
+from hermes_core.serving.llm.first_use import FirstUse
 from hermes_core.serving.llm.kv.exchange import WITHDRAWN, Owner
 from hermes_core.serving.llm.kv.layers import FOREVER, Layers
 from hermes_core.serving.llm.kv.layout import kv_layout
@@ -52,7 +53,7 @@ class LlmClient(EngineFacts):
         "_end_fs",
         "_end_ns",
         "_event",
-        "_first_use_fs",
+        "_first_use",
         "_idle_fs",
         "_kernel",
         "_lag",
@@ -150,8 +151,7 @@ class LlmClient(EngineFacts):
         """Of a sequence in a step."""
         self._lag = 1 if settings.asynchronous_scheduling else 0
         self._stream_fs = settings.front_end.per_stream_ns * FS_PER_NS
-        self._first_use_fs = settings.first_use_ns * FS_PER_NS
-        """What the first large step has yet to pay."""
+        self._first_use = FirstUse(settings) if settings.first_use_ns else None
         self._rank = rank(Phase.STEP, number)
         self._event = -1
         """Handle of the event that ends the stretch under way, or that wakes an idle client."""
@@ -446,9 +446,8 @@ class LlmClient(EngineFacts):
         t0, self._e0_nj = self.model.step(shape)
         if self._traits is not None:
             t0 += self._traits.step_fs(scheduler.chunks, scheduler.decoding(), decode=scheduler.decode)
-        if self._first_use_fs and shape.prefill_tokens + count >= self.settings.first_use_at_tokens:
-            t0 += self._first_use_fs
-            self._first_use_fs = 0
+        if self._first_use is not None:
+            t0 += self._first_use.stall_fs(shape.prefill_tokens + count)
         self._t0_fs = t0
         self._slope_fs = self._e_slope_nj = 0
         self._prompts = shape.prefill_seqs

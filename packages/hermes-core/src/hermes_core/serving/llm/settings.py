@@ -132,9 +132,12 @@ class EngineSettings:
     host_base_ns: int = 0
     host_per_seq_ns: int = 0
     first_use_ns: int = 0
-    """Once, how much longer a step lasts that is the first of its size: kernels are compiled then. 0 for none."""
-    first_use_at_tokens: int = 0
-    """The size: prompt tokens and decoding sequences in a step with prompts."""
+    """How much longer a step lasts that is the first of its kind: kernels are compiled then. 0 for none."""
+    first_use_at_tokens: tuple[int, ...] = ()
+    """Where each size begins: prompt tokens and decoding sequences in a step with prompts. Where there are several, the
+    kind of a step of the whole budget was tried at start-up. Nothing for one size from 0."""
+    first_use_multiples: tuple[int, ...] = ()
+    """Steps of one size whose tokens these divide, the first that does, are kinds of their own."""
     front_end: FrontEndSettings = FrontEndSettings()
     speculation: SpeculationSettings | None = None
     lora: LoraSettings | None = None
