@@ -27,6 +27,8 @@ MAPPED: Final = (
     "usd_per_million_tokens",
     "joules_per_token",
 )
+_SHARES: Final = frozenset({"slo_attainment"})
+"""Of these a heat map shows the whole range: where all is well, all is bright."""
 _MOST_ERRORS: Final = 20
 _MOST_CELLS: Final = 60
 """Values of an axis that a heat map can show."""
@@ -164,6 +166,7 @@ class _Map:
             "z": [[None if cell is None else short([cell])[0] for cell in row] for row in cells],
             "colorscale": "Viridis",
             "reversescale": not good,
+            **({"zmin": 0, "zmax": 1} if self._metric in _SHARES else {}),
             "hovertemplate": f"{columns.path} %{{x}}<br>{rows.path} %{{y}}<br>%{{z}}<extra></extra>",
         }
         figure = figure_of([trace], columns.path, rows.path)
