@@ -47,6 +47,19 @@ def test_a_miss_is_computed(study):
     assert part["moved_tb"] < 0.9 * full["moved_tb"]
 
 
+def test_rows_are_means_over_seeds_with_intervals(study):
+    rows = [
+        {"organisation": "A", "contention": True, "finished": finished, "p90_ms": p90}
+        for finished, p90 in ((0, float("nan")), (10, 30.0), (20, 40.0))
+    ]
+    row = study.over_seeds(rows)
+    assert (row["organisation"], row["contention"]) == ("A", True)
+    assert (row["finished"], row["p90_ms"]) == (10, 35.0)
+    # Student's t with two degrees of freedom, a standard deviation of 10.
+    assert row["finished_half"] == pytest.approx(4.303 * 10 / 3**0.5, rel=1e-3)
+    assert "contention_half" not in row
+
+
 def test_every_case_has_a_published_figure_or_says_none(study):
     assert set(study.PUBLISHED) == {(context, access) for context in study.CONTEXTS for access in study.ACCESS}
     assert all(set(row) == set(study.ORGANISATIONS) - {"D"} for row in study.PUBLISHED.values())

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hermes_analysis.replicate import Estimate
+from hermes_analysis.summary import plain
 from hermes_core.sessions import Session
 
 CLUSTER = Path(__file__).resolve().parent / "cluster.yaml"
@@ -61,8 +63,8 @@ def session() -> Session:
     return Session()
 
 
-def simulate(case: Case, hit_rate: float = 1.0) -> dict[str, Any]:
-    """Run one case and return its row."""
+def simulate(case: Case, hit_rate: float = 1.0, seed: int = 1) -> dict[str, Any]:
+    """Run one case under one draw of the traffic and return its row."""
     context, access, name, contention = case
     tokens = CONTEXTS[context]
     sets = [f"workload.prompt.add={tokens}"]
@@ -74,7 +76,7 @@ def simulate(case: Case, hit_rate: float = 1.0) -> dict[str, Any]:
         sets.append(f"kv_store.tiers[0].hit_rate={hit_rate}")
         # A context is used where it is: the least loaded of the clients that reach it.
         sets.append("routing={kind: kv_aware, load_weight: 0.001}")
-    record = session().run(CLUSTER, sets)
+    record = session().run(CLUSTER, sets, seed)
     requests = {
         key: np.concatenate(
             [
@@ -113,6 +115,21 @@ def simulate(case: Case, hit_rate: float = 1.0) -> dict[str, Any]:
     }  # fmt: skip
 
 
+SAID = ("p50_ms", "p90_ms", "p99_ms")
+"""What is undefined where nobody finished."""
+
+
+def over_seeds(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of a case: means over its seeds, and half of their 95 % intervals as `NAME_half`."""
+    row = dict(rows[0])
+    for name, value in rows[0].items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            values = [one[name] for one in rows if name not in SAID or one["finished"]]
+            estimate = Estimate.of(values)
+            row |= {name: estimate.mean, f"{name}_half": estimate.half_width}
+    return row
+
+
 def same_as(case: Case) -> Case:
     """Return the case whose run serves this one too: without a store nothing is shared, one store is everywhere."""
     context, access, name, contention = case
@@ -122,25 +139,30 @@ def same_as(case: Case) -> Case:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print a table for each context and access."""
+    """Print a table for each context and access: means over the seeds, with half of the 95 % interval."""
     for (context, access), published in PUBLISHED.items():
         for contention in (False, True):
             how = "links and stores shared" if contention else "each load as if alone, as published"
             print(f"\n{context} {access}: {how}")
-            heads = ("p50 s", "p90 s", "p99 s", " goodput", "  loaded", " busiest")
-            print(f"{'':<24}finished  unfinished{''.join(f'{head:>8}' for head in heads)}  published p90")
+            heads = "".join(f"{head:>15}" for head in ("p50 s", "p90 s", "p99 s", "goodput/s"))
+            print(f"{'':<24}{'finished':>13}  unfinished{heads}{'loaded':>11}{'busiest':>9}  published p90")
             for row in rows:
                 if (row["context"], row["access"], row["contention"]) == (context, access, contention):
                     name = row["organisation"]
                     p90, count = published.get(name, (0, 0))
                     beside = f"{p90 / 1000:.1f} s [{count}]" if count else ""
-                    spans = "".join(f"{row[key] / 1000:>8.2f}" for key in ("p50_ms", "p90_ms", "p99_ms"))
-                    spans = spans.replace("nan", "  -")
-                    use = f"{row['goodput_per_s']:>6.1f}/s{row['arrived_tb']:>5.1f} TB{row['utilisation']:>8.0%}"
-                    print(
-                        f"{name:<2} {ORGANISATIONS[name][0]:<21}{row['finished']:>9}{row['unfinished']:>12}{spans}"
-                        f"{use}  {beside}"
-                    )
+                    spans = "".join(f"{_pm(row, key, 1000, 2):>15}" for key in SAID)
+                    use = f"{_pm(row, 'goodput_per_s', 1, 1):>15}{row['arrived_tb']:>8.1f} TB{row['utilisation']:>9.0%}"
+                    fates = f"{_pm(row, 'finished', 1, 0):>13}{row['unfinished']:>12,.0f}"
+                    print(f"{name:<2} {ORGANISATIONS[name][0]:<21}{fates}{spans}{use}  {beside}")
+
+
+def _pm(row: dict[str, Any], name: str, unit: float, digits: int) -> str:
+    """Return a mean with half of its interval, "5.36 ± 0.20"; "-" where nobody finished."""
+    mean, half = row[name] / unit, row[f"{name}_half"] / unit
+    if np.isnan(mean):
+        return "-"
+    return f"{mean:,.{digits}f}" if np.isnan(half) else f"{mean:,.{digits}f} ± {half:,.{digits}f}"
 
 
 def main() -> None:
@@ -150,6 +172,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(CONTEXTS), help="one of the contexts")
     parser.add_argument("--hit-rate", type=float, default=1.0, help="of every store; a miss is computed again")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--seeds", type=int, default=3, help="draws of the traffic")
     given = parser.parse_args()
     contexts = [given.only] if given.only else list(CONTEXTS)
     cases = [
@@ -160,17 +183,23 @@ def main() -> None:
         for contention in (False, True)
     ]
     runs = list(dict.fromkeys(same_as(case) for case in cases))
+    tasks = [(case, seed) for case in runs for seed in range(1, given.seeds + 1)]
     began = time.perf_counter()
     with ProcessPoolExecutor(given.jobs, get_context("spawn")) as workers:
-        found = dict(zip(runs, workers.map(simulate, runs, [given.hit_rate] * len(runs)), strict=True))
+        rows_of = list(
+            workers.map(simulate, *zip(*((case, given.hit_rate, seed) for case, seed in tasks), strict=True))
+        )
+    found = {
+        case: over_seeds([row for (one, _), row in zip(tasks, rows_of, strict=True) if one == case]) for case in runs
+    }
     rows = []
     for case in cases:
         row = found[same_as(case)]
         rows.append({**row, "access": case[1], "contention": case[3]})
     show(rows)
-    print(f"\n{len(runs)} runs in {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    print(f"\n{len(tasks)} runs in {time.perf_counter() - began:.0f} s", file=sys.stderr)
     if given.json is not None:
-        given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(json.dumps(plain(rows), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
