@@ -50,7 +50,7 @@ ALLOWED: dict[str, tuple[set[str], str]] = {
     ),
     "hermes_hw.profiling.measure": ({"datetime.now"}, "dates a measurement, in its table's header"),
     "hermes_workload.bench": (
-        {"time.perf_counter"},
+        {"time.process_time"},
         "says how fast requests are made and read: that is the measurement",
     ),
     "hermes_workload.cli": ({"secrets"}, "a key for anonymous prefixes that nobody can guess; used once"),

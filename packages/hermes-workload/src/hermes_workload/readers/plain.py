@@ -37,15 +37,17 @@ def read_numbers(data: bytes, lines: int, keys: tuple[str, ...]) -> Numbers | No
         lines: How many.
         keys: The keys in their order; the last has a list of at least one number, the others a number each.
     """
-    # Blanks are legal between any two tokens, but not inside one: neither in a key nor in a number ("1 2" is not 12).
-    if any(data.count(f'"{key}"'.encode()) != lines for key in keys):
-        return None
-    dense = data.translate(None, BLANKS)
     heads = [f',"{key}":'.encode() for key in keys]
     heads[0], heads[-1] = b"{" + heads[0][1:], heads[-1] + b"["
     tail = b"]}\n"
-    if dense.translate(None, DIGITS_AND_COMMA) != (b"".join(heads).replace(b",", b"") + tail) * lines:
+    frame = data.translate(None, DIGITS_AND_COMMA)
+    # Blanks are legal between any two tokens, but not inside one: neither in a key nor in a number ("1 2" is not 12).
+    # Digits and commas in a key would be further from one another than numbers are.
+    if any(frame.count(f'"{key}"'.encode()) != lines for key in keys):
         return None
+    if frame.translate(None, BLANKS) != (b"".join(heads).replace(b",", b"") + tail) * lines:
+        return None
+    dense = data.translate(None, BLANKS)
     text = np.frombuffer(b"0" * (WORD * WORDS) + dense, dtype=np.uint8)
     digit = _digits(text)
     flips = np.flatnonzero(digit[1:] != digit[:-1]) + 1
@@ -71,16 +73,18 @@ def _digits(text: Bytes) -> Mask:
 
 def _well_spaced(text: Bytes, flips: Ints, offsets: Ints, heads: list[int], tail: int) -> bool:
     """Whether every number is as far from the one before it as it must be, with one comma in between."""
-    starts, ends, firsts = flips[1::2], flips[2::2], offsets[:-1]
-    expected = np.ones(len(starts), dtype=np.int64)
-    for place, head in enumerate(heads):
-        expected[firsts + place] = head + (0 if place else tail)
-    expected[0] -= tail
-    commas = ends[(firsts[:, None] + np.arange(len(heads) - 1)).ravel()]
-    distance = starts - np.append(flips[0], ends[:-1])
-    if flips[0] != WORD * WORDS or len(text) - int(ends[-1]) != tail or not (text[commas] == COMMA).all():
+    ends = flips[2::2]
+    distance = flips[1::2] - flips[0:-1:2]
+    # One comma between the members of a list; more than that before each number that has a key.
+    keyed = (offsets[:-1, None] + np.arange(len(heads))).ravel()
+    expected = np.tile(heads, len(offsets) - 1)
+    expected[len(heads) :: len(heads)] += tail
+    if flips[0] != WORD * WORDS or len(text) - int(ends[-1]) != tail:
         return False
-    return bool(np.array_equal(distance, expected))
+    if not np.array_equal(np.flatnonzero(distance != 1), keyed) or not np.array_equal(distance[keyed], expected):
+        return False
+    commas = ends[(offsets[:-1, None] + np.arange(len(heads) - 1)).ravel()]
+    return bool((text[commas] == COMMA).all())
 
 
 def _values(text: Bytes, ends: Ints, widths: Ints) -> Ints:
@@ -96,11 +100,24 @@ def _values(text: Bytes, ends: Ints, widths: Ints) -> Ints:
 
 def _word(words: "np.typing.NDArray[np.uint64]", widths: Ints) -> Ints:
     """Return what the last `widths` digits (all eight, where there are more) of each word of text say."""
-    other = ((WORD - np.minimum(widths, WORD)) * 8).astype(np.uint64)
+    other = np.subtract(WORD, widths)
+    np.maximum(other, 0, out=other)
+    other <<= 3
+    other = other.view(np.uint64)
     words = words ^ np.uint64(0x3030303030303030)
-    words = words >> other << other
-    words = words * np.uint64(10) + (words >> np.uint64(8))
+    # In place: memory is what this waits for.
+    words >>= other
+    words <<= other
+    tens = words * np.uint64(10)
+    words >>= np.uint64(8)
+    words += tens
     mask = np.uint64(0x000000FF000000FF)
-    high = (words & mask) * np.uint64(0x000F424000000064)
-    low = ((words >> np.uint64(16)) & mask) * np.uint64(0x0000271000000001)
-    return ((high + low) >> np.uint64(32)).astype(np.int64)
+    high = np.bitwise_and(words, mask, out=tens)
+    high *= np.uint64(0x000F424000000064)
+    words >>= np.uint64(16)
+    words &= mask
+    words *= np.uint64(0x0000271000000001)
+    high += words
+    high >>= np.uint64(32)
+    values: Ints = high.view(np.int64)
+    return values
