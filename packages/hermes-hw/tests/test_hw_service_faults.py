@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hermes_core.api.errors import HermesError, InputError
 from hermes_core.api.hardware import Deployment
-from hermes_core.rpc import ChannelSecurity, RpcServer, ServerSecurity, TlsFiles, parse_address
+from hermes_core.rpc import ChannelSecurity, RpcServer, TlsFiles, parse_address
 from hermes_hw.client import Binding, DiskCache, OperatorKey, Service, ServiceError, StepQuestion, Target
 from hermes_hw.conformance.bad import Trial
 from hermes_hw.remote import RemoteModel
@@ -151,22 +151,56 @@ def ask(session, *sizes):
     return session.operators([(KEY, np.array(sizes)[:, None])])[0].latency_ps.tolist()
 
 
-def test_a_restart_is_bridged_and_a_replacement_refused(tmp_path):
-    address = f"unix:{tmp_path}/s.sock"
-    server = serving(address)
+VERSIONED = """
+import sys
+from hermes_hw.conformance.bad import Trial
+from hermes_hw.server import serve
+class Versioned(Trial):
+    def describe(self):
+        description = super().describe()
+        return type(description)(**{**vars(description), "version": sys.argv[1]})
+serve(Versioned(), sys.argv[2:])
+"""
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Return what serves in a process of its own: the process, and the address that it says."""
+    started = []
+
+    def start(address, *options, version="1"):
+        command = [sys.executable, "-c", VERSIONED, version, "--address", address, *options]
+        child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        started.append(child)
+        said = child.stderr.readline()
+        assert said.startswith("serving at "), said
+        return child, said.removeprefix("serving at ").strip()
+
+    yield start
+    for child in started:
+        child.terminate()
+        child.wait(timeout=20)
+        child.stderr.close()
+    assert not list(tmp_path.glob("*.sock"))
+
+
+def test_a_restart_is_bridged_and_a_replacement_refused(tmp_path, process):
+    """The first is killed where it stands: its socket's file stays, and the next takes it over."""
+    child, address = process(f"unix:{tmp_path}/s.sock")
     with Service(Target("chip", address=address)) as service:
         session = service.session(Binding(operators=(KEY,)))
         first = ask(session, 1, 2)
-        server.stop()
-        server = serving(address)
+        child.kill()
+        child.wait()
+        child, _ = process(address)
         assert ask(session, 1, 2) == first
         assert len(ask(session, 3)) == 1
         assert service.stats.reopened == 1
-        server.stop()
-        server = serving(address, version="2")
+        child.terminate()
+        child.wait(timeout=20)
+        process(address, version="2")
         with pytest.raises(ServiceError, match="it restarted and is another one now"):
             ask(session, 4)
-    server.stop()
 
 
 def test_nobody_at_the_address(tmp_path):
@@ -175,53 +209,51 @@ def test_nobody_at_the_address(tmp_path):
     assert "Check that it runs" in str(caught.value)
 
 
-def test_a_socket_that_was_removed(tmp_path):
-    server = serving(f"unix:{tmp_path}/s.sock")
+def test_a_socket_that_was_removed(tmp_path, process):
+    _, address = process(f"unix:{tmp_path}/s.sock")
     (tmp_path / "s.sock").unlink()
     with pytest.raises(ServiceError, match="nobody answers"):
-        Service(Target("chip", address=f"unix:{tmp_path}/s.sock", patience_s=0.1))
-    server.stop()
+        Service(Target("chip", address=address, patience_s=0.1))
 
 
-def test_a_wrong_token_is_said_and_not_shown(tmp_path):
-    secret = "right-horse"  # noqa: S105
-    with serving(f"unix:{tmp_path}/s.sock", security=ServerSecurity(token=secret)) as server:
-        target = Target("chip", address=str(server.address), security=ChannelSecurity(token="wrong-horse"))  # noqa: S106
-        with pytest.raises(ServiceError, match="does not accept the token") as caught:
-            Service(target)
-        assert "horse" not in str(caught.value)
+def test_a_wrong_token_is_said_and_not_shown(tmp_path, process):
+    token = tmp_path / "token"
+    token.write_text("right-horse")
+    token.chmod(0o600)
+    child, address = process(f"unix:{tmp_path}/s.sock", "--token-file", str(token))
+    target = Target("chip", address=address, security=ChannelSecurity(token="wrong-horse"))  # noqa: S106
+    with pytest.raises(ServiceError, match="does not accept the token") as caught:
+        Service(target)
+    assert "horse" not in str(caught.value)
+    child.terminate()
+    assert "horse" not in child.stderr.read()
 
 
-def test_tls_against_none(tmp_path):
-    pem = tmp_path / "ca.pem"
-    done = subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-subj",
-            "/CN=ca",
-            "-keyout",
-            "k.pem",
-            "-out",
-            pem,
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
+@pytest.fixture
+def certificate(tmp_path):
+    """Return a certificate of localhost and its key."""
+    pem, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"]
+    made += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(pem)]
+    try:
+        subprocess.run(made, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs the program openssl")
-    with serving("localhost:0", security=ServerSecurity(insecure=True)) as server:
-        target = Target(
-            "chip", address=str(server.address), security=ChannelSecurity(tls=TlsFiles(ca=pem)), patience_s=0.1
-        )
+    return pem, key
+
+
+def test_tls_on_one_side_only(process, certificate):
+    """Each way round, and with both sides agreed."""
+    pem, key = certificate
+    with_tls, without = ChannelSecurity(tls=TlsFiles(ca=pem)), ChannelSecurity(insecure=True)
+    _, plain = process("localhost:0", "--insecure")
+    _, encrypted = process("localhost:0", "--tls-certificate", str(pem), "--tls-key", str(key))
+    for address, security in ((plain, with_tls), (encrypted, without)):
         with pytest.raises(ServiceError, match="nobody answers") as caught:
-            Service(target)
+            Service(Target("chip", address=address, security=security, patience_s=0.1))
         assert "agree on TLS" in str(caught.value)
+    with Service(Target("chip", address=encrypted, security=with_tls)) as service:
+        assert service.description.title == "hermes trial 1"
 
 
 def test_calls_are_split_by_the_declared_limits_and_asked_once(tmp_path):
