@@ -93,7 +93,7 @@ def test_numbers_read_well():
     ]  # fmt: skip
     assert [duration(v) for v in (0, 0.99999, 0.0123, 12.3e-6, 61)] == ["0 s", "1.00 s", "12.3 ms", "12.3 µs", "61.0 s"]
     assert [percent(v) for v in (1, 0.99999, 0.5, None)] == ["100.0 %", "99.99 %", "50.0 %", "-"]
-    assert [capacity(v) for v in (80 * 2**30, 1e12, 512, None)] == ["80.0 GiB", "931 GiB", "512 B", "-"]
+    assert [capacity(v) for v in (80 * 2**30, 1e12, 512, None)] == ["80.0 GiB", "1.00 TB", "512 B", "-"]
     assert [size(v) for v in (80e9, 1.5e12, 512, None)] == ["80.0 GB", "1.50 TB", "512 B", "-"]
     assert [energy(v) for v in (4.2, 7200, 3.6e6)] == ["4.20 J", "2.00 Wh", "1.00 kWh"]
 

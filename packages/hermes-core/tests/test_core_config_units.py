@@ -110,4 +110,5 @@ def test_a_duration_is_shown_as_a_person_would(ns, text):
 def test_sizes_and_rates_are_shown_with_prefix():
     assert units.format_bytes(80 * 2**30) == "80 GiB"
     assert units.format_bytes(512) == "512 B"
+    assert [units.format_bytes(size) for size in (10**12, 1500 * 10**9, 10**9 + 1)] == ["1 TB", "1.5 TB", "953.674 MiB"]
     assert units.format_rate(8.0) == "8/s"

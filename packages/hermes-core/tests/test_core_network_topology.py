@@ -131,6 +131,9 @@ def test_nodes_that_carry_alike_are_drawn_once():
     text = "\n".join(drawing(topology, ["tiers"]))
     assert "dgx-h100: 5 nodes of 8 devices" in text
     assert "node0 to node1 (2 alike)  full" in text
-    assert "└─ 2 of pool p" in text
-    assert "node4  4 devices free\n      └─ p/8" in text
+    assert (
+        "├─ rack0  ── 400 GB/s each way, 2 us ──\n│  └─ node0 to node1 (2 alike)  full\n│     └─ 2 of pool p\n├─ rack1"
+        in text
+    )
+    assert "   └─ node4  4 devices free\n      └─ p/8" in text
     assert "614.4 GB/s both ways together" in text

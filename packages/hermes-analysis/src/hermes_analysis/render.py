@@ -60,9 +60,14 @@ def size(size_bytes: float | None) -> str:
 
 
 def capacity(size_bytes: float | None) -> str:
-    """Return the size of a memory with a binary prefix, "74.5 GiB", as `hermes explain` does."""
+    """Return the size of a memory with a binary prefix, "74.5 GiB"; whole GB with a decimal one, "2.00 TB".
+
+    As `hermes explain` does: memories are sold in both.
+    """
     if size_bytes is None or not math.isfinite(size_bytes):
         return ABSENT
+    if size_bytes >= 1e9 and size_bytes % 1e9 == 0:  # noqa: PLR2004 - a GB
+        return size(size_bytes)
     for power, name in ((5, "PiB"), (4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")):
         if size_bytes >= 1024**power:
             return f"{_significant(size_bytes / 1024**power)} {name}"

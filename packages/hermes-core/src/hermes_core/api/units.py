@@ -234,7 +234,10 @@ def format_duration(ns: int) -> str:
 
 
 def format_bytes(size: float) -> str:
-    """Write a size of `size` bytes with a binary prefix: `79.6 GiB`."""
+    """Write a size of `size` bytes with a binary prefix, `79.6 GiB`; whole GB as they were surely meant, `1.5 TB`."""
+    for unit, name in ((10**15, "PB"), (10**12, "TB"), (10**9, "GB")):
+        if size >= unit and size % 10**9 == 0:
+            return f"{_rounded(size / unit)} {name}"
     for power, prefix in ((5, "Pi"), (4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")):
         if size >= 1024**power:
             return f"{_rounded(size / 1024**power)} {prefix}B"

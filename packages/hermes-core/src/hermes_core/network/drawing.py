@@ -27,7 +27,7 @@ def drawing(topology: Topology, tiers: Sequence[str] = ()) -> list[str]:
     Nodes that carry alike are drawn once.
     """
     plan = topology.plan
-    lines = [f"{plan.machine}: {len(topology.nodes)} nodes of {plan.devices} devices"]
+    lines = [f"{plan.machine}: {len(topology.nodes)} node{'s' * (len(topology.nodes) > 1)} of {plan.devices} devices"]
     if not plan.contention:
         lines.append("  without contention: each transfer goes as if it were alone")
     lines += _links(plan, topology)
@@ -36,16 +36,13 @@ def drawing(topology: Topology, tiers: Sequence[str] = ()) -> list[str]:
     lines.append("")
     if plan.graph:
         lines += [f"{link.one} {_arrow(link.plan)} {link.other}" for link in plan.graph]
-        for node in topology.nodes:
-            lines += _node(node, [node], "")
-        return lines
+        return lines + _branches([_node([node]) for node in topology.nodes])
     for cluster, members in groupby(topology.nodes, key=lambda node: node.cluster):
-        lines.append(cluster)
-        for rack, nodes in groupby(members, key=lambda node: node.rack):
-            lines.append(f"└─ {rack}  {_arrow(plan.links['rack'])}")
-            for _, alike in groupby(nodes, key=_contents):
-                group = list(alike)
-                lines += _node(group[0], group, "   ")
+        racks = []
+        for rack, inside in groupby(members, key=lambda node: node.rack):
+            groups = [_node(list(alike)) for _, alike in groupby(inside, key=_contents)]
+            racks.append([f"{rack}  {_arrow(plan.links['rack'])}", *_branches(groups)])
+        lines += [cluster, *_branches(racks)]
     return lines
 
 
@@ -83,9 +80,18 @@ def _contents(node: Node) -> tuple[tuple[str, int], ...]:
     return tuple((pool, pools.count(pool)) for pool in dict.fromkeys(pools))
 
 
-def _node(first: Node, alike: Sequence[Node], indent: str) -> list[str]:
+def _node(alike: Sequence[Node]) -> list[str]:
+    first = alike[0]
     name = first.name if len(alike) == 1 else f"{first.name} to {alike[-1].name} ({len(alike)} alike)"
     free = f"{first.free_devices} devices free" if first.free_devices else "full"
-    lines = [f"{indent}└─ {name}  {free}"]
     shown = first.clients if len(alike) == 1 else [f"{count} of pool {pool}" for pool, count in _contents(first)]
-    return [*lines, *(f"{indent}   └─ {client}" for client in shown)]
+    return [f"{name}  {free}", *_branches([[client] for client in shown])]
+
+
+def _branches(blocks: Sequence[list[str]]) -> list[str]:
+    """Hang blocks of lines below the line before them, one branch each."""
+    lines = []
+    for number, (first, *below) in enumerate(blocks, 1):
+        turn, down = ("└─", " ") if number == len(blocks) else ("├─", "│")
+        lines += [f"{turn} {first}", *(f"{down}  {line}" for line in below)]
+    return lines
