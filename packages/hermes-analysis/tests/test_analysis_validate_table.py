@@ -136,6 +136,15 @@ def test_rows_of_a_benchmark_whose_scripts_are_public_are_run_as_these_do():
     assert closed_loop.case_of(narrow).scenario["model"]["kv_dtype"] == "fp8"
 
 
+def test_vllm_before_0_14_prepares_its_steps_one_after_another():
+    engines = {
+        version: closed_loop.case_of({**LOOP, "backend": "vllm", "backend_version": version}).scenario["engine"]
+        for version in ("0.12.0", "0.14.1", "")
+    }
+    assert engines["0.12.0"]["asynchronous_scheduling"] is False
+    assert "asynchronous_scheduling" not in engines["0.14.1"] | engines[""]
+
+
 def test_degrees_that_were_multiplied_are_told_apart_by_the_rows_name():
     row = LOOP | {"id": "a_tp8_ep8_c4", "tp_size": "64", "moe_ep_size": "8", "model_path": "deepseek-ai/DeepSeek-R1"}
     case = closed_loop.case_of(row)

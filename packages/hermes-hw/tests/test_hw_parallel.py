@@ -204,6 +204,9 @@ def test_collectives_by_hand():
     assert float(all_reduce_s(s, 8, tree)) == pytest.approx(2 * a * 3 * 1.2 + 2 * s / b)
     switch = dataclasses.replace(NVLINK, algorithm="in_switch")
     assert float(all_reduce_s(s, 8, switch)) == pytest.approx(2 * a + s / b)
+    switched = dataclasses.replace(NVLINK, algorithm="switched")
+    assert float(all_reduce_s(s, 8, switched)) == pytest.approx(a + 14 / 8 * s / (0.6 * b))
+    assert float(all_reduce_s(0.0, 8, switched)) == float(all_reduce_s(0.0, 2, switched)) == pytest.approx(a)
     assert float(all_gather_s(s, 4, NVLINK)) == pytest.approx(a * 2 + 0.6 * a + 0.75 * s / b)
     assert float(p2p_s(s, NVLINK)) == pytest.approx(a + s / b)
 

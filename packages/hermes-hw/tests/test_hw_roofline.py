@@ -17,6 +17,7 @@ from hermes_hw.graph import StepGraph, expected_distinct_experts
 from hermes_hw.links import all_reduce_s
 from hermes_hw.memory import kv_bytes_per_token, kv_transfer_bytes_per_token, weights_bytes_per_device
 from hermes_hw.models import architecture_from_config, find_model, model_names
+from hermes_hw.operators import sizes_of
 from hermes_hw.parallel import parallel_plan
 from hermes_hw.resolve import resolve
 from hermes_hw.roofline import RooflineModel
@@ -285,6 +286,14 @@ def test_latent_attention_launches_more_kernels():
     plan = parallel_plan(Deployment(model="m", device="h200"), model, 1.0)
     kv = dtype_named("bf16")
     assert StepGraph(model, plan, kv).kernels - StepGraph(plain, plan, kv).kernels == 5 * 61
+
+
+def test_latents_have_norms_of_their_own():
+    graph = resolve(Deployment(model="deepseek-ai/DeepSeek-V3", device="h200")).graph
+    norms = {one.name: one.count for one in graph.layer_operators(sizes_of(8)) if one.kind == "norm"}
+    assert norms == {"norm": 2 * 61, "latent_norm": 2 * 61}
+    plain = resolve(Deployment(model="llama-3.1-8b", device="h200")).graph
+    assert [one.name for one in plain.layer_operators(sizes_of(8)) if one.kind == "norm"] == ["norm"]
 
 
 def test_narrow_products_launch_kernels_that_narrow_their_activations():

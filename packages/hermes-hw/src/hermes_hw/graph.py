@@ -172,15 +172,22 @@ class StepGraph:
         return Operator(name, "gemm", weights, self.model.activation, {"m": m}, {"n": n, "k": k}, count)
 
     def _elementwise(self, tokens: Sizes) -> list[Operator]:
-        """Two norms with residuals, the rotary embedding with the cache write: three kernels a layer."""
+        """Two norms with residuals, the rotary embedding with the cache write: three kernels a layer.
+
+        Attention over latents norms these too, those of queries where there are such.
+        """
         model, a = self.model, self.model.attention
         sizes = {"tokens": tokens}
         rotary = {"heads": self._heads, "kv_heads": kv_heads_per_device(a, self.plan.tensor), "head_dim": a.head_dim}
         rotary |= {"hidden": model.hidden, "qk_norm": int(a.qk_norm)}
-        return [
+        operators = [
             self._operator("norm", "norm", sizes, {"hidden": model.hidden}, 2 * model.layers),
             self._operator("rotary", "rotary", sizes, rotary, model.layers),
         ]
+        if a.latent:
+            count = (2 if a.q_lora_rank else 1) * self._layers
+            operators.append(self._operator("latent_norm", "norm", sizes, {"hidden": a.kv_lora_rank}, count))
+        return operators
 
     def _attention_projections(self, tokens: Sizes) -> list[Operator]:
         model, a, layers = self.model, self.model.attention, self._layers

@@ -15,7 +15,10 @@ import numpy as np
 from hermes_hw.lookup import find_name, load_json, normalised
 from hermes_hw.operators import Figures
 
-ALGORITHMS: Final = ("auto", "one_shot", "ring", "tree", "in_switch")
+ALGORITHMS: Final = ("auto", "one_shot", "ring", "tree", "in_switch", "switched")
+_SWITCHED_SHARE: Final = 0.6
+"""Share of a switch's bandwidth that engines' own all-reduces reach with large messages: 0.45 to 0.6 over NVLink 5, 0.5
+to 0.7 over NVLink 4 (vLLM, SGLang and TensorRT-LLM on B200, B300, H100, H200; aiconfigurator-core 0.12.0)."""
 _STEP_SHARE: Final = 0.2
 """Start of one message within a running collective, as a share of the collective's own start."""
 
@@ -32,8 +35,8 @@ class Interconnect:
     domain_devices: int
     """Devices that it joins."""
     algorithm: str = "auto"
-    """Of all-reduce: "one_shot", "ring", "tree", "in_switch" (the switch adds: NVLink SHARP, Quantum SHARP), or "auto",
-    the better of the first two."""
+    """Of all-reduce: "one_shot", "ring", "tree", "in_switch" (the switch adds: NVLink SHARP, Quantum SHARP), "switched"
+    (engines' own kernels over a switch that joins all devices), or "auto", the better of the first two."""
 
 
 def link_kinds() -> list[str]:
@@ -56,7 +59,9 @@ def all_reduce_s(nbytes: float | Figures, ranks: int, link: Interconnect) -> Fig
 
     One-shot: a barrier of log2(p) rounds, then every device reads all others' data: `a log2 p + (p-1) s / b`.
     Ring: two barriers and 2 (p-1) messages of s / p. Tree (a double binary tree, up and down, in pieces):
-    `2 a log2 p + 2 s / b`. In-switch: one way up and one down, overlapped: `2 a + s / b`.
+    `2 a log2 p + 2 s / b`. In-switch: one way up and one down, overlapped: `2 a + s / b`. Switched: every device sees
+    every other's flag in one round, however many there are; then one-shot, or reduce-scatter and all-gather, whichever
+    moves less, at a share of the bandwidth: `a + min(p - 1, 2 (p - 1) / p) s / (0.6 b)`.
     """
     size = np.asarray(nbytes, dtype=np.float64)
     if ranks == 1:
@@ -69,6 +74,7 @@ def all_reduce_s(nbytes: float | Figures, ranks: int, link: Interconnect) -> Fig
         "ring": 2 * a * rounds + hops * (_STEP_SHARE * a + size / ranks / b),
         "tree": 2 * a * rounds * (1 + _STEP_SHARE) + 2 * size / b,
         "in_switch": 2 * a + size / b,
+        "switched": a + np.minimum(ranks - 1.0, hops / ranks) * size / (_SWITCHED_SHARE * b),
     }
     if link.algorithm != "auto":
         return np.asarray(times[link.algorithm])

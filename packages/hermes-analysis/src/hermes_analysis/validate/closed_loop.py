@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from hermes_analysis.distribution import Floats
 from hermes_analysis.load import RunRecord
 from hermes_analysis.validate import inferencex
-from hermes_analysis.validate.engines import preset_of
+from hermes_analysis.validate.engines import preset_of, settings_of
 from hermes_analysis.validate.experiments import NotRepresentedError
 from hermes_analysis.validate.rows import RowCase, positive, whole
 from hermes_analysis.validate.scenarios import QUANTIZED_NAMES, data_parallel
@@ -91,7 +91,7 @@ def case_of(row: Mapping[str, str]) -> RowCase:
         scenario |= _two_pools(row, preset, told)
     else:
         hardware = data_parallel(_degrees(row, "", told), moe=_moe(row), told=told)
-        set_up = inferencex.engine(row, concurrency, told)
+        set_up = settings_of(row["backend"], version) | inferencex.engine(row, concurrency, told)
         scenario |= {**hardware, "engine": {"preset": preset, "front_end": dict(FRONT_END), **set_up}}
     category = "with engine version" if version else "without engine version"
     if users is None:

@@ -8,8 +8,17 @@ from hermes_analysis.validate.experiments import NotRepresentedError
 _VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 _V1_SINCE: Final = (0, 8)
 """vLLM runs its V1 engine by default since 0.8."""
+_ASYNCHRONOUS_SINCE: Final = (0, 14)
+"""vLLM prepares a step during the one before it by default since 0.14 (vllm-project/vllm, pull request 27614)."""
 _NEW_SINCE: Final = (0, 24)
 """Halfway between the two versions of vLLM whose habits the presets follow, 0.15 and 0.33."""
+
+
+def settings_of(name: str, version: str) -> dict[str, bool]:
+    """Return in which settings a version of an engine differs from its preset."""
+    match = _VERSION.match(version or "")
+    early = match is not None and _V1_SINCE <= (int(match[1]), int(match[2])) < _ASYNCHRONOUS_SINCE
+    return {"asynchronous_scheduling": False} if name.lower() == "vllm" and early else {}
 
 
 def preset_of(name: str, version: str) -> tuple[str, str | None]:
