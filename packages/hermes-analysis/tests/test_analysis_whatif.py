@@ -17,7 +17,7 @@ from hermes_analysis.simulator import SimulationError
 from hermes_analysis.testing import make_chunks
 from hermes_analysis.whatif import Effect, Relaxation, WhatIf, relaxations, running, what_if
 from hermes_analysis.whatif.report import gains_chart, what_if_html
-from hermes_analysis.whatif.terminal import values_of, what_if_text
+from hermes_analysis.whatif.terminal import notes_of, values_of, what_if_text
 from hermes_proto.core.v1 import run_record_pb2 as rr
 
 MS = 1_000_000
@@ -73,6 +73,15 @@ def toy(monkeypatch):
     made = Toy()
     monkeypatch.setattr(simulator, "_session", lambda name: made)
     return made
+
+
+def test_what_if_begins_with_the_seed_of_the_scenario(toy, monkeypatch):
+    resolved = toy.resolved({})
+    monkeypatch.setattr(toy, "resolved", lambda *_: {**resolved, "seed": 7})
+    assert what_if({}).seeds == (7,)
+    assert what_if({}, "2").seeds == (7, 8)
+    assert what_if({}, "3,1").seeds == (3, 1)
+    assert "the same traffic, of seed 7; " in "\n".join(notes_of(what_if({})))
 
 
 def test_what_if_names_what_helps_most():

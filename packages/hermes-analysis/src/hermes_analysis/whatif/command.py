@@ -14,7 +14,9 @@ def whatif(
     scenario: ScenarioFile,
     *,
     metric: Annotated[str, typer.Option("--metric", help="What to rank by, a name of `hermes sweep`.")] = "e2e.mean",
-    seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="Seeds of the traffic.")] = "1",
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="N", help="So many seeds from the scenario's own on, or a list: 1,2,7.")
+    ] = "1",
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="WORD", help="Relax only what has this in its name. Repeatable."),
@@ -32,16 +34,13 @@ def whatif(
     """Name the bottleneck: run again with one thing relaxed at a time, and rank by what that changes."""
     from hermes_analysis.executors import make_executor  # noqa: PLC0415 - only what runs is loaded
     from hermes_analysis.output import check_free, json_text, write_text  # noqa: PLC0415
-    from hermes_analysis.sweep.space import chosen_seeds  # noqa: PLC0415
     from hermes_analysis.whatif.running import what_if  # noqa: PLC0415
     from hermes_analysis.whatif.terminal import values_of, what_if_text  # noqa: PLC0415
 
     with told(), make_executor(executor, workers=workers, address=ray_address) as ready:
         if out is not None:
             check_free(out, force=force)
-        answer = what_if(
-            scenario, chosen_seeds(seeds, 1), metric=metric, sets=sets or (), only=only or (), executor=ready
-        )
+        answer = what_if(scenario, seeds, metric=metric, sets=sets or (), only=only or (), executor=ready)
         if out is not None:
             from hermes_analysis.whatif.report import what_if_html  # noqa: PLC0415 - needs the extra "report"
 

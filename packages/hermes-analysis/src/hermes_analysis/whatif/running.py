@@ -12,6 +12,7 @@ from hermes_analysis.notebook import pandas_frame, polars_frame, what_if_columns
 from hermes_analysis.points import HIGHER_IS_BETTER, Metrics, check_metric, point_metrics
 from hermes_analysis.replicate import Estimate
 from hermes_analysis.simulator import SimulationError, refusal, session
+from hermes_analysis.sweep.space import chosen_seeds
 from hermes_analysis.whatif.relaxations import Relaxation, relaxations
 
 BESIDE: Final = ("ttft.p50", "ttft.p99", "tpot.p50", "e2e.p50", "e2e.p99", "output_tokens_per_s", "goodput_per_s")
@@ -94,7 +95,7 @@ class _Work:
 
 def what_if(
     scenario: Any,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | str = "1",
     *,
     metric: str = "e2e.mean",
     sets: Sequence[str] = (),
@@ -104,6 +105,7 @@ def what_if(
 ) -> WhatIf:
     """Relax one thing after another in `scenario`; rank by the change of `metric` (a name of `hermes_analysis.points`).
 
+    `seeds` as text is that of --seeds: so many from the scenario's own on ("5"), or a list of them ("1,2,7").
     `only` keeps the relaxations whose name contains one of these words. Raises SimulationError when the scenario itself
     cannot be simulated, AnalysisError for an unknown metric or when nothing can be relaxed.
     """
@@ -118,6 +120,8 @@ def what_if(
         if message is None:
             raise
         raise SimulationError(message) from error
+    if isinstance(seeds, str):
+        seeds = chosen_seeds(seeds, int(resolved.get("seed", 1)))
     chosen = [one for one in found if not only or any(word in one.name for word in only)]
     if not chosen:
         names = ", ".join(one.name for one in found) or "nothing"

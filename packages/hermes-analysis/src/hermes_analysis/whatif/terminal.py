@@ -38,9 +38,9 @@ def notes_of(answer: WhatIf) -> Iterator[str]:
     """Yield what has to be known beside the figures."""
     if answer.bottleneck is None:
         yield f"nothing that was relaxed alone changes {answer.metric} by more than 1 % and chance"
-    seeds = len(answer.seeds)
-    sure = "; +- is the 95 % interval" if seeds > 1 else "; how sure they are takes several (--seeds 5)"
-    yield f"gains are against the same traffic, over {seeds} seed{'s' if seeds > 1 else ''}{sure}"
+    several = len(answer.seeds) > 1
+    sure = "; +- is the 95 % interval" if several else "; how sure they are takes several (--seeds 5)"
+    yield f"gains are against the same traffic, of seed{'s' * several} {', '.join(map(str, answer.seeds))}{sure}"
     for effect in answer.refused:
         yield f"not run: {effect.name}: {effect.problem[:_MOST_OF_A_PROBLEM]}"
 
