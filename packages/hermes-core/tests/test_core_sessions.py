@@ -216,17 +216,18 @@ def test_an_override_is_read_once_and_nobody_changes_it():
     }
 
 
-def test_what_is_kept_is_bounded_by_number_and_by_weight():
-    kept = Kept(3, weight=len, most=10)
+@pytest.mark.parametrize(("size", "most"), [(3, 100), (100, 10)], ids=["number", "weight"])
+def test_what_is_kept_is_bounded_by_number_and_by_weight(size, most):
+    kept = Kept(size, weight=len, most=most)
     made = []
 
     def make(text):
         return lambda: made.append(text) or text
 
-    for text in ("aaaa", "bbbb", "cccc", "d"):  # with d there would be 4; and before it, 12 letters
+    for text in ("aaaa", "bbbb", "cccc", "d"):  # before the last there are 3, of 12 letters: the oldest goes
         kept.get(text, make(text))
-    assert kept.get("d", make("d")) == "d"
-    assert kept.get("cccc", make("cccc")) == "cccc"
+    for text in ("bbbb", "cccc", "d"):
+        assert kept.get(text, make(text)) == text
     assert kept.made == 4
     kept.get("aaaa", make("aaaa"))
     assert made == ["aaaa", "bbbb", "cccc", "d", "aaaa"]
