@@ -381,6 +381,8 @@ def test_the_folder_of_another_scenario_is_refused(stored, tmp_path):
     (out / "runs.jsonl").write_text("nonsense\n")
     with pytest.raises(AnalysisError, match=r"runs\.jsonl:1: is no run of a search .*remove the line"):
         optimize_task(asked(stored, out=out))
+    with pytest.raises(OutputError, match=r"chat\.yaml: cannot be used: Not a directory; choose another --out"):
+        optimize_task(asked(stored, out=stored))
     (out / "search.json").unlink()
     with pytest.raises(OutputError, match=r"answer\.json: exists; .*--force"):
         optimize_task(asked(stored, out=out))

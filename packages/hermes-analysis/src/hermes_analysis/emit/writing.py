@@ -59,4 +59,5 @@ def _script(pools: tuple[EnginePool, ...], commands: list[list[str]]) -> str:
 def _about(pool: EnginePool) -> str:
     each = f" x {pool.devices}" if pool.devices > 1 else ""
     role = f" ({pool.role})" if pool.role else ""
-    return f"{pool.name}{role}: {pool.clients} engines on {pool.device}{each}"
+    engines = "1 engine" if pool.clients == 1 else f"{pool.clients} engines"
+    return f"{pool.name}{role}: {engines} on {pool.device}{each}"

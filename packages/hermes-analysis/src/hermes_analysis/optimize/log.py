@@ -136,6 +136,8 @@ class SearchLog:
             content = json.loads(self.about_path.read_text())
         except FileNotFoundError:
             return {}
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be used: {error.strerror}; choose another --out") from error
         except ValueError as error:
             raise AnalysisError(
                 f"{self.about_path}: is not JSON ({error}); remove it, or choose another --out"
@@ -144,6 +146,7 @@ class SearchLog:
 
     def _read(self) -> None:
         """Note where each reply lies. Drop a line that was cut short."""
+        self._offsets = {}
         if not self.path.exists():
             return
         end = 0
