@@ -214,6 +214,9 @@ def test_a_slow_host_is_told():
     assert not watch.true
     assert watch.warnings == 1, "once, not for each token"
     assert watch.worst_s == 0.02
+    for _ in range(200 * 500):
+        watch.woke_late(0.02)
+    assert watch.warnings == 4, "after 20, 40 and 80 more looks, not every time"
 
 
 # --- KV events ----------------------------------------------------------------------------------------------------

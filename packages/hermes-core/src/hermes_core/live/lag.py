@@ -20,7 +20,8 @@ _LOOK_EVERY: Final = 500
 LIMIT_S: Final = 0.003
 """Lateness that one wake-up in twenty may have before timing is called untrue: the accuracy that is promised."""
 _QUIET: Final = 20
-"""Looks between two warnings."""
+"""Looks between the first warning and the second; twice as many before each one after it, up to 64 times as many."""
+_DOUBLINGS: Final = 6
 
 
 class LagWatch:
@@ -58,7 +59,7 @@ class LagWatch:
         if self._quiet:
             self._quiet -= 1
         if not self.true and not self._quiet:
-            self._quiet = _QUIET
+            self._quiet = _QUIET << min(self.warnings, _DOUBLINGS)
             self.warnings += 1
             _log.warning(
                 "live.host_too_slow",
