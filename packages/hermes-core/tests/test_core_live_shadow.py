@@ -147,3 +147,6 @@ def test_the_command_shows_both_sides_and_fails_on_drift(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "DRIFT: ttft off" in shown.out
     assert "has left what is predicted" in shown.err
+    log.write_text("\n")
+    assert main(["shadow", str(scenario), str(log), "--fail-on-drift"]) == 2, "nothing was compared"
+    assert "no request of the log" in capsys.readouterr().err

@@ -56,6 +56,11 @@ def shadow(
         typer.echo("stopped", err=True)
     watch.settle()
     show.new(everything=True)
+    if not show.shown and not follow:
+        raise InputError(
+            f"no request of the log {log} could be set beside its prediction",
+            remedy="A log has one JSON object a line.",
+        )
     if fail_on_drift and any(drift.off for drift in watch.drifts.values()):
         raise HermesError("what was observed has left what is predicted")
 
@@ -97,6 +102,8 @@ class _Shown:
         self._json = as_json
         self._pairs: list[Pair] = []
         self._head = False
+        self.shown = 0
+        """Requests that were."""
 
     def new(self, *, everything: bool = False) -> None:
         """Print what is new, in portions."""
@@ -105,6 +112,7 @@ class _Shown:
         self._pairs += self._watch.take()
         while len(self._pairs) >= self._every or (everything and self._pairs):
             portion, self._pairs = self._pairs[: self._every], self._pairs[self._every :]
+            self.shown += len(portion)
             row = summary(portion, self._watch)
             typer.echo(json.dumps(row) if self._json else self._line(row))
 
