@@ -1,6 +1,8 @@
 """The command line."""
 
 import json
+import subprocess
+import sys
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -177,3 +179,26 @@ def test_inspect_draws_a_picture(tmp_path):
         assert [x for x, _ in points] == sorted(x for x, _ in points)
         assert all(60 <= x <= 780 and y >= 60 for x, y in points)
     assert run("inspect", "azure-code", "--requests", "2000", "--plot", str(plot)).exit_code != 0
+
+
+ALONE = """
+import runpy, sys
+sys.modules["hermes_core"] = None  # as where it is not installed
+sys.argv = ["hermes_workload", *sys.argv[1:]]
+runpy.run_module("hermes_workload", run_name="__main__")
+"""
+
+
+def test_the_commands_work_where_the_simulator_is_not(tmp_path):
+    def alone(*arguments):
+        command = [sys.executable, "-c", ALONE, *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    out = tmp_path / "made.csv"
+    made = alone("generate", "chat", "--requests", 20, "--out", out)
+    assert (made.returncode, out.read_text().count("\n")) == (0, 21), made.stderr
+    assert "20" in alone("inspect", out).stdout
+    missing = alone("inspect", tmp_path / "none.csv")
+    assert missing.returncode == 2
+    assert "neither such a file nor" in missing.stderr
+    assert "Traceback" not in missing.stderr

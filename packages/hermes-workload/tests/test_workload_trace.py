@@ -395,3 +395,19 @@ def test_one_is_said_in_the_singular(write):
     assert "1 row stood out of order of time and was sorted (first: line 3)" in source.notes[0]
     with pytest.raises(WorkloadError, match=r"'x' has 1 field, not 3"):
         replay(write(azure(*rows, "x")))
+
+
+@pytest.mark.parametrize("zone", ["Z", "+02:00", "-0730"])
+@pytest.mark.parametrize("first", [True, False])
+def test_times_with_and_without_a_zone_in_one_file_are_told(tmp_path, zone, first):
+    times = [f"2023-11-16 18:15:{at:02}.5" for at in range(40)]
+    mixed = [time + zone if (at < 10) == first else time for at, time in enumerate(times)]
+    path = tmp_path / "mixed.csv"
+    for written, told in ((mixed, True), (times, False), ([time + zone for time in times], False)):
+        rows = "".join(f"{time},5,6\n" for time in written)
+        path.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
+        source = open_workload({"kind": "trace", "path": str(path)})
+        assert sum(len(batch) for batch in source.batches()) == 40
+        said = [note for note in source.notes if "some times have a zone and others none" in note]
+        assert bool(said) == told
+        assert all("(first change: line 12)" in note for note in said)

@@ -249,14 +249,21 @@ def hidden(source: "RequestSource") -> "RequestSource":
 @contextmanager
 def told() -> Iterator[None]:
     """Turn a fault of this package into one that the command line tells plainly."""
-    from hermes_core.api.errors import InputError  # noqa: PLC0415 - the extra `cli` brings it
-
     from hermes_workload.errors import WorkloadError  # noqa: PLC0415
 
     try:
         yield
     except WorkloadError as fault:
-        raise InputError(str(fault)) from fault
+        raise _plainly(fault) from fault
+
+
+def _plainly(fault: Exception) -> Exception:
+    try:
+        from hermes_core.api.errors import InputError  # noqa: PLC0415 - what the executable `hermes` tells plainly
+    except ImportError:
+        typer.echo(f"error: {fault}", err=True)
+        return typer.Exit(2)
+    return InputError(str(fault))
 
 
 def _write_text(path: Path, text: str, *, force: bool) -> None:

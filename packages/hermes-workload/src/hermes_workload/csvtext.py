@@ -21,6 +21,7 @@ Bytes: TypeAlias = NDArray[np.uint8]
 Mask: TypeAlias = NDArray[np.bool_]
 
 NEWLINE, RETURN, COMMA, QUOTE, DOT, ZERO, NINE, SPACE = b'\n\r,".09 '
+PLUS, MINUS, ZULU = b"+-Z"
 WIDEST_INTEGER: Final = 18
 """Digits that surely fit an int64."""
 NS_DIGITS: Final = 9
@@ -171,6 +172,17 @@ def date_times(fields: Fields, column: int) -> tuple[Ints, Mask]:
         text = fields.data[starts[rows, None] + np.arange(width)]
         values[rows], good[rows] = _uniform_times(text)
     return values, good
+
+
+def zoned(fields: Fields, column: int) -> Mask:
+    """Return which texts of a column of date and time end in a zone."""
+    starts, ends = fields.starts[:, column], fields.ends[:, column]
+    long = ends - starts > TIME_WIDTH
+    found: Mask = long & (fields.data[np.maximum(ends - 1, 0)] == ZULU)
+    for place in (5, 6):  # +hhmm, +hh:mm
+        sign = fields.data[np.maximum(ends - place, 0)]
+        found |= (ends - place - starts >= TIME_WIDTH) & ((sign == PLUS) | (sign == MINUS))
+    return found
 
 
 def _uniform_times(text: Bytes) -> tuple[Ints, Mask]:

@@ -55,6 +55,9 @@ class Findings:
     first_skipped: str = ""
     last_bad: int = -1
     renumbered: bool = False
+    zoned: bool | None = None
+    """Whether the first time had a zone; None before it."""
+    mixed_zones: bool = False
     notes: list[str] = field(default_factory=list)
 
     def bad(self, line: int, column: str | None, problem: str, remedy: str | None = None) -> None:

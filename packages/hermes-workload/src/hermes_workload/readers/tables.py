@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from hermes_workload.batch import Ints, RequestBatch
-from hermes_workload.csvtext import Fields, Mask, date_times, decimals, integers, parse_date_time, split_fields
+from hermes_workload.csvtext import Fields, Mask, date_times, decimals, integers, parse_date_time, split_fields, zoned
 from hermes_workload.errors import WorkloadError
 from hermes_workload.files import TraceFile
 from hermes_workload.rows import Findings, Rows, empty_sizes, said, without
@@ -99,6 +99,8 @@ class TableFormat:
                     values[row] = value
             return values
 
+        if self.time_unit == "date":
+            _note_zones(zoned(fields, columns[self.time.lower()]), fields.line, findings)
         requests = RequestBatch(
             0, read(self.time, _times(self.time_unit)), read(self.prompt, _SIZES), read(self.output, _SIZES)
         )
@@ -114,6 +116,17 @@ class TableFormat:
             findings.bad(fault.line, fault.column, fault.problem, fault.remedy)
         findings.renumbered = True
         return without(rows, _distinct([*bad, *np.flatnonzero(np.isin(fields.line, [one.line for one in empty]))]))
+
+
+def _note_zones(given: Mask, line: Ints, findings: Findings) -> None:
+    """Tell of times without a zone beside others with one: nobody can know what they mean."""
+    if findings.zoned is None and len(given):
+        findings.zoned = bool(given[0])
+    other = np.flatnonzero(given != findings.zoned)
+    if len(other) and not findings.mixed_zones:
+        findings.mixed_zones = True
+        where = f"first change: line {line[other[0]]}"
+        findings.note(f"{findings.file}: some times have a zone and others none, which are taken as UTC ({where})")
 
 
 class _Fault(NamedTuple):
