@@ -59,7 +59,11 @@ EXPECTED = [(0, 374, 44), (4_314_579_000, 396, 109), (4_541_977_000, 879, 55)]
         azure(*[row.replace(",", "+00:00,", 1) for row in ROWS]),
         azure(*[row.replace(" 18:", " 20:").replace(",", "+02:00,", 1) for row in ROWS]),
         azure(*[row.replace(",", "Z,", 1) for row in ROWS]),
-        azure(ROWS[0], ROWS[1].replace(",", "Z,", 1), ROWS[2].replace(" 18:", " 16:").replace(",", "-02:00,", 1)),
+        azure(
+            ROWS[0].replace(",", "+00:00,", 1),
+            ROWS[1].replace(",", "Z,", 1),
+            ROWS[2].replace(" 18:", " 16:").replace(",", "-02:00,", 1),
+        ),
         azure(ROWS[0], ROWS[1].replace("9951690", "995169"), ROWS[2].replace("2225670", "222567000")),
         azure(ROWS[0], ROWS[1].replace(",396,", ", 396 ,"), ROWS[2].replace(",55", ",55.0")),
         azure(*[f'"{row}"'.replace(",", '","') for row in ROWS]),
