@@ -80,7 +80,15 @@ def test_screen_says_what_matters_in_plain_text_when_piped():
     summarise(make_record(**pieces())).print(file=out)
     text = out.getvalue()
     assert "\x1b" not in text
-    for part in ("forty", "40 requests: 40 finished", "time to first token", "20.0 ms", "per output token", "llm/0"):
+    for part in (
+        "forty",
+        "40 requests: 40 finished",
+        "time to first token",
+        "20.0 ms",
+        "per output token",
+        "interactivity, tokens/s",
+        "llm/0",
+    ):
         assert part in text
     assert '<b>"rag", & [code]</b>' in text  # names are not markup
     assert "≤ 30.0 ms: 100.0 %" in text

@@ -71,9 +71,9 @@ def test_engines_have_decode_seqs_and_service_stages_batches():
 
 
 def test_memories_have_binary_units_and_what_was_moved_decimal_ones():
-    tier = TierSummary("dram", 1, 10**12, 0.5, 0.5, 0, read_bytes=10**12, written_bytes=0, evictions=0)
+    tier = TierSummary("dram", 1, 80 * 2**30, 0.5, 0.5, 0, read_bytes=10**12, written_bytes=0, evictions=0)
     (line,) = [text for text in screen(replace(summary_of(), tiers=(tier,)), width=140) if text.startswith("dram")]
-    assert "931 GiB" in line, "as `hermes explain` has it"
+    assert "80.0 GiB" in line, "as `hermes explain` has it"
     assert "1.00 TB" in line
 
 

@@ -67,9 +67,20 @@ def test_latencies(summary):
     assert total.ttft_s.p90 == pytest.approx(1.8)
     # TPOT of the finished: 2.0 s / 4 and 1.0 s / 2.
     assert (total.tpot_s.count, total.tpot_s.minimum, total.tpot_s.maximum) == (2, 0.5, 0.5)
+    assert (total.interactivity_per_s.p50, total.interactivity_per_s.slowest) == (2.0, 2.0)
     # E2E: 2.5 and 3.0 s; per token 0.5 and 1.0 s.
     assert (total.e2e_s.count, total.e2e_s.mean) == (2, pytest.approx(2.75))
     assert total.normalised_latency_s.mean == pytest.approx(0.75)
+
+
+def test_interactivity_is_what_so_many_have_at_least():
+    rows = [
+        {"request_id": i, "first_token_ns": 0, "end_ns": S * (i + 1), "output_tokens": 11} for i in range(11)
+    ]  # 0.1 to 1.1 s for each token
+    total = summarise(make_record(requests=rows, end_ns=12 * S)).total
+    seen = total.interactivity_per_s
+    assert (seen.mean, seen.p50, seen.p90, seen.slowest) == pytest.approx((1 / 0.6, 1 / 0.6, 1.0, 1 / 1.1))
+    assert math.isnan(summarise(make_record()).total.interactivity_per_s.p50)
 
 
 def test_rates_over_the_run(summary):

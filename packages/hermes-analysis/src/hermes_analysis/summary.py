@@ -29,6 +29,28 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Interactivity:
+    """Tokens per second that a user sees: the reciprocals of the statistics of TPOT.
+
+    `p90` is what 90 % of the requests have at least, `slowest` what all have; NaN where no request has a TPOT.
+    """
+
+    mean: float
+    """Harmonic: the reciprocal of the mean TPOT."""
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    slowest: float
+
+    @classmethod
+    def of(cls, tpot_s: Distribution) -> "Interactivity":
+        """Return the interactivity of a distribution of TPOT in seconds."""
+        seconds = (tpot_s.mean, tpot_s.p50, tpot_s.p90, tpot_s.p95, tpot_s.p99, tpot_s.maximum)
+        return cls(*(1.0 / value if value > 0 else math.nan for value in seconds))
+
+
+@dataclass(frozen=True, slots=True)
 class GroupSummary:
     """Requests of one group: `kind` is "all", "pipeline", "class" or "tenant".
 
@@ -55,6 +77,7 @@ class GroupSummary:
     """Requests per second that met their service level; None without one."""
     slo_attainment: float | None
     """Share of arrivals that met it: whatever did not finish is a miss."""
+    interactivity_per_s: Interactivity
 
 
 @dataclass(frozen=True, slots=True)

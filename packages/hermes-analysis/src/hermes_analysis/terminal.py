@@ -192,6 +192,10 @@ def _latencies(group: GroupSummary) -> Any:
     ):
         if distribution is not None:
             table.add_row(name, f"{distribution.count:,}", *_cells(distribution))
+    if group.tpot_s.count:
+        i = group.interactivity_per_s
+        cells = [number(value) for value in (i.mean, i.p50, i.p90, i.p95, i.p99, i.slowest)]
+        table.add_row("interactivity, tokens/s", f"{group.tpot_s.count:,}", *cells)
     return table
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hermes_analysis.load import RunRecord
 from hermes_analysis.metrics.distribution import Distribution, Floats, Ints
-from hermes_analysis.summary import Counts, GroupSummary, LevelSummary
+from hermes_analysis.summary import Counts, GroupSummary, Interactivity, LevelSummary
 
 Mask = NDArray[np.bool_]
 NS: Final = 1e-9
@@ -240,13 +240,14 @@ def summarise_group(group: Group, metrics: RequestMetrics, itl: Distribution | N
     ended = metrics.ended_inside[rows]
     under = metrics.under_level[mine]
     judged = int(np.count_nonzero(under))
+    tpot = _distribution(metrics.tpot_s[mine])
     good = np.count_nonzero(ended & metrics.met[rows] & metrics.under_level[rows])
     return GroupSummary(
         kind=group.kind,
         name=group.name,
         counts=Counts(arrived=len(mine), **{name: int(counts[value]) for name, value in _STATUS_FIELDS.items()}),
         ttft_s=_distribution(metrics.ttft_s[mine]),
-        tpot_s=_distribution(metrics.tpot_s[mine]),
+        tpot_s=tpot,
         e2e_s=_distribution(metrics.e2e_s[mine]),
         itl_s=itl,
         normalised_latency_s=_distribution(metrics.normalised_latency_s[mine]),
@@ -256,6 +257,7 @@ def summarise_group(group: Group, metrics: RequestMetrics, itl: Distribution | N
         output_tokens=int(metrics.output_tokens[mine].sum()),
         goodput_per_s=_rate(float(good), span) if judged else None,
         slo_attainment=float(metrics.met[mine][under].mean()) if judged else None,
+        interactivity_per_s=Interactivity.of(tpot),
     )
 
 

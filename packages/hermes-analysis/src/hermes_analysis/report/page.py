@@ -49,6 +49,7 @@ def report_html(run: RunRecord) -> str:
                 ("Between tokens (ITL)", "itl_s"),
                 ("Per output token (TPOT)", "tpot_s"),
                 ("End to end", "e2e_s"),
+                ("End to end per output token", "normalised_latency_s"),
             )
             if getattr(summary.total, field) is not None
         ],
