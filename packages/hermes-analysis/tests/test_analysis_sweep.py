@@ -11,7 +11,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hermes_analysis.errors import AnalysisError, OutputError
+from hermes_analysis.errors import AnalysisError, OutputError, one_line
 from hermes_analysis.executors import SerialExecutor, make_executor
 from hermes_analysis.simulator import SimulationError, session
 from hermes_analysis.sweep import SweepFolder, run_sweep
@@ -271,3 +271,9 @@ def test_a_damaged_log_says_which_line(scenario, tmp_path):
     with pytest.raises(AnalysisError, match=r"log\.jsonl:2: is no row"):
         run_sweep(scenario, OVER, out, executor=SerialExecutor())
     assert Path(out / "log.jsonl").exists()
+
+
+def test_a_message_and_its_remedy_in_one_line():
+    assert one_line("it does not fit\n  take two") == "it does not fit; take two"
+    assert one_line("it does not fit: 3 GB short.\n\n  Take two.") == "it does not fit: 3 GB short. Take two."
+    assert one_line("") == ""

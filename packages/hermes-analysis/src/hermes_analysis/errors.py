@@ -1,6 +1,12 @@
 """The exceptions of hermes-analysis. Each message is one sentence for a person, with the remedy."""
 
 
+def one_line(message: object) -> str:
+    """Return a message of several lines in one: what is wrong; its remedy."""
+    said = [line.strip() for line in str(message).splitlines() if line.strip()]
+    return " ".join(line if line[-1] in ".;:," else f"{line};" for line in said).removesuffix(";")
+
+
 class AnalysisError(ValueError):
     """Root of all errors that hermes-analysis raises on purpose; `exit_code` is what a command exits with."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from hermes_analysis.capacity.fleet import FleetAnswer, smallest_fleet
 from hermes_analysis.capacity.rate import Capacity, CapacityOptions, capacity_of
 from hermes_analysis.capacity.verdicts import Probe
-from hermes_analysis.errors import AnalysisError
+from hermes_analysis.errors import AnalysisError, one_line
 from hermes_analysis.executors import Executor, WorkerLost, make_executor
 from hermes_analysis.optimize.goals import Constraint, parse_constraint
 from hermes_analysis.output import json_text
@@ -62,7 +62,7 @@ class DeploymentWork:
         try:
             return capacity_of(self.scenario, (*self.sets, *point.sets), self.constraints, options=self.options)
         except AnalysisError as error:
-            return " ".join(str(error).split())
+            return one_line(error)
 
 
 def capacity(request: CapacityRequest) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from hermes_analysis.errors import one_line
 from hermes_analysis.executors import Executor, WorkerLost
 from hermes_analysis.optimize.bounds import best_possible
 from hermes_analysis.optimize.space import Candidate
@@ -58,7 +59,7 @@ class CandidateWork:
             if message is None:
                 message = "a fault of the simulator: " + "".join(traceback.format_exception(error))[-_MOST_ERROR:]
             memory = type(error).__name__ == "DoesNotFitError"
-            return Reply(error=" ".join(message.split()), memory=memory, certain=certain)
+            return Reply(error=one_line(message), memory=memory, certain=certain)
 
 
 class Log(Protocol):

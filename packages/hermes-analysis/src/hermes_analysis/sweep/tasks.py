@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hermes_analysis.errors import AnalysisError, MissingExtraError
+from hermes_analysis.errors import AnalysisError, MissingExtraError, one_line
 from hermes_analysis.executors import make_executor
 from hermes_analysis.output import json_text
 from hermes_analysis.points import check_metric
@@ -101,7 +101,7 @@ def _say(outcome: SweepOutcome) -> None:
     sys.stderr.write(f"{outcome.done_now:,} points done{before}; results in {outcome.folder.results_path}\n")
     if outcome.failed:
         sys.stderr.write(
-            f"{outcome.failed:,} of them failed, the first: {' '.join(outcome.first_error.split())}\n"
+            f"{outcome.failed:,} of them failed, the first: {one_line(outcome.first_error)}\n"
             "  their errors are in the results; --retry does them again\n"
         )
 

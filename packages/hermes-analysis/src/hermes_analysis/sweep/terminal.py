@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+from hermes_analysis.errors import one_line
 from hermes_analysis.points import UNITS
 from hermes_analysis.render import duration, number, percent
 from hermes_analysis.replicate import Estimate
@@ -50,7 +51,7 @@ def table_text(found: Sequence[Combination], space: Space, columns: Sequence[str
         if combination.metrics:
             cells = [estimate_text(name, combination.metrics[name]) for name in columns]
         else:
-            errors.append(f"  {' '.join(combination.values)}: {' '.join(combination.error.split())}")
+            errors.append(f"  {' '.join(combination.values)}: {one_line(combination.error)}")
             cells = ["failed", *[""] * (len(columns) - 1)] if columns else []
         body.append([*combination.values, *cells])
     wide = [max(len(row[place]) for row in [head, *body]) for place in range(len(head))]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from hermes_analysis.errors import AnalysisError
+from hermes_analysis.errors import AnalysisError, one_line
 from hermes_analysis.executors import Executor, SerialExecutor, WorkerLost
 from hermes_analysis.load import RunRecord
 from hermes_analysis.notebook import pandas_frame, polars_frame, what_if_columns, what_if_html_fragment
@@ -90,7 +90,7 @@ class _Work:
             message = refusal(error)
             if message is None:
                 raise
-            return " ".join(message.split())
+            return one_line(message)
 
 
 def what_if(
