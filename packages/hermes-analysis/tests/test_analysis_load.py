@@ -108,6 +108,27 @@ def test_a_newer_minor_version_is_read_and_a_newer_major_refused():
         RunRecord.from_chunks(make_chunks(schema_version="one"))
 
 
+def test_steps_are_put_in_order_and_empty_ones_left_out():
+    clients = [rr.ClientInfo(name=f"llm/{i}") for i in range(2)]
+    rows = [(1, 0, 1), (0, 5, 2), (1, 1, 3), (0, 0, 5), (0, 7, 0)]
+    steps = [{"client": client, "first_step": first, "steps": steps} for client, first, steps in rows]
+    run = make_record(steps=steps, clients=clients)
+    assert run.steps["client"].tolist() == [0, 0, 1, 1]
+    assert run.steps["first_step"].tolist() == [0, 5, 0, 1]
+    assert run.steps["steps"].tolist() == [5, 2, 1, 3]
+    turned = [{"client": client, "first_step": 0, "steps": client + 1} for client in (1, 0)]
+    assert make_record(steps=turned, clients=clients).steps["steps"].tolist() == [1, 2]
+    assert make_record(steps=[steps[4], steps[1]], clients=clients).steps.rows == 1
+
+
+def test_a_block_without_a_required_column_is_left_out():
+    asked = {"request_id": [1], "arrival_ns": [0], "first_token_ns": [1], "status": [1], "prompt_tokens": [1]}
+    head, tail = make_chunks()
+    run = RunRecord.from_chunks([head, block("requests", asked | {"output_tokens": [1]}), tail])
+    assert run.requests.rows == 0
+    assert "a block of 1 rows of requests: the required column 'end_ns' is absent" in run.missing
+
+
 def test_an_interrupted_run_says_why():
     trailer = rr.RunTrailer(end_ns=5, partial=True, partial_reason="stopped by the user at 5 ns")
     run = RunRecord.from_chunks(make_chunks(trailer=trailer))

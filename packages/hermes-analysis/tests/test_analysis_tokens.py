@@ -93,6 +93,35 @@ def test_handover_between_clients_is_a_gap():
     assert got.minimum == pytest.approx(10e-3)
 
 
+def test_a_handover_from_a_job_without_an_end_is_no_gap():
+    requests = [request(0, output_tokens=1)]
+    jobs = [
+        job(0, 0, 0, 1, job=0, stage_set=0, first_token_ns=MS, end_ns=-1),
+        job(0, 0, 0, 1, job=1, stage_set=1, client=1, first_token_ns=5 * MS, end_ns=6 * MS, after=0),
+    ]
+    clients = [{"name": "p/0"}, {"name": "d/0"}]
+    steps = [{"client": client, "first_step": 0, "t0_fs": MS_FS, "decode_seqs": 1} for client in (0, 1)]
+    record = {"requests": requests, "steps": steps, "clients": clients, "stage_sets": ["prefill", "decode"]}
+    run = make_record(stage_jobs=jobs, **record)
+    assert not len(token_gaps(run, StepIndex.of(run.steps)).handover_jobs)
+    jobs[0] |= {"end_ns": 2 * MS}
+    run = make_record(stage_jobs=jobs, **record)
+    assert token_gaps(run, StepIndex.of(run.steps)).handover.start.tolist() == pytest.approx([3e-3])
+
+
+def test_a_job_that_was_left_out_of_some_steps_keeps_number_and_sum_of_its_gaps():
+    # Seven steps of 10 ms and four tokens: whatever it missed, its three gaps last 60 ms together.
+    run = make_record(
+        requests=[request(0, output_tokens=4)],
+        stage_jobs=[job(0, 0, 6, 4)],
+        steps=[{"first_step": 0, "steps": 7, "t0_fs": 10 * MS_FS, "decode_seqs": 1}],
+        end_ns=70 * MS,
+    )
+    got = itl(run)
+    assert got.count == 3
+    assert got.mean * got.count == pytest.approx(60e-3)
+
+
 def test_several_tokens_of_a_step_follow_after_no_time():
     run = make_record(
         requests=[request(0, output_tokens=7)],

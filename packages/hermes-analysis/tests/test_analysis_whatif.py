@@ -227,6 +227,13 @@ def test_differences_are_seed_by_seed_where_seeds_are_the_same():
     assert "~" in differences_text(["slow", "other"], slow, [differences(slow, other)])
 
 
+def test_a_tolerance_is_broken_by_more_than_chance_alone():
+    few, others = run_replicates({}, (1, 2, 3)), run_replicates({}, (7, 8, 9))
+    pair = (few, others) if few.metrics["e2e.mean"].mean < others.metrics["e2e.mean"].mean else (others, few)
+    found = {one.metric: one for one in differences(*pair, {"e2e.mean": 0.0})}["e2e.mean"]
+    assert (found.worse, found.sure, found.broken) == (True, False, False)
+
+
 def test_report_and_compare_of_folders(tmp_path, capsys):
     for name, sets in (("a", ()), ("b", ("engine.host_base=0 ns",))):
         replicated.replicate({}, "2", sets=sets, out=tmp_path / name, executor="serial")
