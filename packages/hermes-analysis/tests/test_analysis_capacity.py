@@ -5,7 +5,7 @@ import math
 
 import pytest
 from hermes_analysis.capacity import CapacityOptions, Verdict, capacity_of, smallest_fleet
-from hermes_analysis.capacity.tasks import CapacityRequest, capacity
+from hermes_analysis.capacity.tasks import CapacityRequest, NoRateError, capacity
 from hermes_analysis.capacity.verdicts import judged, one_judged
 from hermes_analysis.emit.yaml_text import yaml_text
 from hermes_analysis.errors import AnalysisError
@@ -141,6 +141,15 @@ def test_the_command_says_it_and_prints_json(scenario):
     assert capacity(fleet).startswith("replicas=")
     with pytest.raises(AnalysisError, match="--tolerance 2"):
         capacity(CapacityRequest(scenario, tolerance=2))
+    with pytest.raises(NoRateError, match=r"even replicas=2 does not keep .*ttft\.p99 <= 1 us") as caught:
+        capacity(CapacityRequest(scenario, fleet="replicas=1..2", seeds="1", limits=("ttft.p99 <= 1 us",)))
+    assert caught.value.exit_code == 1
+
+
+def test_a_workload_without_a_rate_is_told_before_anything_is_run():
+    mix = {**SCENARIO, "workload": {"mix": [SCENARIO["workload"]]}}
+    with pytest.raises(AnalysisError, match=r"kind mix has no rate to search over; .*--rate workload\.mix\.0\.rate"):
+        capacity_of(mix, options=FAST)
 
 
 def test_several_deployments_at_a_time_give_what_each_gives(scenario):

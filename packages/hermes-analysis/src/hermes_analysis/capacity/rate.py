@@ -15,6 +15,10 @@ _DOUBLINGS: Final = 16
 _HALVINGS: Final = 10
 _FEWEST_REQUESTS: Final = 200
 _MOST_REQUESTS: Final = 20_000
+_REMEDIES: Final = {
+    "trace": "fit a generator to the trace with `hermes workload fit`, or ask for the smallest --fleet that serves it",
+    "mix": "name that of one of its parts: --rate workload.mix.0.rate",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,9 @@ def capacity_of(
         if message is None:
             raise
         raise SimulationError(message) from error
+    kind = resolved.get("workload", {}).get("kind")
+    if options.path == "workload.rate" and kind in _REMEDIES:
+        raise AnalysisError(f"a workload of the kind {kind} has no rate to search over; {_REMEDIES[kind]}")
     limits = default_limits(constraints, resolved)
     judgement = Judgement(draft, limits, options.seeds, executor or SerialExecutor(), options.runner)
     return highest_rate(judgement, resolved, options)

@@ -41,7 +41,7 @@ class CapacityRequest:
 
 
 class NoRateError(AnalysisError):
-    """No rate keeps the limits. The message says which is broken."""
+    """No rate, or no fleet, keeps the limits. The message says which is broken."""
 
     exit_code = 1
 
@@ -84,6 +84,8 @@ def capacity(request: CapacityRequest) -> str:
                 seeds=seeds,
                 executor=executor,
             )
+            if answer.smallest is None and not request.as_json:
+                raise NoRateError("\n".join(fleet_lines(answer)))
             return json_text(fleet_values(answer)) if request.as_json else "\n".join(fleet_lines(answer)) + "\n"
         if not request.over:
             found = capacity_of(request.scenario, request.sets, constraints, executor=executor, options=options)
