@@ -86,7 +86,7 @@ def test_screen_says_what_matters_in_plain_text_when_piped():
         "time to first token",
         "20.0 ms",
         "per output token",
-        "interactivity, tokens/s",
+        "interactivity (1/TPOT)",
         "llm/0",
     ):
         assert part in text

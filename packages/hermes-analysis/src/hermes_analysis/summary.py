@@ -41,12 +41,13 @@ class Interactivity:
     p90: float
     p95: float
     p99: float
+    fastest: float
     slowest: float
 
     @classmethod
     def of(cls, tpot_s: Distribution) -> "Interactivity":
         """Return the interactivity of a distribution of TPOT in seconds."""
-        seconds = (tpot_s.mean, tpot_s.p50, tpot_s.p90, tpot_s.p95, tpot_s.p99, tpot_s.maximum)
+        seconds = (tpot_s.mean, tpot_s.p50, tpot_s.p90, tpot_s.p95, tpot_s.p99, tpot_s.minimum, tpot_s.maximum)
         return cls(*(1.0 / value if value > 0 else math.nan for value in seconds))
 
 

@@ -194,8 +194,8 @@ def _latencies(group: GroupSummary) -> Any:
             table.add_row(name, f"{distribution.count:,}", *_cells(distribution))
     if group.tpot_s.count:
         i = group.interactivity_per_s
-        cells = [number(value) for value in (i.mean, i.p50, i.p90, i.p95, i.p99, i.slowest)]
-        table.add_row("interactivity, tokens/s", f"{group.tpot_s.count:,}", *cells)
+        cells = [f"{number(value)}/s" for value in (i.mean, i.p50, i.p90, i.p95, i.p99, i.slowest)]
+        table.add_row("interactivity (1/TPOT)", f"{group.tpot_s.count:,}", *cells)
     return table
 
 
