@@ -123,3 +123,20 @@ def test_the_option_is_named_that_it_was_given_by():
         parse_axis("replicas=5..1", "--fleet")
     with pytest.raises(AxisError, match=r"^--over replicas: this is no path=values"):
         parse_axis("replicas")
+
+
+@pytest.mark.parametrize("text", ["n=16..1024", "n=log(16, 1024)"])
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_between_whole_numbers_samples_are_whole(text, share):
+    interval = parse_axis(text).interval
+    value = interval.at(share)
+    assert value.isdecimal()
+    assert 16 <= int(value) <= 1024
+    assert (interval.at(0.0), interval.at(1 - 2**-53)) == ("16", "1024")
+
+
+def test_a_logarithmic_sample_has_as_many_below_the_middle_as_above():
+    interval = parse_axis("n=log(16, 1024)").interval
+    low = sum(int(interval.at(at / 1000)) < 128 for at in range(1000))
+    assert abs(low - 500) < 20
+    assert float(parse_axis("r=log(0.5/s, 8/s)").interval.at(0.5).removesuffix("/s")) == pytest.approx(2.0)

@@ -50,13 +50,14 @@ class Interval:
     def at(self, share: float) -> str:
         """Return the value that lies `share` (from 0 to 1) of the way."""
         low, high = float(self.low.value), float(self.high.value)
+        # A whole number stands for all up to the next one, the last too.
+        beyond = high + 1 if self.whole else high
         if self.logarithmic:
-            value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
-        elif self.whole:
-            value = math.floor(low + share * (high + 1 - low))
-            value = min(value, high)
+            value = math.exp(math.log(low) + share * (math.log(beyond) - math.log(low)))
         else:
-            value = low + share * (high - low)
+            value = low + share * (beyond - low)
+        if self.whole:
+            value = min(max(math.floor(value), low), high)
         return self.low.text(value)
 
 
