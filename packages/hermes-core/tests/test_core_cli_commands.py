@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+from hermes_core.api import InputError
+from hermes_core.api.plugins import load_plugin
 from hermes_core.cli import discovery, main
 from hermes_core.config.schema import schema_text
 
@@ -193,3 +195,16 @@ def test_a_reader_that_has_seen_enough_is_no_error():
 def test_schema_prints_the_schema(capsys):
     assert main(["schema"]) == 0
     assert capsys.readouterr().out == schema_text()
+
+
+def test_a_command_or_plug_ins_of_a_package_that_is_not_installed_name_it(monkeypatch, capsys):
+    alone = {name: entry for name, entry in discovery.command_entries().items() if entry.dist.name == "hermes-core"}
+    monkeypatch.setattr("hermes_core.cli.root.command_entries", lambda: alone)
+    for command, owner in (("hw", "hermes-hw"), ("workload", "hermes-workload"), ("report", "hermes-analysis")):
+        assert main([command]) == 1
+        assert f"the command '{command}' comes with {owner}, which is not installed" in capsys.readouterr().err
+    monkeypatch.setattr("hermes_core.api.plugins._group", lambda group: {})
+    with pytest.raises(InputError, match="None is installed: hermes-workload brings them"):
+        load_plugin("hermes.workload_generators", "named")
+    with pytest.raises(InputError, match=r"None is installed\.$"):
+        load_plugin("hermes.routers", "random")

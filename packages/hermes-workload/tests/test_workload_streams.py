@@ -317,6 +317,7 @@ def test_shipped_workloads_have_the_rate_that_is_asked_for(name):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
+        ("azure-code", "workload: a section maps keys to values, and this is 'azure-code'(?s:.*)'kind': 'named'"),
         ({**PLAIN, "kind": "synthetc"}, "'synthetc' is no kind of workload(?s:.*)did you mean 'synthetic'"),
         ({**PLAIN, "requests": None}, "says nothing of how long it is"),
         ({**PLAIN, "requests": None, "duration_ns": 5, "arrivals": {"kind": "burst"}}, "does not end a burst"),

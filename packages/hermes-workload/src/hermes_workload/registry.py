@@ -52,4 +52,10 @@ def open_workload(spec: Mapping[str, Any], seed: int = 0) -> RequestSource:
     Raises:
         WorkloadError: The section cannot be used.
     """
+    if not isinstance(spec, Mapping):
+        raise WorkloadError(
+            f"a section maps keys to values, and this is {spec!r:.40}",
+            path="workload",
+            remedy="write {'kind': 'named', 'name': ...}, or {'kind': 'trace', 'path': ...}",
+        )
     return find_generator(spec.get("kind", "synthetic"))(spec, seed)

@@ -3,9 +3,12 @@
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Final
 
 from hermes_core.api.errors import HermesError, InputError
+
+_BRINGS: Final = {"hermes.hardware_models": "hermes-hw", "hermes.workload_generators": "hermes-workload"}
+"""The distributions to name where a group is empty."""
 
 
 @cache
@@ -36,9 +39,11 @@ def load_plugin(group: str, name: str) -> Any:
     found = _group(group)
     if name not in found:
         near = get_close_matches(name, found, n=1)
-        known = ", ".join(sorted(found)) or "none is installed"
         hint = f"Did you mean {near[0]!r}? " if near else ""
+        known = f"{hint}Known: {', '.join(sorted(found))}." if found else "None is installed."
+        brings = _BRINGS.get(group)
         raise InputError(
-            f"there is no {group.removeprefix('hermes.')} plug-in {name!r}", remedy=f"{hint}Known: {known}."
+            f"there is no {group.removeprefix('hermes.')} plug-in {name!r}",
+            remedy=known if found or brings is None else f"None is installed: {brings} brings them.",
         )
     return found[name].load()

@@ -1,7 +1,7 @@
 """The root command: global options, and the commands that are installed."""
 
 from importlib.metadata import EntryPoint, version
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 import typer.core
@@ -11,6 +11,14 @@ from hermes_core.cli.discovery import command_entries, one_line_help
 
 Command = Any
 """A click command; typer has moved the class between its versions."""
+
+_ELSEWHERE: Final = {
+    "hw": "hermes-hw",
+    "workload": "hermes-workload",
+    **dict.fromkeys(("calibrate", "capacity", "compare", "emit", "export", "optimize", "replicate"), "hermes-analysis"),
+    **dict.fromkeys(("report", "sweep", "validate", "whatif"), "hermes-analysis"),
+}
+"""Commands that other distributions bring, to name them where one is missing."""
 
 
 class LazyGroup(typer.core.TyperGroup):
@@ -29,6 +37,11 @@ class LazyGroup(typer.core.TyperGroup):
         """Import the command that is invoked."""
         entry = _entries(ctx).get(args[0])
         if entry is None:
+            if args[0] in _ELSEWHERE:
+                from hermes_core.api.errors import MissingExtraError  # noqa: PLC0415 - as below
+
+                owner = _ELSEWHERE[args[0]]
+                raise MissingExtraError(f"the command {args[0]!r} comes with {owner}, which is not installed")
             # For its "did you mean".
             self.commands = {name: typer.core.TyperCommand(name) for name in _entries(ctx)}
             return super().resolve_command(ctx, args)
