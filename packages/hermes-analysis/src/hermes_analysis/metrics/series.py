@@ -190,7 +190,7 @@ def _over_time(run: RunRecord, edges: Floats, column: str, unit: float) -> tuple
     for name, totals in zip(run.manifest.links, run.trailer.links, strict=False):
         steps = np.array(getattr(totals, column), dtype=np.float64)
         if steps.any():
-            begin: Floats = np.arange(len(steps)) * (totals.step_ns * NS)
+            begin = np.arange(len(steps), dtype=np.float64) * (totals.step_ns * NS)
             # The last step may reach beyond the end of the run.
             stop: Floats = np.minimum(begin + totals.step_ns * NS, edges[-1])
             answers.append((name, spread(begin, stop, steps * unit, edges) / edges[1]))
