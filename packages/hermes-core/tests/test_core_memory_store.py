@@ -419,3 +419,56 @@ def test_evictions_of_a_store_happen_when_the_bytes_have_arrived():
     assert bench.tokens(((1, 50),)) == 50
     bench.kernel.run()
     assert bench.find(((1, 50),)) is None
+
+
+def test_what_is_evicted_twice_goes_down_twice_when_it_is_written_back():
+    bench = Bench(tier(capacity_tokens=50), tier("ssd", 50), tier("remote"), write="back", promote=False)
+    for number in (1, 2, 3):
+        bench.put(((number, 50),))
+    assert [bench.has(level, ((1, 50),)) for level in range(3)] == [0, 0, 5]
+    assert [bench.has(level, ((2, 50),)) for level in range(3)] == [0, 5, 0]
+    assert [bench.has(level, ((3, 50),)) for level in range(3)] == [5, 0, 0]
+
+
+def test_a_prefix_in_two_memories_takes_as_long_as_the_slower_part():
+    bench = Bench(tier(capacity_tokens=30, latency_ns=0), tier("ssd", bandwidth_bytes_per_s=G // 10, latency_ns=7))
+    bench.put(((1, 100),))
+    wanted = bench.wanted(((1, 100),))
+    found = bench.store.find(wanted, bench.kernel.now)
+    sizes = {memory.plan.name: size for memory, size in found.pieces}
+    assert sizes == {"dram": 30 * BYTES, "ssd": 70 * BYTES}
+    assert bench.store.load_ns(wanted, found) == 7 + 70 * BYTES * 10
+    assert bench.load(((1, 100),)) == 7 + 70 * BYTES * 10
+
+
+def test_what_is_promoted_on_a_load_is_read_once():
+    bench = Bench(tier(capacity_tokens=50, latency_ns=0), tier("ssd", bandwidth_bytes_per_s=G // 10, latency_ns=0))
+    bench.put(((1, 50),))
+    bench.put(((2, 50),))
+    bench.moved.clear()
+    # As quick as the memory alone is: what comes by is kept, not fetched again.
+    assert bench.load(((1, 50),)) == 50 * BYTES * 10
+    assert bench.has(0, ((1, 50),)) == 5
+    load, kept = bench.moved
+    assert (kept[4], kept[5], kept[6] - kept[5]) == (50 * BYTES, load[6], 50 * BYTES)
+    assert {resource.name for resource in kept[3].resources} == {"dram/p/0"}
+
+
+def test_the_cost_aware_policy_ages_what_stays():
+    ranks = CostAware()
+    ranks.added(1, 1, 100)
+    ranks.added(2, 1, 10)
+    assert ranks.victim() == 2
+    ranks.removed(2)
+    # 95 on top of the 10 that had to go is more than the 100 of old.
+    ranks.added(3, 1, 95)
+    assert ranks.victim() == 1
+
+
+@pytest.mark.parametrize(("duplex", "times"), [(True, 1), (False, 2)])
+def test_a_link_of_half_duplex_is_shared_by_reading_and_writing(duplex, times):
+    link = LinkPlan(G, 0, duplex=duplex)
+    bench = Bench(tier(bandwidth_bytes_per_s=100 * G, latency_ns=0, link=link))
+    bench.put(((1, 100),))
+    bench.store.put(bench.wanted(((2, 100),)), bench.kernel.now)
+    assert bench.load(((1, 100),)) == times * 100 * BYTES

@@ -218,6 +218,11 @@ class KvStore:
         if found.exact_ns is not None:
             _Chain(self, wanted, found, on_ready if on_end is None else _both(on_ready, on_end), now).next(now)
             return
+        if self.plan.promote and (further := self._further(wanted, found.chunks)):
+            # It comes by on its way to the client: no memory is read twice for it.
+            path = self.tiers.own_path(self.tiers.levels[wanted.client][0])
+            told, keep = on_end or _nobody, partial(self._promote, wanted, further, path)
+            on_end = _both(told, lambda _: keep())
         ready = _Countdown(len(found.pieces), on_ready)
         end = _Countdown(len(found.pieces), on_end) if on_end is not None else None
         for memory, size_bytes in found.pieces:
@@ -232,25 +237,28 @@ class KvStore:
             self._flow(wanted.request_id, -1, wanted.client, path, size_bytes, ended, ahead)
         for number, _, memory in found.chunks:
             memory.cache.use(number, now)
-        if self.plan.promote:
-            self._promote(wanted, found.chunks)
 
-    def _promote(self, wanted: Wanted, chunks: Sequence[tuple[int, int, Memory]]) -> None:
-        """Write what was found further down to the nearest tier, from where it was read."""
+    def _further(self, wanted: Wanted, chunks: Sequence[tuple[int, int, Memory]]) -> list[tuple[int, int, Memory]]:
+        """Return the chunks that the nearest tier has not got."""
         nearest = self.tiers.levels[wanted.client][0]
-        by_source: dict[Memory, list[tuple[int, int]]] = {}
-        for number, tokens, memory in chunks:
-            if memory is not nearest:
-                by_source.setdefault(memory, []).append((number, tokens))
-        for source, missing in by_source.items():
-            self._write(wanted, nearest, missing, self.tiers.move_path(source, nearest), dirty=False)
+        return [chunk for chunk in chunks if chunk[2] is not nearest]
+
+    def _promote(self, wanted: Wanted, chunks: Sequence[tuple[int, int, Memory]], path: Path) -> None:
+        """Write chunks to the nearest tier that it has not got."""
+        nearest, now = self.tiers.levels[wanted.client][0], self._kernel.now
+        missing = [(number, tokens) for number, tokens, _ in chunks if nearest.cache.get(number, now) is None]
+        self._write(wanted, nearest, missing, path, dirty=False)
 
     def prefetch(self, wanted: Wanted, now: Nanos) -> None:
         """Let what is further down of a prompt come to the nearest tier."""
         if self.plan.hits == "tracked":
             found = self._find_tracked(wanted, now, count=False)
-            if found is not None:
-                self._promote(wanted, found.chunks)
+            nearest = self.tiers.levels[wanted.client][0]
+            by_source: dict[Memory, list[tuple[int, int, Memory]]] = {}
+            for chunk in self._further(wanted, found.chunks if found is not None else ()):
+                by_source.setdefault(chunk[2], []).append(chunk)
+            for source, chunks in by_source.items():
+                self._promote(wanted, chunks, self.tiers.move_path(source, nearest))
 
     # --- writing ----------------------------------------------------------------------------------------------------
 

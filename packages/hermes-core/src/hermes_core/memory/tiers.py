@@ -108,6 +108,10 @@ class Tiers:
             return path_of(own)
         return path_of([*self._topology.graph.route(self.clients[client], memory.place), *own])
 
+    def own_path(self, memory: Memory) -> Path:
+        """Return the way into a memory for what is at its door."""
+        return path_of(([memory.link[0]] if memory.link else []) + [memory.channel])
+
     def move_path(self, source: Memory, target: Memory) -> Path:
         """Return the way from one memory to another."""
         first = [source.channel] + ([source.link[1]] if source.link else [])
