@@ -13,6 +13,7 @@ from hermes_core.api import (
 )
 from hermes_hw.devices import device_names, find_device
 from hermes_hw.dtypes import dtype_named
+from hermes_hw.efficiency import efficiency_of
 from hermes_hw.graph import StepGraph, expected_distinct_experts
 from hermes_hw.links import all_reduce_s
 from hermes_hw.memory import kv_bytes_per_token, kv_transfer_bytes_per_token, weights_bytes_per_device
@@ -22,6 +23,7 @@ from hermes_hw.parallel import parallel_plan
 from hermes_hw.resolve import resolve
 from hermes_hw.roofline import RooflineModel
 from hermes_hw.roofline.cost import gemm_compute_s
+from hermes_hw.roofline.pricer import RooflinePricer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -286,6 +288,35 @@ def test_latent_attention_launches_more_kernels():
     plan = parallel_plan(Deployment(model="m", device="h200"), model, 1.0)
     kv = dtype_named("bf16")
     assert StepGraph(model, plan, kv).kernels - StepGraph(plain, plan, kv).kernels == 5 * 61
+
+
+def test_tiles_of_experts_follow_their_rows():
+    device = find_device("h200")
+    pricer = RooflinePricer(device, efficiency_of(device.family))
+    graph = resolve(Deployment(model="deepseek-ai/DeepSeek-V3", device="h200", weight_dtype="fp8")).graph
+
+    def compute_s(tokens):
+        experts = next(one for one in graph.layer_operators(sizes_of(tokens)) if one.kind == "moe.experts")
+        return float(pricer.price(experts).compute_s[0]), experts
+
+    # 256 experts, 8 picks a token: 2,048 tokens bring 64 rows to each, which fill a tile and half of another.
+    many_s, experts = compute_s(2048)
+    parameters = 7168 * 2048 * 3
+    peak = device.flops["fp8"] * 0.24
+    distinct = float(experts.sizes["distinct"][0])
+    rows = 2048 * 8 / distinct
+    assert rows == pytest.approx(64, rel=0.03)
+    assert many_s == pytest.approx(distinct * (rows + (32 if rows <= 64 else 64)) * 2 * parameters / peak)
+    few_s, experts = compute_s(64)
+    distinct = float(experts.sizes["distinct"][0])
+    assert few_s == pytest.approx(distinct * 16 * 2 * parameters / peak, rel=0.2)
+
+
+def test_chunks_of_linear_attention_follow_one_another():
+    resolved = resolve(Deployment(model="Qwen/Qwen3.5-397B-A17B", device="h200", tensor_parallel=8))
+    pricer = RooflinePricer(resolved.device, resolved.efficiency)
+    prompt = pricer.price(resolved.graph.linear_attention(sizes_of(0), sizes_of(6400)))
+    assert float(prompt.seconds[0] - prompt.compute_s[0] - prompt.memory_s[0]) == pytest.approx(100 * 3e-6)
 
 
 def test_latents_have_norms_of_their_own():
