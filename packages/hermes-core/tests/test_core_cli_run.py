@@ -296,6 +296,14 @@ def test_what_other_packages_refuse_gets_a_place_in_the_scenario(scenario, monke
         assert capsys.readouterr().err == f"error: {scenario}:{place}: {problem}\n  do better\n"
 
 
+@pytest.mark.parametrize(("key", "field"), [("quantization", "weight_dtype"), ("kv_dtype", "kv_dtype")])
+def test_a_number_format_that_is_refused_gets_its_place(scenario, monkeypatch, capsys, key, field):
+    problem = f"{field}: unknown number format 'int3'"
+    monkeypatch.setattr(FakeHardware, "failure", InputError(problem))
+    assert main(["run", str(scenario), "--set", f"model.{key}=int3"]) == 2
+    assert capsys.readouterr().err == f"error: --set model.{key}=int3: {problem}\n"
+
+
 def test_what_has_no_place_stays_as_it_is(scenario, monkeypatch, capsys):
     monkeypatch.setattr(FakeHardware, "failure", InputError("something else, workload.seed: 3"))
     assert main(["run", str(scenario)]) == 2

@@ -72,6 +72,7 @@ def refused(*lines, **kwargs):
         ),
         ("slo: {ttft: 500}", "scenario:4:13 (slo.ttft)", "500 has no unit", "write 500 ms"),
         ("devices: {d: {memory: 80}}", "scenario:4:23 (devices.d.memory)", "80 has no unit", "80 GiB"),
+        ("pools: {x: {stages: []}}", "scenario:4:21 (pools.x.stages)", "[] has too few items", "write 1 or more"),
         # Negative, NaN, infinite, zero.
         ("workload: {rate: -8/s, requests: 10}", "scenario:3:18 (workload.rate)", "'-8/s' is negative", "0 or more"),
         ("workload: {rate: .nan, requests: 10}", "scenario:3:18 (workload.rate)", "not a finite number", "8/s"),

@@ -221,6 +221,9 @@ def placed(error: InputError, plan: SimulationPlan) -> InputError:
 
 _DEGREE = re.compile(r"((?:tensor|pipeline|data|expert|context)_parallel)\b")
 """How a hardware model begins to speak of a parallel degree."""
+_FORMAT = re.compile(r"(weight|kv)_dtype: .*'(.*)'")
+"""And of a number format."""
+_FORMAT_KEYS = {"weight": "quantization", "kv": "kv_dtype"}
 
 
 def _subject(problem: str, plan: SimulationPlan) -> str | None:
@@ -231,6 +234,9 @@ def _subject(problem: str, plan: SimulationPlan) -> str | None:
         if (degree := _DEGREE.match(problem)) is not None:
             return f"{at}/hardware/{degree.group(1)}"
         deployments = [pool.deployment] if isinstance(pool, PoolPlan) else list(pool.deployments.values())
+        form = _FORMAT.match(problem)
+        if form and form.group(2) in {getattr(one, f"{form.group(1)}_dtype", None) for one in deployments}:
+            return f"{at}/model/{_FORMAT_KEYS[form.group(1)]}"
         names = [(one.model, f"{at}/model/ref") for one in deployments]
         names += [(one.device, f"{at}/hardware/device") for one in deployments]
         for name, pointer in names:

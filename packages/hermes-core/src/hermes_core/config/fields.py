@@ -244,6 +244,9 @@ def _again(error: Mapping[str, Any]) -> InitErrorDetails:
         kind: Any = PydanticCustomError(error["type"], "{problem}", context)
     elif error["type"] in {"missing", "union_tag_invalid", "union_tag_not_found"}:
         kind = error["type"]
+    elif error["type"] == "too_short":
+        kind = mistake(f"{shown(error['input'])} has too few items", f"write {context['min_length']} or more of them")
+        context = {}
     else:
         kind = mistake(f"{shown(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}")
         context = {}
