@@ -187,7 +187,7 @@ def refused(*lines, **kwargs):
         ("engine: 3", "scenario:4:9 (engine)", "3 is not an engine", "engine: vllm"),
         ("pipelines: {x: [decode]}", "scenario:4:17 (pipelines.x[0])", "decode comes first", "prefill before it"),
         ("pipelines: {x: [prefil]}", "scenario:4:17 (pipelines.x[0])", "'prefil' is not a stage", "'prefill'"),
-        ("pipelines: {x: []}", "scenario:4:16 (pipelines.x)", "at least 1 item", ""),
+        ("pipelines: {x: []}", "scenario:4:16 (pipelines.x)", "has too few items", ""),
         (
             "pipelines: {x: [{prefill: {pool: q}}]}",
             "scenario:4:17 (pipelines.x[0])",
