@@ -34,6 +34,7 @@ class Resource:
         "flows_ended",
         "free_d",
         "free_n",
+        "held",
         "latency_ns",
         "moved_bytes",
         "name",
@@ -52,6 +53,8 @@ class Resource:
         self.bandwidth_bytes_per_s = self.nominal_bytes_per_s = int(bandwidth_bytes_per_s)
         """What it has, and what it was made with."""
         self.latency_ns = latency_ns
+        self.held: Trail | None = None
+        """Where the time is noted that its flows lose to others, if it is."""
         self.flows: dict[Flow, None] = {}
         """Flows that move over it."""
         self.demand = 0
@@ -184,13 +187,16 @@ class Flow:
                 # An end is rounded up to a nanosecond: no more than there was has moved.
                 self.trail.add(self.since_ns, now, min(moved, self.remaining_nb))
             self.remaining_nb -= moved
-            if self.bottleneck is not None:
+            bottleneck = self.bottleneck
+            if bottleneck is not None:
                 lost = span - moved // self.solo
                 if lost > 0:
                     self.waited_ns += lost
-                    self.bottleneck.waiting_ns += lost
+                    bottleneck.waiting_ns += lost
                     if self.trail is not None:
-                        self.trail.history.waiting(self.bottleneck).add(self.since_ns, now, lost)
+                        if bottleneck.held is None:
+                            bottleneck.held = self.trail.history.waiting(bottleneck)
+                        bottleneck.held.add(self.since_ns, now, lost)
             self.since_ns = now
 
     def ready_ns(self, end_ns: Nanos) -> Nanos:

@@ -1,5 +1,6 @@
 """What crossed each resource over time, and by how much it held flows back: exact, in a bounded number of steps."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,7 +23,7 @@ class Trail:
     def __init__(self, history: "History") -> None:
         self.history = history
         self._step_ns = history.step_ns
-        self.amounts: dict[int, int] = {}
+        self.amounts: defaultdict[int, int] = defaultdict(int)
         """By step."""
 
     def add(self, begin_ns: Nanos, end_ns: Nanos, amount: int) -> None:
@@ -33,24 +34,24 @@ class Trail:
         if self._step_ns != history.step_ns:
             self.fold()
         step_ns = self._step_ns
-        first, last = begin_ns // step_ns, (end_ns - 1) // step_ns
+        first = begin_ns // step_ns
         amounts = self.amounts
-        if first == last:
-            amounts[first] = amounts.get(first, 0) + amount
+        if end_ns <= (first + 1) * step_ns:
+            amounts[first] += amount
             return
         span, gone = end_ns - begin_ns, 0
-        for step in range(first, last + 1):
+        for step in range(first, (end_ns - 1) // step_ns + 1):
             # Rounded from the beginning on, so that the parts are the whole.
             until = amount * (min((step + 1) * step_ns, end_ns) - begin_ns) // span
-            amounts[step] = amounts.get(step, 0) + until - gone
+            amounts[step] += until - gone
             gone = until
 
     def fold(self) -> None:
         """Go over to the steps that its history has by now."""
         ratio = self.history.step_ns // self._step_ns
-        folded: dict[int, int] = {}
+        folded: defaultdict[int, int] = defaultdict(int)
         for step, amount in self.amounts.items():
-            folded[step // ratio] = folded.get(step // ratio, 0) + amount
+            folded[step // ratio] += amount
         self.amounts, self._step_ns = folded, self.history.step_ns
 
 
