@@ -119,3 +119,12 @@ sys.exit(main(["serve", {str(scenario)!r}]))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "serving needs starlette, which is not installed: pip install 'hermes-core[cli,serve]'" in done.stderr
+
+
+def test_a_record_that_cannot_be_kept_there_is_told_by_its_option(tmp_path, capsys):
+    scenario, file = tmp_path / "scenario.yaml", tmp_path / "file"
+    scenario.write_text(SCENARIO)
+    file.write_text("mine")
+    assert main(["serve", str(scenario), "--port", "0", "--record", str(file)]) == 1
+    assert f"{file} is a file\n  --record takes a folder" in capsys.readouterr().err
+    assert file.read_text() == "mine"

@@ -147,6 +147,10 @@ def test_the_command_shows_both_sides_and_fails_on_drift(tmp_path, capsys):
     shown = capsys.readouterr()
     assert "DRIFT: ttft off" in shown.out
     assert "has left what is predicted" in shown.err
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(SCENARIO.replace("h100-sxm", "h100-sxn"))
+    assert main(["shadow", str(wrong), str(log)]) == 2
+    assert f"{wrong}:2:11 (hardware): unknown device 'h100-sxn'" in capsys.readouterr().err
     log.write_text("\n")
     assert main(["shadow", str(scenario), str(log), "--fail-on-drift"]) == 2, "nothing was compared"
     assert "no request of the log" in capsys.readouterr().err

@@ -15,19 +15,21 @@ SCENARIO: Final = "scenario.json"
 SUMMARY: Final = "summary.json"
 
 
-def prepare(folder: Path, *, force: bool) -> None:
+def prepare(folder: Path, *, force: bool, option: str = "--out") -> None:
     """Make `folder` and try that it can be written. Raises `OutputError` before anything is simulated or lost."""
     if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file\n  --out takes a folder")
+        raise OutputError(f"{folder} is a file\n  {option} takes a folder")
     taken = [name for name in (RECORD, SCENARIO, SUMMARY) if (folder / name).exists()]
     if taken and not force:
-        raise OutputError(f"{folder} already holds a run ({', '.join(taken)})\n  choose another --out, or give --force")
+        raise OutputError(
+            f"{folder} already holds a run ({', '.join(taken)})\n  choose another {option}, or give --force"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OutputError(f"cannot write to {folder}: {error.strerror or error}\n  choose another --out") from None
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}\n  choose another {option}") from None
 
 
 @contextmanager

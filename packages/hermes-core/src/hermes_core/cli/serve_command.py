@@ -119,7 +119,7 @@ def _serve(
     if record is None:
         _run(LiveServer(plan, settings, NullSink()), beside)
         return
-    run_folder.prepare(record, force=force)
+    run_folder.prepare(record, force=force, option="--record")
     run_folder.begin(record, plan)
     with FileSink(record / run_folder.RECORD) as sink:
         _run(LiveServer(plan, settings, sink, journal=record / "journal.jsonl"), beside)

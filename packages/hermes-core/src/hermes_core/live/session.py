@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from hermes_proto.core.v1 import run_record_pb2
 
+from hermes_core.api.errors import InputError
 from hermes_core.api.hardware import CompiledDeployment
 from hermes_core.api.streams import stream
 from hermes_core.api.time import Nanos
@@ -22,6 +23,7 @@ from hermes_core.live.asks import Arrival, Ask, Intervention, request_of
 from hermes_core.live.predict import EngineLoad
 from hermes_core.live.told import ClientState, QuietObserver, SessionObserver, ToldRecorder
 from hermes_core.record import RecordSink
+from hermes_core.runs import placed
 from hermes_core.serving.assembly import Client, Compiled
 from hermes_core.serving.llm.client import LlmClient
 from hermes_core.serving.llm.rank_group import RankGroup
@@ -111,13 +113,16 @@ class LiveSession:
         self._came = 0
         self._closed = False
         # The adapter: what follows is all that live code knows of how a simulation is put together.
-        self._simulation = Simulation(
-            plan,
-            source=_Nothing(self.pipelines, adapters=self.adapters),
-            compiled=compiled,
-            plugins=plugins,
-            observer=self._observer.stretch_ended,
-        )
+        try:
+            self._simulation = Simulation(
+                plan,
+                source=_Nothing(self.pipelines, adapters=self.adapters),
+                compiled=compiled,
+                plugins=plugins,
+                observer=self._observer.stretch_ended,
+            )
+        except InputError as error:
+            raise placed(error, plan) from error
         self._assembly = self._simulation.assemble(ToldRecorder(sink, self._observer))
         self._kernel = self._assembly.kernel
         self._coordinator = self._assembly.coordinator
