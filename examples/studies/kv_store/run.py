@@ -140,7 +140,10 @@ def same_as(case: Case) -> Case:
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Print a table for each context and access: means over the seeds, with half of the 95 % interval."""
+    shown = {row["context"] for row in rows}
     for (context, access), published in PUBLISHED.items():
+        if context not in shown:
+            continue
         for contention in (False, True):
             how = "links and stores shared" if contention else "each load as if alone, as published"
             print(f"\n{context} {access}: {how}")

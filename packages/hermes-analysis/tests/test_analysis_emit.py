@@ -4,7 +4,7 @@ import json
 import shlex
 
 import pytest
-from hermes_analysis.emit import TARGETS, EmitError, emit_all, emitted, engine_pools
+from hermes_analysis.emit import TARGETS, EmitError, emit_all, emitted, engine_pools, other_engines
 from hermes_analysis.emit.engines import sglang_command, vllm_command
 from hermes_analysis.emit.manifests import compose, kubernetes
 from hermes_analysis.emit.scenario import chosen_scenario
@@ -185,6 +185,14 @@ def test_the_resource_is_that_of_the_make():
     ]
     assert {"amd.com/gpu": 4} in limits
     assert {"nvidia.com/gpu": 4} in limits
+
+
+def test_another_engine_than_was_simulated_is_said():
+    _, pools = engine_pools(COLOCATED, [])
+    (note,) = other_engines(pools, "sglang")
+    assert "was simulated as vllm-" in note
+    assert other_engines(pools, "vllm") == other_engines(pools, "compose") == []
+    assert "simulated as vllm-" in emitted("x", pools, "sglang")
 
 
 def test_vllm_is_told_what_was_simulated():

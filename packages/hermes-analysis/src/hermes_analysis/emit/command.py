@@ -33,7 +33,7 @@ def emit(
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
     """Write what starts the engines of a scenario: command lines, a compose file, Kubernetes manifests."""
-    from hermes_analysis.emit import emitted, engine_pools, left_out  # noqa: PLC0415 - only what runs is loaded
+    from hermes_analysis.emit import emitted, engine_pools, left_out, other_engines  # noqa: PLC0415 - only what runs is loaded
     from hermes_analysis.output import write_text  # noqa: PLC0415
 
     with told():
@@ -41,6 +41,8 @@ def emit(
         text = emitted(name, pools, target.value)
         for what in left_out(scenario, tuple(sets or ())):
             typer.echo(f"note: not written: {what}", err=True)
+        for what in other_engines(pools, target.value):
+            typer.echo(f"note: {what}", err=True)
         if out is None:
             sys.stdout.write(text)
         else:

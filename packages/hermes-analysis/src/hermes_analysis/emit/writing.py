@@ -60,4 +60,15 @@ def _about(pool: EnginePool) -> str:
     each = f" x {pool.devices}" if pool.devices > 1 else ""
     role = f" ({pool.role})" if pool.role else ""
     engines = "1 engine" if pool.clients == 1 else f"{pool.clients} engines"
-    return f"{pool.name}{role}: {engines} on {pool.device}{each}"
+    return f"{pool.name}{role}: {engines} on {pool.device}{each}, simulated as {pool.engine['preset']}"
+
+
+def other_engines(pools: Sequence[EnginePool], target: str) -> list[str]:
+    """Say which pools were simulated as another engine than `target` starts."""
+    if target not in ("vllm", "sglang"):
+        return []
+    return [
+        f"{pool.name} was simulated as {pool.engine['preset']}: another engine has other defaults and habits"
+        for pool in pools
+        if not str(pool.engine["preset"]).startswith(target)
+    ]

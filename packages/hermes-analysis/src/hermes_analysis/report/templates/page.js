@@ -21,7 +21,7 @@
     layout.hovermode = layout.hovermode ? layout.hovermode : layout.showlegend ? "x unified" : "closest";
     layout.hoverlabel = { bgcolor: colour("--paper"), font: { color: ink } };
     ["xaxis", "yaxis"].forEach(function (axis) {
-      layout[axis] = Object.assign({ gridcolor: rule, linecolor: rule, zerolinecolor: rule }, layout[axis]);
+      layout[axis] = Object.assign({ gridcolor: rule, linecolor: rule, zerolinecolor: rule, exponentformat: "SI" }, layout[axis]);
     });
     return layout;
   }
