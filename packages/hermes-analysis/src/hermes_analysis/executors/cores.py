@@ -16,6 +16,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _WHAT = "Work on several cores"
+_LEFT_BEHIND = "[0-9]+ tasks (which were still being processed|have been successfully executed)"
+"""How joblib begins to say that work was left behind, done or not."""
 
 
 class JoblibExecutor:
@@ -31,7 +33,7 @@ class JoblibExecutor:
         self._died = optional("joblib.externals.loky.process_executor", _WHAT, "sweep").BrokenProcessPool
         self.workers = workers
         # A run that ends early leaves work behind, now or when a generator is collected: who stopped it knows.
-        warnings.filterwarnings("ignore", "[0-9]+ tasks which were still being processed", UserWarning)
+        warnings.filterwarnings("ignore", _LEFT_BEHIND, UserWarning)
         self._hook, threading.excepthook = threading.excepthook, self._thread_failed
         self._mine = threading.excepthook
         with _deaf_children():
