@@ -24,7 +24,8 @@ from hermes_core.serving.llm.settings import (
     StructuredOutputSettings,
 )
 from hermes_core.serving.llm.speculation import Gains, VerifyingModel
-from hermes_core.serving.request import Request
+from hermes_core.serving.plan import KvTransferPlan
+from hermes_core.serving.request import FINISHED, Request
 from hermes_core.serving.routing.adapters import AdapterAffinity
 from hermes_core.serving.routing.routers import PoolLoad
 from hermes_core.testing import AffineStepModel, ScriptedSource, compiled_with, simulate, small_plan
@@ -449,3 +450,26 @@ def test_what_is_left_open_about_adapters_is_the_hardware_models_to_say():
     assert priced(whole, None) is whole
     with pytest.raises(InputError, match="does not price adapters"):
         priced(engine(lora=LoraSettings()), None)
+
+
+def test_who_follows_one_whose_kv_is_fetched_needs_a_slot_for_its_adapter_too():
+    """One slot, and a decode pool where those that were preempted wait behind others that come with their KV."""
+    rows = [
+        (0, 256, 219), (0, 192, 190), (0, 154, 164), (0, 81, 168), (0, 93, 281), (0, 13, 84), (0, 23, 245), (0, 5, 202),
+        (0, 53, 1), (0, 244, 119), (0, 195, 258), (0, 274, 167), (0, 152, 11), (0, 182, 230), (0, 292, 219),
+    ]  # fmt: skip
+    lora = LoraSettings(1, size_bytes=0, per_step_ns=0, per_adapter_ns=0, per_token_and_rank_fs=0)
+    settings = engine(
+        batching="static", queue="shortest_prompt", max_num_seqs=3, max_num_batched_tokens=16, block_size_tokens=1,
+        kv_blocks=481, reserve_full_prompt=False, lora=lora,
+    )  # fmt: skip
+    plan = small_plan(settings)
+    prefill = replace(plan.pools[0], name="prefill", stages=("prefill",))
+    transfer = KvTransferPlan(bandwidth_bytes_per_s=1e8, latency_ns=0, layer_wise=False, pairing="global")
+    decode = replace(plan.pools[0], name="decode", stages=("decode",), kv_transfer=transfer)
+    source = ScriptedSource(rows, {"adapter": [4, 0, 4, 2, 1, 3, 2, 1, 1, 3, 2, 2, 1, 3, 1]})
+    steps = AffineStepModel(base_fs=5_000_000_000_007, per_seq_fs=0, per_context_fs=0)
+    run = simulate(replace(plan, pools=(prefill, decode)), source, steps)
+    assert run.outcome.trailer.clients[1].preemptions > 0
+    # The last one is longer than the KV memory.
+    assert (run.table("requests")["status"] == FINISHED).sum() == len(rows) - 1

@@ -23,6 +23,7 @@ from hermes_core.serving.llm.kv.layers import FOREVER, Layers
 from hermes_core.serving.llm.kv.layout import kv_layout
 from hermes_core.serving.llm.rank_group import LockStepModel, RankGroup, tokens_given
 from hermes_core.serving.llm.scheduling.batching import BatchPolicy
+from hermes_core.serving.llm.scheduling.parts import SchedulerParts
 from hermes_core.serving.llm.scheduling.plain import scheduler_of
 from hermes_core.serving.llm.scheduling.queues import WaitingQueue
 from hermes_core.serving.llm.scheduling.scheduler import Scheduler
@@ -109,14 +110,9 @@ class LlmClient(EngineFacts):
         layout = kv_layout(compiled.memory, settings.block_size_tokens)
         schedulers = [
             scheduler_of(
-                settings=settings,
-                kv_blocks=kv_blocks,
-                layout=layout,
-                window=compiled.steps.window,
-                policy=one_policy,
-                queue=one_queue,
-                owner=owner,
-                exact=exact,
+                SchedulerParts(
+                    settings, kv_blocks, layout, compiled.steps.window, one_policy, one_queue, owner, exact=exact
+                )
             )
             for one_policy, one_queue in ((policy, queue), *more_ranks)
         ]

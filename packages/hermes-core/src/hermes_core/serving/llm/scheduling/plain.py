@@ -9,14 +9,11 @@ to these. The exact mode never uses it, so the law that both modes agree watches
 from heapq import heappop, heappush
 
 from hermes_core.serving.llm.batches.decode import NEVER, AggregateBatch
-from hermes_core.serving.llm.kv.exchange import Owner
-from hermes_core.serving.llm.kv.layout import KvLayout
-from hermes_core.serving.llm.scheduling.batching import BatchPolicy
+from hermes_core.serving.llm.scheduling.parts import SchedulerParts
 from hermes_core.serving.llm.scheduling.policies.chunked import Chunked
-from hermes_core.serving.llm.scheduling.queues import Fcfs, WaitingQueue
+from hermes_core.serving.llm.scheduling.queues import Fcfs
 from hermes_core.serving.llm.scheduling.scheduler import Scheduler
 from hermes_core.serving.llm.sequence import HANDED_ON, Sequence
-from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.request import FINISHED
 
 
@@ -25,35 +22,16 @@ class PlainScheduler(Scheduler):
 
     __slots__ = ("_budget", "_chunk", "_fifo", "_plain_batch", "_reserve_full", "_watermark")
 
-    def __init__(
-        self,
-        *,
-        settings: EngineSettings,
-        kv_blocks: int,
-        layout: KvLayout,
-        window: int,
-        policy: BatchPolicy,
-        queue: WaitingQueue,
-        owner: Owner,
-        exact: bool,
-    ) -> None:
-        super().__init__(
-            settings=settings,
-            kv_blocks=kv_blocks,
-            layout=layout,
-            window=window,
-            policy=policy,
-            queue=queue,
-            owner=owner,
-            exact=exact,
-        )
+    def __init__(self, parts: SchedulerParts) -> None:
+        super().__init__(parts)
+        policy, queue = parts.policy, parts.queue
         if not (isinstance(policy, Chunked) and isinstance(queue, Fcfs) and isinstance(self.batch, AggregateBatch)):
             raise TypeError("made for chunked prompts, first come first served, one token a step")
         self._budget = policy.budget
         self._chunk = policy.chunk
         self._fifo = queue
         self._plain_batch = self.batch
-        self._reserve_full = settings.reserve_full_prompt
+        self._reserve_full = parts.settings.reserve_full_prompt
         self._watermark = self.memory.watermark_blocks
 
     def turn(self, steps: int) -> None:  # noqa: C901, PLR0912, PLR0915 - the hot path, in one piece on purpose
@@ -234,28 +212,10 @@ def _order(seq: Sequence) -> int:
     return seq.order
 
 
-def scheduler_of(
-    *,
-    settings: EngineSettings,
-    kv_blocks: int,
-    layout: KvLayout,
-    window: int,
-    policy: BatchPolicy,
-    queue: WaitingQueue,
-    owner: Owner,
-    exact: bool,
-) -> Scheduler:
-    """Return the scheduler that an engine with these settings needs."""
-    plain = not (exact or window or settings.speculation or settings.lora or settings.structured_output)
-    plain = plain and layout.plain and settings.reservation == "on_demand"
-    kind = PlainScheduler if plain and type(policy) is Chunked and type(queue) is Fcfs else Scheduler
-    return kind(
-        settings=settings,
-        kv_blocks=kv_blocks,
-        layout=layout,
-        window=window,
-        policy=policy,
-        queue=queue,
-        owner=owner,
-        exact=exact,
-    )
+def scheduler_of(parts: SchedulerParts) -> Scheduler:
+    """Return the scheduler that an engine with these parts needs."""
+    settings = parts.settings
+    plain = not (parts.exact or parts.window or settings.speculation or settings.lora or settings.structured_output)
+    plain = plain and parts.layout.plain and settings.reservation == "on_demand"
+    plain = plain and type(parts.policy) is Chunked and type(parts.queue) is Fcfs
+    return PlainScheduler(parts) if plain else Scheduler(parts)

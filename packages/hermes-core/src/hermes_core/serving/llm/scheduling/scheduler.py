@@ -12,14 +12,11 @@ from hermes_core.api.time import Nanos
 from hermes_core.serving.llm.batches.choice import batch_of
 from hermes_core.serving.llm.batches.decode import NEVER, DecodeBatch
 from hermes_core.serving.llm.batches.prompt_steps import add_chunk, remove_chunk
-from hermes_core.serving.llm.kv.exchange import WITHDRAWN, KvExchange, Owner
-from hermes_core.serving.llm.kv.layout import KvLayout
+from hermes_core.serving.llm.kv.exchange import WITHDRAWN, KvExchange
 from hermes_core.serving.llm.kv.memory import KvMemory
-from hermes_core.serving.llm.scheduling.batching import BatchPolicy
-from hermes_core.serving.llm.scheduling.queues import WaitingQueue
+from hermes_core.serving.llm.scheduling.parts import SchedulerParts
 from hermes_core.serving.llm.scheduling.victims import fewest_output, victim_of
 from hermes_core.serving.llm.sequence import FETCHED, HANDED_ON, REMOTE, Sequence
-from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.llm.traits import traits_of
 from hermes_core.serving.request import FINISHED
 
@@ -68,18 +65,8 @@ class Scheduler:
         "traits",
     )
 
-    def __init__(
-        self,
-        *,
-        settings: EngineSettings,
-        kv_blocks: int,
-        layout: KvLayout,
-        window: int,
-        policy: BatchPolicy,
-        queue: WaitingQueue,
-        owner: Owner,
-        exact: bool,
-    ) -> None:
+    def __init__(self, parts: SchedulerParts) -> None:
+        settings, policy, queue = parts.settings, parts.policy, parts.queue
         self.settings = settings
         self.step = 0
         """Number of the step that is planned next; it begins at `now_ns`."""
@@ -99,14 +86,14 @@ class Scheduler:
         """Cancelled while running: (first step without it, sequence, status)."""
         self.blocked = False
         self.queue = queue
-        self.batch: DecodeBatch = batch_of(settings, layout, window, exact=exact)
-        self.traits = traits_of(settings, walks=exact)
+        self.batch: DecodeBatch = batch_of(settings, parts.layout, parts.window, exact=parts.exact)
+        self.traits = traits_of(settings, walks=parts.exact)
         self.in_arrival_order = queue.ordered_by_arrival and settings.lora is None
         """Whether nobody who comes later may enter before one who waits."""
         self._passed_over: list[Sequence] = []
-        self.memory = KvMemory(settings, kv_blocks, layout)
+        self.memory = KvMemory(settings, parts.kv_blocks, parts.layout)
         self.pool = self.memory.pool
-        self.exchange = KvExchange(self.memory, owner)
+        self.exchange = KvExchange(self.memory, parts.owner)
         self.fetched = self.exchange.fetched
         self.running: dict[int, Sequence] = {}
         """By the number of their admission, in their order."""
@@ -114,8 +101,8 @@ class Scheduler:
         self._policy = policy
         self._prompts_first = policy.prompts_first
         self._every_step = policy.every_step
-        self._owner = owner
-        self._window = window or NEVER
+        self._owner = parts.owner
+        self._window = parts.window or NEVER
         self._block_size = settings.block_size_tokens
         self._delayed = settings.asynchronous_scheduling
         self._max_seqs = settings.max_num_seqs
@@ -375,7 +362,7 @@ class Scheduler:
         """Return how many tokens of a waiting sequence's prompt the prefix cache does not hold."""
         return self.memory.uncached(seq)
 
-    def admit(self, max_tokens: int) -> int:  # noqa: C901 - one straight line of refusals, on the hot path
+    def admit(self, max_tokens: int) -> int:  # noqa: C901, PLR0911, PLR0912 - a straight line of refusals
         """Admit the head of the queue with up to `max_tokens` of its prompt; 0 if nobody may enter."""
         queue = self.queue
         running = self.running
@@ -389,7 +376,11 @@ class Scheduler:
             return 0
         seq = queue.head()
         while seq.kv == REMOTE or (seq.stored and self.exchange.finds(seq, self.now_ns)):
-            if not self._begin_fetch(seq) or not queue:
+            if not self._begin_fetch(seq):
+                return 0
+            if self.traits is not None:
+                self._pass_over()
+            if not queue:
                 return 0
             seq = queue.head()
         memory = self.memory
