@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import Any, Final
@@ -168,7 +168,7 @@ class Simulation:
             compiled=self._compiled,
             kernel=self._kernel,
             recorder=recorder,
-            requests=requests_of(source),
+            requests=partial(requests_of, source),
             pipelines=source.pipelines,
             classes=source.classes,
             plugin=self.plugin,

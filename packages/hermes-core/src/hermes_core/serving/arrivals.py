@@ -1,6 +1,6 @@
 """Turns the columns of a workload into requests, one at a time and only when they are due."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, count, repeat
 
 import numpy as np
@@ -27,13 +27,16 @@ _OPTIONAL = (
 )
 
 
-def requests_of(source: RequestSource) -> Iterator[Request]:
-    """Return the requests in the order of the source."""
+def requests_of(source: RequestSource, on_links: Callable[[int], None]) -> Iterator[Request]:
+    """Return the requests in the order of the source.
+
+    `on_links` is told how many come before the first batch in which one may wait for another.
+    """
     # A chain of maps makes a request without passing through a generator.
-    return chain.from_iterable(_requests_by_batch(source))
+    return chain.from_iterable(_requests_by_batch(source, on_links))
 
 
-def _requests_by_batch(source: RequestSource) -> Iterator[Iterator[Request]]:
+def _requests_by_batch(source: RequestSource, on_links: Callable[[int], None]) -> Iterator[Iterator[Request]]:
     last_ns = 0
     for batch in _batches(source):
         arrivals = batch.arrival_ns
@@ -46,6 +49,8 @@ def _requests_by_batch(source: RequestSource) -> Iterator[Iterator[Request]]:
             )
         last_ns = int(arrivals[-1])
         _check(batch)
+        if batch.after_request is not None:
+            on_links(batch.first_request_id)
         basic = map(
             Request,
             count(batch.first_request_id),

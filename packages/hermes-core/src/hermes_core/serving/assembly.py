@@ -59,7 +59,8 @@ class Assembly:
     compiled: Mapping[str, Compiled]
     kernel: Kernel
     recorder: Recorder
-    requests: Iterator[Request]
+    requests: Callable[[Callable[[int], None]], Iterator[Request]]
+    """Returns the requests; see `Coordinator`."""
     pipelines: SequenceOf[str]
     """Names of the pipelines that requests point to by number."""
     classes: SequenceOf[str]

@@ -1,10 +1,13 @@
 """The coordinator: takes requests in, sends each through the program of its pipeline, and keeps the books."""
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from functools import partial
+from itertools import repeat
 from typing import Final
 
+from hermes_core.api.errors import InputError
 from hermes_core.api.time import Nanos
 from hermes_core.engine import Kernel, Phase, rank
 from hermes_core.record import Recorder
@@ -20,6 +23,8 @@ _ARRIVAL: Final = rank(Phase.ARRIVAL)
 _NO_CLIENT: Final = 65535
 _MAX_LINKED: Final = 1 << 16
 """Requests that wait for another one before the coordinator stops reading ahead."""
+_MORE_ENDS: Final = 1 << 10
+"""Requests for which the table of ends grows at a time."""
 
 
 class Coordinator:
@@ -56,7 +61,14 @@ class Coordinator:
         "too_long",
     )
 
-    def __init__(self, kernel: Kernel, recorder: Recorder, requests: Iterator[Request], seed: int) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        recorder: Recorder,
+        requests: Callable[[Callable[[int], None]], Iterator[Request]],
+        seed: int,
+    ) -> None:
+        """Take in what `requests` returns; it tells what it is given how many came before the first that may wait."""
         self.kernel = kernel
         self.handovers = Handovers(kernel, recorder)
         self.add_stage_job, self.pack_stage_job = recorder.add_stage_job, recorder.pack_stage_job
@@ -85,13 +97,13 @@ class Coordinator:
         self.last_ns: Nanos = 0
         """When a request ended last."""
         self._seed = seed
-        self._requests = requests
+        self._requests = requests(self._keep_ends)
         self._add_request, self._pack_request = recorder.add_request, recorder.pack_request
         self._linked: dict[int, list[Request]] = {}
         """Requests that wait for the end of another one, by its id."""
         self._linked_count = 0
-        self._ends: dict[int, Nanos] | None = None
-        """Ends of requests that others may wait for; None until the first link is seen."""
+        self._ends: array[int] | None = None
+        """When each request ended, by its id, -1 while it has not; None in a workload where nobody waits for others."""
         self._held: Request | None = None
         """Read, but not taken in because too many wait already."""
         self._next: Request
@@ -127,16 +139,19 @@ class Coordinator:
 
     def _link(self, request: Request) -> bool:
         """Let a request wait for the one before it. False when too many do: it is held until one has come."""
-        if self._ends is None:
-            self._ends = {}
-        end_ns = self._ends.pop(request.after, None)
-        if end_ns is not None:
-            self._arrive_at(request, max(end_ns + request.think_ns, self.kernel.now))
+        after, ends = request.after, self._ends
+        if after >= request.request_id:
+            raise InputError(
+                f"request {request.request_id} waits for request {after}, which does not come before it",
+                remedy="Let after_request point to an earlier row, or be -1.",
+            )
+        if ends is not None and after < len(ends) and ends[after] >= 0:
+            self._arrive_at(request, max(ends[after] + request.think_ns, self.kernel.now))
         elif self._linked_count >= _MAX_LINKED:
             self._held = request
             return False
         else:
-            self._linked.setdefault(request.after, []).append(request)
+            self._linked.setdefault(after, []).append(request)
             self._linked_count += 1
         return True
 
@@ -282,20 +297,29 @@ class Coordinator:
                 request.tenant, request.service_class, prompt_tokens, output_tokens, request.session_id,
             )
         )  # fmt: skip
-        if self._ends is not None and not self._release(request_id, end_ns):
-            self._ends[request_id] = end_ns
+        if self._ends is not None:
+            self._release(self._ends, request_id, end_ns)
 
-    def _release(self, request_id: int, end_ns: Nanos) -> bool:
-        """Let those come that waited for this request, and read on if that had stopped. False if nobody did."""
+    def _keep_ends(self, read: int) -> None:
+        """Keep from now on when requests end: others may wait for them. Of those `read`, who is gone ended by now."""
+        if self._ends is None:
+            self._ends = ends = array("q", repeat(self.kernel.now, read))
+            for request_id in self.live:
+                ends[request_id] = -1
+
+    def _release(self, ends: "array[int]", request_id: int, end_ns: Nanos) -> None:
+        """Let those come that waited for this request, and read on if that had stopped."""
+        if request_id >= len(ends):
+            ends.extend(repeat(-1, max(_MORE_ENDS, request_id + 1 - len(ends))))
+        ends[request_id] = end_ns
         waiting = self._linked.pop(request_id, None)
         if waiting is None:
-            return False
+            return
         self._linked_count -= len(waiting)
         for request in waiting:
             self._arrive_at(request, max(end_ns + request.think_ns, self.kernel.now))
         if self._held is not None:
             self._read()
-        return True
 
     # --- the end ----------------------------------------------------------------------------------------------------
 
