@@ -50,12 +50,24 @@ _ALIASES: Final = {
     "float8": "fp8",
     "fp8_e4m3": "fp8",
     "fp8_e5m2": "fp8",
+    "fp8_block": "fp8",
+    "fp8_w8a8": "fp8",
+    "fbgemm_fp8": "fp8",
+    "modelopt": "fp8",
+    "modelopt_fp8": "fp8",
     "float8_e4m3fn": "fp8",
     "w8a8": "int8",
     "awq": "int4",
     "gptq": "int4",
     "w4a16": "int4",
+    "awq_marlin": "int4",
+    "gptq_marlin": "int4",
+    "int4_awq": "int4",
+    "int4_wo": "int4",
+    "int8_wo": "int8",
+    "bitsandbytes": "int4",
     "fp4": "nvfp4",
+    "modelopt_fp4": "nvfp4",
 }
 
 
@@ -64,7 +76,7 @@ def dtype_named(name: str, field: str = "dtype") -> DType:
 
     Raises InputError naming `field` when it is unknown.
     """
-    key = name.strip().lower().removeprefix("torch.")
+    key = name.strip().lower().removeprefix("torch.").replace("-", "_")
     try:
         return DTYPES[_ALIASES.get(key, key)]
     except KeyError:

@@ -115,6 +115,18 @@ class Quantization:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftHead:
+    """What makes a layer a head that drafts for another model, whose token embedding it shares."""
+
+    fused: int
+    """Hidden states side by side, embedding included, that a product makes one of before the layer."""
+    attention_inputs: int = 1
+    """Hidden states side by side that the input projections of attention read."""
+    own_output: bool = False
+    """Whether it has an output head of its own, over `Architecture.vocab`; else the model's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Architecture:
     """A decoder-only transformer. Counts are of the whole model, before any parallel split."""
 
@@ -133,6 +145,8 @@ class Architecture:
     vocab_head: bool = True
     """Whether logits over the vocabulary are computed; encoders do not."""
     linear: LinearAttention = LinearAttention()
+    head: DraftHead | None = None
+    """What this is beside a layer, where it is a head that drafts for another model."""
     assumptions: tuple[str, ...] = ()
     """What the configuration did not say and was assumed, one sentence each."""
 
@@ -186,9 +200,22 @@ class Architecture:
         """Weights that one token meets."""
         return self._parameters(self.moe.top_k)
 
+    @property
+    def fusing_parameters(self) -> int:
+        """Weights that a draft head has beside those of its layer and its output head; 0 for a whole model."""
+        if self.head is None:
+            return 0
+        a = self.attention
+        into = self.hidden * (a.q_lora_rank + a.kv_lora_rank + a.rope_dim)
+        if not a.latent:
+            into = self.hidden * (a.heads * a.head_dim + a.kv_heads * (a.head_dim + a.v_head_dim))
+        return self.head.fused * self.hidden * self.hidden + (self.head.attention_inputs - 1) * into
+
     def _parameters(self, experts: int) -> int:
         moe = experts * self.expert_parameters + self.shared_expert_parameters + self.hidden * self.moe.experts
         body = (self.layers - self.linear.layers) * self.attention_parameters
         body += self.linear.layers * self.linear_parameters + self.dense.layers * self.dense_parameters
         heads = self.embedding_parameters * (1 if self.tied_embeddings or not self.vocab_head else 2)
+        if self.head is not None:
+            heads = self.fusing_parameters + (self.embedding_parameters if self.head.own_output else 0)
         return body + self.moe.layers * moe + heads

@@ -1,11 +1,17 @@
 """Well-known models, shipped as the facts of their published configurations."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from hermes_hw.lookup import find_name, load_json, normalised
+from hermes_hw.models.names import parts_of, quantization_section, stems_of
+
+_ATTENTION_KEPT: Final = ("minimax_m2",)
+"""Types of model whose published NVFP4 conversions leave attention as it is, beside those with latent attention and
+with linear-attention layers (`hf_quant_config.json` of nvidia's DeepSeek-R1, -V3.1 and -V3.2, Kimi-K2.5 to -K2.7, GLM-5
+to -5.3, MiniMax-M2.5 and -M2.7, Qwen3.5-122B and -397B, 2025 and 2026). Others, Llama and Qwen3, have it converted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +35,44 @@ def model_names() -> list[str]:
 def find_model(name: str) -> ModelEntry:
     """Return the model called `name`: its hub name or a short one, in any case and with any separators.
 
-    Raises InputError with the nearest names when there is none.
+    Words that tell how a model was trained on and when ("Instruct", "2507"), and another organisation than the
+    publisher, do not matter. Those that tell a format of weights ("FP8", "AWQ", "GPTQ-Int8", "NVFP4") give that format
+    to the model. Raises InputError with the nearest names when there is none.
     """
     models = load_json("models.json")["models"]
-    key = find_name(name, _spellings(), "model", models)
-    entry = models[key]
+    key = _spellings().get(normalised(name)) or _by_stem(name)
+    if key is not None:
+        return _entry(key)
+    parts = parts_of(name)
+    if parts.number_format is not None:
+        key = _spellings().get(normalised(parts.name)) or _by_stem(parts.name)
+        if key is not None:
+            return _in_format(_entry(key), parts.number_format)
+    return _entry(find_name(name, _spellings(), "model", models))
+
+
+def _entry(key: str) -> ModelEntry:
+    entry = load_json("models.json")["models"][key]
     return ModelEntry(key, entry["config"], entry["parameters_b"], entry["source"])
+
+
+def _in_format(entry: ModelEntry, number_format: str) -> ModelEntry:
+    """Return `entry` with its weights in another format; as it is where they are published in that one."""
+    config = dict(entry.config)
+    own = config.pop("quantization_config", None)
+    if own is not None and str(own.get("quant_method", "")).lower() == number_format:
+        return entry
+    latent = bool(config.get("kv_lora_rank") or config.get("linear_num_value_heads"))
+    kept = number_format == "nvfp4" and (latent or config.get("model_type") in _ATTENTION_KEPT)
+    section = quantization_section(number_format, attention_kept=kept)
+    if section is not None:
+        config["quantization_config"] = section
+    return replace(
+        entry,
+        name=f"{entry.name}-{number_format.upper()}",
+        config=config,
+        source=f"{entry.source}; weights in {number_format}, as the name says",
+    )
 
 
 @cache
@@ -43,4 +81,24 @@ def _spellings() -> dict[str, str]:
     for key, entry in load_json("models.json")["models"].items():
         for name in (key, key.split("/")[-1], *entry.get("aliases", ())):
             spellings[normalised(name)] = key
+            spellings.setdefault(normalised(name.split("/")[-1]), key)
     return spellings
+
+
+def _by_stem(name: str) -> str | None:
+    """Return the model that `name` is a version of, None when that is not the only one."""
+    stems = _stems()
+    return next((stems[stem] for stem in stems_of(name) if stems.get(stem)), None)
+
+
+@cache
+def _stems() -> dict[str, str]:
+    """Return the models by what their names have in common with those of their versions; "" where several do."""
+    stems: dict[str, str] = {}
+    for key, entry in load_json("models.json")["models"].items():
+        for name in (key, *entry.get("aliases", ())):
+            if parts_of(name).number_format is not None:
+                continue
+            for stem in stems_of(name):
+                stems[stem] = key if stems.get(stem, key) == key else ""
+    return stems

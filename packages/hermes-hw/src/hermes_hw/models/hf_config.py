@@ -14,6 +14,7 @@ from hermes_hw.models.architecture import (
     LinearAttention,
     MixtureOfExperts,
 )
+from hermes_hw.models.heads import HEADS, head_of
 from hermes_hw.models.quantization import quantization_from_config, uniform_quantization
 
 _REFUSED_FIELDS: Final = {
@@ -28,7 +29,7 @@ _KNOWN_TYPES: Final = frozenset(
     deepseek_v2 deepseek_v3 kimi_k2 gpt_oss phi phi3 phimoe gpt_neox falcon stablelm olmo olmo2 granite granitemoe
     cohere cohere2 glm4 glm4_moe starcoder2 internlm2 internlm3 yi baichuan ernie4_5 ernie4_5_moe exaone seed_oss
     smollm3 qwen3_next qwen3_5 qwen3_5_text qwen3_5_moe qwen3_5_moe_text nemotron minimax gpt_bigcode opt bloom
-    gpt2 minimax_m2 glm_moe_dsa deepseek_v32 kimi_k25""".split()  # noqa: SIM905 - a list of fifty words
+    gpt2 minimax_m2 glm_moe_dsa deepseek_v32 kimi_k25 glm olmo3 dbrx mimo qwen3_vl_text qwen3_vl_moe_text""".split()  # noqa: SIM905 - a list of fifty words
 )
 """Model types whose fields mean what this module takes them to mean."""
 
@@ -82,7 +83,8 @@ class _Fields:
 def architecture_from_config(name: str, config: Mapping[str, Any], part: str = "language") -> Architecture:
     """Read an architecture from a `config.json` mapping; `name` is for messages.
 
-    A multimodal configuration is read by its `text_config`, or with `part` "vision" by its `vision_config`. Encoders
+    A multimodal configuration is read by its `text_config`, or with `part` "vision" by its `vision_config`; a head
+    that drafts for the model is the `part` with its name (`hermes_hw.models.heads`). Encoders
     (embedding and rerank models, vision towers) have no head and tokens that see all others. Raises InputError when a
     needed field is absent or strange and UnsupportedError for layers that are neither attention nor feed-forward; what
     is merely unusual is assumed, and said in `assumptions`.
@@ -91,8 +93,11 @@ def architecture_from_config(name: str, config: Mapping[str, Any], part: str = "
         raise InputError(f"config.json of {name}: expected a JSON object, found {type(config).__name__}")
     if part == "vision":
         return _vision_tower(name, config)
+    if part in HEADS:
+        return head_of(architecture_from_config(name, config), part)
     if part != "language":
-        raise InputError(f"part {part!r} of {name} is unknown", remedy="Known: language, vision.")
+        known = ", ".join(("language", "vision", *HEADS))
+        raise InputError(f"part {part!r} of {name} is unknown", remedy=f"Known: {known}.")
     text = _text_part(name, config)
     fields = _Fields(name, text)
     if text is not config:
@@ -260,8 +265,10 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
         windowed_layers=windowed,
         keeps_all=bool(fields.config.get("attention_chunk_size")) and not fields.config.get("sliding_window"),
         output_gate=bool(fields.config.get("attn_output_gate", model_type == "qwen3_next")),
-        wide_norm=fields.config.get("qk_norm_type") == "per_layer" or model_type == "olmo2",
-        qk_norm=bool(fields.config.get("use_qk_norm", model_type.startswith(("qwen3", "gemma3", "olmo2", "glm4_moe")))),
+        wide_norm=fields.config.get("qk_norm_type") == "per_layer" or model_type in {"olmo2", "olmo3"},
+        qk_norm=bool(
+            fields.config.get("use_qk_norm", model_type.startswith(("qwen3", "gemma3", "olmo2", "olmo3", "glm4_moe")))
+        ),
     )
 
 

@@ -62,10 +62,10 @@ def _weight_dtype(section: Mapping[str, Any]) -> DType:
         return _compressed_tensors_dtype(section)
     if method == "modelopt":
         algorithm = str(section.get("quant_algo") or section.get("quantization", {}).get("quant_algo", "")).lower()
-        if algorithm in {"fp8", "nvfp4"}:
+        if algorithm in {"fp8", "nvfp4", "mxfp4"}:
             return dtype_named(algorithm)
         raise UnsupportedError(
-            f"quantization_config.quant_algo: {algorithm!r} is not supported", remedy="Known: FP8, NVFP4."
+            f"quantization_config.quant_algo: {algorithm!r} is not supported", remedy="Known: FP8, NVFP4, MXFP4."
         )
     name = _METHODS.get(method.replace("-", "_"))
     if name is None:
