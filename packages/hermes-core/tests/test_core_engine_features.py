@@ -162,7 +162,7 @@ def test_the_memory_of_a_draft_model_is_taken_from_the_kv():
     assert beside.fingerprint == "large+small"
     assert "Draft model small" in beside.notes[-1]
     windowed = replace(alone, memory=replace(alone.memory, kv_groups=(KvGroup(60_000.0, 0), KvGroup(40_000.0, 128))))
-    assert [group.window for group in _beside(windowed, alone).memory.kv_groups] == [0, 128, 0]
+    assert [group.window for group in _beside(windowed, alone, "it", timed=True).memory.kv_groups] == [0, 128, 0]
 
 
 def test_a_draft_is_not_priced_twice():

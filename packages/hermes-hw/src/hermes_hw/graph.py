@@ -7,7 +7,7 @@ import numpy as np
 from hermes_hw.dtypes import DType
 from hermes_hw.gating import activated_experts
 from hermes_hw.memory import kv_heads_per_device
-from hermes_hw.models.architecture import Architecture
+from hermes_hw.models.architecture import Architecture, DraftHead
 from hermes_hw.operators import Figures, Operator, Sizes
 from hermes_hw.parallel import ParallelPlan
 
@@ -43,6 +43,8 @@ class StepGraph:
         if self.model.moe.layers:
             operators.extend(self._experts(tokens))
         operators.extend(self._reductions(tokens))
+        if self.model.head is not None:
+            operators.extend(self._fusing(self.model.head, tokens))
         return operators
 
     def embedding_operators(self, tokens: Sizes) -> list[Operator]:
@@ -208,6 +210,19 @@ class StepGraph:
         key_up = self._gemm("k_up", tokens, a.kv_lora_rank, self._heads * a.head_dim, layers, model.activation)
         value_up = self._gemm("v_up", tokens, self._heads * a.v_head_dim, a.kv_lora_rank, layers, model.activation)
         return [*products, key_up, value_up, out]
+
+    def _fusing(self, head: DraftHead, tokens: Sizes) -> list[Operator]:
+        """Return what a draft head does beside its layer: it makes one hidden state of several."""
+        model, a = self.model, self.model.attention
+        products = [self._gemm("fuse_proj", tokens, model.hidden, head.fused * model.hidden, 1, model.activation)]
+        if head.attention_inputs > 1:
+            kv_width = kv_heads_per_device(a, self.plan.tensor) * (a.head_dim + a.v_head_dim)
+            width = self._heads * a.head_dim + kv_width
+            if a.latent:
+                width = a.q_lora_rank + a.kv_lora_rank + a.rope_dim
+            more = (head.attention_inputs - 1) * model.hidden
+            products.append(self._gemm("qkv_proj_more", tokens, width, more, 1, model.quantization.attention))
+        return products
 
     def _linear_projections(self, tokens: Sizes) -> list[Operator]:
         model, linear, tp = self.model, self.model.linear, self.plan.tensor

@@ -109,6 +109,10 @@ def weights_bytes_per_device(model: Architecture, tensor_parallel: int = 1, plan
     head = 0.0
     if model.vocab_head and not model.tied_embeddings:
         head = model.embedding_parameters / tp * q.lm_head.bytes
+    if model.head is not None:
+        # The embedding is the model's; what fuses hidden states is on every device.
+        embedding = model.fusing_parameters * model.activation.bytes
+        head = model.embedding_parameters / tp * q.lm_head.bytes if model.head.own_output else 0.0
     if plan.pipeline == 1:
         return round(layers + embedding + head)
     share = -(-model.layers // plan.pipeline) / model.layers

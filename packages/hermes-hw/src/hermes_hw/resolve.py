@@ -24,8 +24,11 @@ from hermes_hw.parallel import parallel_plan
 
 COMMON_OPTIONS: Final = ("efficiency", "expert_imbalance", "part", "context_parallel")
 """Options of every hardware model: constants laid over those of the family, load of the busiest experts over the mean,
-the part of a multimodal model that is served ("language" or "vision"), and how many
+the part of a model that is served ("language", of a multimodal one "vision", or a head by its name), and how many
 tensor-parallel devices share the tokens of a sequence's KV cache in decoding."""
+_BETWEEN_PASSES: Final = 16
+"""Small kernels between two passes of what drafts: positions, lengths, slots of the next token, copies into buffers
+(counted in vLLM 0.15, v1/spec_decode/eagle.py, propose)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ def resolve(deployment: Deployment, options: Sequence[str] = ()) -> Resolved:
         raise InputError(f"options.efficiency must be a mapping of constants, found {overrides!r}")
     efficiency = efficiency_of(device.family, overrides, deployment.engine)
     narrowed = tuple(name for name, dtype in DTYPES.items() if device.narrows(dtype))
+    if deployment.within_step:
+        efficiency = dataclasses.replace(efficiency, step_s=_BETWEEN_PASSES * efficiency.elementwise_s, seq_s=0.0)
     graph = StepGraph(model, plan, _kv_dtype(deployment, model), narrowed)
     return Resolved(graph, device, efficiency, tuple(_notes(graph, device)))
 

@@ -60,7 +60,8 @@ class Kept(Generic[T]):
 def deployment_key(pool: PoolPlan) -> str:
     """Return what decides the prices of a pool, as text: pools of one key share one compiled deployment."""
     speculation = pool.engine.speculation
-    return repr((pool.hardware_model, pool.deployment, speculation.draft_model if speculation is not None else None))
+    drafts = (speculation.method, speculation.draft_model, speculation.costs_given) if speculation is not None else None
+    return repr((pool.hardware_model, pool.deployment, drafts))
 
 
 class DrawnSource:

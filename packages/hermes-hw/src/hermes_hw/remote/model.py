@@ -11,6 +11,7 @@ from hermes_core.api.hardware import CompiledDeployment, Deployment, OperatorPri
 from hermes_hw.client import Binding, DiskCache, Service, ServiceDescription, Statistics
 from hermes_hw.client.description import OPERATOR, STEP
 from hermes_hw.models.catalogue import find_model
+from hermes_hw.models.heads import HEADS
 from hermes_hw.remote.facts import local_deployment, served_model
 from hermes_hw.remote.operators import compile_operators, operator_breakdown
 from hermes_hw.remote.settings import RemoteSettings, settings_of
@@ -40,7 +41,10 @@ class RemoteModel:
             began = clock.now_s()
             work = self._work(service, settings, deployment)
             try:
-                build = compile_steps if _asks_steps(settings, service.description) else compile_operators
+                whole = _asks_steps(settings, service.description)
+                if whole and deployment.options.get("part") in HEADS:
+                    raise InputError(f"hardware service {settings.target.name} prices whole steps, none of a head")
+                build = compile_steps if whole else compile_operators
                 compiled = build(work)
             finally:
                 work.close()

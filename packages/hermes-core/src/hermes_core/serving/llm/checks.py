@@ -113,7 +113,7 @@ def _speculation(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
             f"a draft_model and method {speculation.method} exclude one another",
             "Leave draft_model out and give draft_cost, or set method: draft_model.",
         )
-    elif speculation.draft_model is not None and (speculation.draft_cost_fs or speculation.draft_cost_per_seq_fs):
+    elif speculation.draft_model is not None and speculation.costs_given:
         yield (
             "speculation",
             "what drafts is priced twice: by draft_model, and by draft_cost or draft_cost_per_seq",

@@ -12,16 +12,21 @@ class SpeculationSettings:
     acceptance: tuple[float, ...]
     """Probability that the draft at position i is accepted, given that all before it were; the last one holds for all
     positions that follow."""
-    method: Literal["draft_model", "eagle", "mtp", "ngram"] = "draft_model"
-    """What proposes: a small model, a head over the model's last layer, layers for multi-token prediction, or a look-up
-    of what followed the same words before. All but the last take a pass for each draft."""
-    draft_cost_fs: int = 0
-    """Time of one pass of what proposes."""
+    method: Literal["draft_model", "eagle", "eagle3", "mtp", "ngram"] = "draft_model"
+    """What proposes: a small model, a head over the model's last layer (EAGLE, EAGLE-3), a layer for multi-token
+    prediction, or a look-up of what followed the same words before. All but the last take a pass for each draft."""
+    draft_cost_fs: int | None = None
+    """Time of one pass of what proposes. None: priced as what a head or a draft model is; else nothing."""
     draft_cost_per_seq_fs: int = 0
     """On top, for each sequence."""
     draft_model: str | None = None
     """A model that drafts on the same devices: its passes, weights and KV are priced as any other's, instead of the two
     costs above."""
+
+    @property
+    def costs_given(self) -> bool:
+        """Whether the time of what proposes is given."""
+        return self.draft_cost_fs is not None or self.draft_cost_per_seq_fs > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,8 +76,9 @@ class VerifyingModel:
     they are to the attention kernels of the engines; the logits of all of them are computed. What proposes takes its
     time after the step, for every sequence that was given a token in it.
 
-    A `draft` model first takes in what the step has computed, prompts and verified tokens alike, and so gives the first
-    draft of each sequence; every further one is a decoding step of it (vLLM 0.15, v1/spec_decode/eagle.py, propose).
+    A `draft` model, or a head of the model itself, first takes in what the step has computed, prompts and verified
+    tokens alike, and so gives the first draft of each sequence; every further one is a decoding step of it (vLLM 0.15,
+    v1/spec_decode/eagle.py, propose).
     """
 
     __slots__ = ("_draft", "_drafts", "_model", "_per_seq_fs", "_per_step_fs", "_shape", "window")
@@ -88,7 +89,7 @@ class VerifyingModel:
         self._draft = draft
         self._drafts = settings.draft_tokens
         passes = 1 if settings.method in _ONE_PASS else settings.draft_tokens
-        self._per_step_fs = passes * settings.draft_cost_fs
+        self._per_step_fs = passes * (settings.draft_cost_fs or 0)
         self._per_seq_fs = passes * settings.draft_cost_per_seq_fs
         self._shape = StepShape()
 
