@@ -301,3 +301,54 @@ def test_tensorrt_llm_has_room_for_one_prompt_beside_all_users_there():
         "silicon_data_source": "db-dump/2026-04-27; silicon_concurrency=16",
     }
     assert closed_loop.case_of(made).scenario["engine"]["max_num_batched_tokens"] == 1088
+
+
+def made(**columns):
+    source = "source_file=2026-04-06.csv; silicon_concurrency=32; measured=2026-02-05T00:00:00.000Z"
+    return {**LOOP, "backend": "trtllm", "isl": "1000", "silicon_data_source": source, **columns}
+
+
+def test_images_that_predict_tokens_ahead_are_known_by_their_version():
+    model = {"model_path": "deepseek-ai/DeepSeek-R1"}
+    ahead = closed_loop.case_of(made(**model, backend_version="1.2.0rc6.post3"))
+    engine = ahead.scenario["engine"]
+    assert engine["speculation"] == {"method": "mtp", "draft_tokens": 3, "acceptance": [inferencex.ACCEPTED]}
+    # 32 users with three drafts each, a prompt and 64 to spare, in multiples of 64.
+    assert engine["max_num_batched_tokens"] == 1216
+    assert engine["graph_sizes"] == [4, 8, 16, 32, 64, 96, 128]
+    assert any("MTP" in told for told in ahead.assumptions)
+    ranks = closed_loop.case_of(made(**model, backend_version="1.2.0rc6.post3", attention_dp_size="8"))
+    assert ranks.scenario["engine"]["speculation"]["draft_tokens"] == 1
+    # An image that both kinds used in turn: by the year.
+    old = closed_loop.case_of(made(**model, backend_version="1.1.0rc2.post2"))
+    source = made()["silicon_data_source"].replace("2026-02", "2025-12")
+    older = closed_loop.case_of(made(**model, backend_version="1.1.0rc2.post2", silicon_data_source=source))
+    other = closed_loop.case_of(made(backend_version="1.2.0rc6.post3"))
+    assert [("speculation" in case.scenario["engine"]) for case in (old, older, other)] == [True, False, False]
+
+
+def workers(engine, users, **columns):
+    source = f"db-dump/2026-04-27; silicon_concurrency={users}"
+    row = {**LOOP, **APART, "mode": "disagg", "backend": engine, "silicon_data_source": source}
+    return {**row, "id": f"{engine}{users}", "decode_num_workers": "4", **columns}
+
+
+def test_workers_of_public_recipes_take_what_these_let_them():
+    rows = closed_loop.prepared([workers("trtllm", users) for users in (12, 192)])
+    few, many = (closed_loop.case_of(row).scenario["pools"] for row in rows)
+    # The sweep ends with 48 users a worker: 32 is the power of two that these overfill.
+    assert (few["decode"]["engine"]["max_num_seqs"], many["decode"]["engine"]["max_num_seqs"]) == (32, 32)
+    assert few["prefill"]["engine"]["max_num_batched_tokens"] == 8_192
+    assert "latency" in few["decode"]["kv_transfer"]
+    other = closed_loop.case_of(workers("sglang", 12)).scenario["pools"]
+    assert other["decode"]["kv_transfer"]["latency"] == "80 ms"
+    assert other["decode"]["engine"]["max_num_seqs"] == 512
+    wide = workers("sglang", 64, decode_attention_dp_size="32", model_path="deepseek-ai/DeepSeek-V3")
+    assert closed_loop.case_of(wide).scenario["pools"]["decode"]["hardware"]["ep"] == 32
+
+
+def test_what_a_row_has_from_others_does_not_depend_on_the_sample(tmp_path, monkeypatch):
+    file = write(tmp_path / "rows.csv", *(workers("trtllm", users) for users in (12, 192)))
+    asked = answers(monkeypatch, **two_requests())
+    validate_table(file, only=("trtllm12",))
+    assert asked[0]["pools"]["decode"]["engine"]["max_num_seqs"] == 32

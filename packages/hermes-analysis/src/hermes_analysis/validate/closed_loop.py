@@ -6,7 +6,7 @@ of users stands in `silicon_data_source` as `silicon_concurrency=`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hermes_analysis.distribution import Floats
 from hermes_analysis.load import RunRecord
-from hermes_analysis.validate import inferencex
+from hermes_analysis.validate import inferencex, recipes
 from hermes_analysis.validate.engines import preset_of, settings_of
 from hermes_analysis.validate.experiments import NotRepresentedError
 from hermes_analysis.validate.rows import RowCase, positive, whole
@@ -68,10 +68,10 @@ def case_of(row: Mapping[str, str]) -> RowCase:
     """
     told: list[str] = []
     version = row.get("backend_version", "")
-    users = _USERS.search(row.get("silicon_data_source", ""))
+    users = users_of(row)
     if users is None and not row.get("batch_size"):
         raise NotRepresentedError("neither the number of users (silicon_concurrency=) nor a batch size is given")
-    concurrency = whole(users[1] if users else row["batch_size"], "silicon_concurrency")
+    concurrency = whole(row["batch_size"], "batch_size") if users is None else users
     if users is None:
         told.append("as many users as batch_size, where their number is not given")
     preset, assumed = preset_of(row["backend"], version)
@@ -100,6 +100,17 @@ def case_of(row: Mapping[str, str]) -> RowCase:
         category += ", disaggregated"
     measured = {"ttft": positive(row, "silicon_ttft_ms"), "tpot": positive(row, "silicon_tpot_ms")}
     return RowCase(row["id"], category, scenario, measured, tuple(told))
+
+
+def prepared(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return the rows with what each has from the others; see `recipes.swept`."""
+    return recipes.swept(rows, users_of)
+
+
+def users_of(row: Mapping[str, str]) -> int | None:
+    """Return the number of users of a row, None where it is not given."""
+    users = _USERS.search(row.get("silicon_data_source", ""))
+    return int(users[1]) if users else None
 
 
 def predicted(run: RunRecord, case: RowCase) -> dict[str, float | None]:
@@ -175,6 +186,9 @@ def _degrees(row: Mapping[str, str], role: str, told: list[str]) -> dict[str, An
         told.append(f"{tensor * data} devices as {devices}: degrees of tensors and experts are of the same devices")
         tensor, data = (1, devices) if data > 1 else (devices, 1)
         expert = min(expert, devices)
+    if data > NODE and expert == 1 and _moe(row):
+        told.append(f"experts spread over the {data} ranks of data-parallel attention: nobody cuts one over nodes")
+        expert = tensor * data
     return {"device": row["system"], "tp": tensor, "pp": degree("pp_size"), "dp": data, "ep": expert}
 
 
@@ -204,7 +218,11 @@ def _two_pools(row: Mapping[str, str], preset: str, told: list[str]) -> dict[str
         if role == "prefill_":
             engine["front_end"] = dict(FRONT_END)
             engine["max_num_batched_tokens"] = batch_size * whole(row["isl"], "isl")
+        if inferencex.made(row):
+            engine |= recipes.worker(row, stage, batch_size, told)
         pools[stage] = {"stages": [stage], "hardware": part["hardware"], "clients": clients, "engine": engine}
     told.append("KV handed over at 400 Gbit/s for each device")
     pools["decode"]["kv_transfer"] = dict(KV_LINK)
+    if inferencex.made(row):
+        pools["decode"]["kv_transfer"] |= recipes.hand_over(row, told)
     return {"pools": pools}

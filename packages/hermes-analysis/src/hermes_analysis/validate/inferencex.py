@@ -23,6 +23,21 @@ _WAITS: Final = {POLLED.format(10): 5.0, POLLED.format(30): 15.0, BALANCED: 30.0
 """Steps after which a first token is seen, on average, by what was told of a row: half the interval."""
 _SPARE_TOKENS: Final = 64
 """TensorRT-LLM's budgets of tokens there are multiples of it, and have as many to spare."""
+_MEMORY: Final = 0.95
+"""Share of a device's memory that TensorRT-LLM fills: 0.8 of what weights leave goes to KV (`free_gpu_memory_fraction`),
+so that a model that takes nine tenths of it is served still."""
+PREDICTED: Final = "TensorRT-LLM predicts {} tokens ahead (MTP), as InferenceMAX starts this image"
+_AHEAD: Final = {False: 3, True: 1}
+"""Tokens that DeepSeek-R1 predicts ahead there, without and with data-parallel attention (`dsr1_*_trt_mtp.sh`)."""
+_PREDICTING: Final = (("1.2.0rc6.post3", ""), ("1.1.0rc2.post2", "2026"))
+"""Images of TensorRT-LLM that only its configurations `dsr1-*-trt-mtp` use, and from which year on: those without
+prediction went from 1.1.0rc2.post2 in 2025 to 1.2.0rc6.post2 (its `perf-changelog.yaml`, pull requests 594 and 620),
+those with it to 1.2.0rc6.post3 (632 and 642)."""
+_MEASURED: Final = re.compile(r"measured=(\d{4})")
+ACCEPTED: Final = 0.65
+"""Probability that a predicted token is accepted, given that those before it were: from how much faster these rows are
+than the same ones without prediction (1.5 to 2.1 times). The second token of DeepSeek-V3 is accepted in 85 to 90% of
+cases in real text (arXiv:2412.19437, section 5.4.3); prompts are random tokens here."""
 
 
 def made(row: Mapping[str, str]) -> bool:
@@ -63,9 +78,40 @@ def engine(row: Mapping[str, str], users: int, told: list[str]) -> dict[str, Any
             told.append(BALANCED)
         if "gpt-oss" in row["model_path"]:
             return {"max_num_batched_tokens": 20_000}
-        spare = -(-(users + prompt + _SPARE_TOKENS) // _SPARE_TOKENS) * _SPARE_TOKENS
-        return {"max_num_seqs": users, "max_num_batched_tokens": spare}
+        return _tensorrt(row, users, prompt, told)
     return {"max_num_batched_tokens": 16_384 if prompt > _LONG_PROMPT else 2_048}
+
+
+def _tensorrt(row: Mapping[str, str], users: int, prompt: int, told: list[str]) -> dict[str, Any]:
+    ahead = _ahead(row)
+    budget = -(-(users * (1 + ahead) + prompt + _SPARE_TOKENS) // _SPARE_TOKENS) * _SPARE_TOKENS
+    limits: dict[str, Any] = {
+        "max_num_seqs": users,
+        "max_num_batched_tokens": budget,
+        "gpu_memory_utilization": _MEMORY,
+    }
+    if ahead:
+        told.append(PREDICTED.format(ahead))
+        limits["speculation"] = {"method": "mtp", "draft_tokens": ahead, "acceptance": [ACCEPTED]}
+        limits["graph_sizes"] = _graphs(users, ahead)
+    return limits
+
+
+def _ahead(row: Mapping[str, str]) -> int:
+    """Return how many tokens are predicted ahead."""
+    year = _MEASURED.search(row.get("silicon_data_source", ""))
+    version = row.get("backend_version", "")
+    if row["model_path"] != "deepseek-ai/DeepSeek-R1" or year is None:
+        return 0
+    if not any(version == image and year[1] >= since for image, since in _PREDICTING):
+        return 0
+    return _AHEAD[int(float(row.get("attention_dp_size") or 1)) > 1]
+
+
+def _graphs(users: int, ahead: int) -> list[int]:
+    """Return the tokens of steps that graphs are captured for: up to all users with what is predicted for them."""
+    batches = [size for size in [1, 2, 4, *range(8, users, 8), users] if size <= users]
+    return sorted({size * (1 + ahead) for size in batches})
 
 
 def steps_waited(told: Sequence[str]) -> float:

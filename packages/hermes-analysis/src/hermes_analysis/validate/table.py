@@ -21,6 +21,10 @@ PER_TASK: Final = 12
 """Rows that one process takes at a time."""
 
 
+def _as_they_are(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    return [dict(row) for row in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """How the rows of one kind of file are read and compared."""
@@ -31,10 +35,19 @@ class Kind:
     metrics: tuple[str, ...]
     case_of: Callable[[Mapping[str, str]], RowCase]
     predicted: Callable[[RunRecord, RowCase], dict[str, float | None]]
+    prepared: Callable[[Sequence[Mapping[str, str]]], list[dict[str, str]]] = _as_they_are
+    """Gives rows what they have from others of the file; before some are chosen, so that a sample gives the same."""
 
 
 KINDS: Final = (
-    Kind("closed loop", closed_loop.SIGN, closed_loop.METRICS, closed_loop.case_of, closed_loop.predicted),
+    Kind(
+        "closed loop",
+        closed_loop.SIGN,
+        closed_loop.METRICS,
+        closed_loop.case_of,
+        closed_loop.predicted,
+        closed_loop.prepared,
+    ),
     Kind("static batch", static_batch.SIGN, static_batch.METRICS, static_batch.case_of, static_batch.predicted),
 )
 
@@ -142,6 +155,7 @@ def validate_table(
     if kind is None:
         known = ", ".join(f"{kind.sign} ({kind.name})" for kind in KINDS)
         raise ValidationError(f"{file}: the header has none of the columns that tell what was measured: {known}")
+    rows = kind.prepared(rows)
     if only:
         rows = [row for row in rows if any(word in " ".join(row.values()) for word in only)]
     if sample is not None and sample < len(rows):
