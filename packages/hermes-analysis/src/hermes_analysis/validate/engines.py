@@ -27,7 +27,9 @@ def preset_of(name: str, version: str) -> tuple[str, str | None]:
     Raises:
         NotRepresentedError: There is no preset for the engine.
     """
-    engine = name.lower().replace("-", "").replace("_", "")
+    engine = name.lower().replace("-", "").replace("_", "").replace(" ", "")
+    if engine in {"vllmv0", "vllmv1"} or (engine == "vllm" and version.lower() in {"v0", "v1"}):
+        return ("vllm-v0", None) if "v0" in {engine[4:], version.lower()} else ("vllm", "vLLM V1 as the newest preset")
     match = _VERSION.match(version or "")
     known = (int(match[1]), int(match[2])) if match else None
     if engine == "vllm":

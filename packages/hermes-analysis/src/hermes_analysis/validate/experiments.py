@@ -5,10 +5,11 @@
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from hermes_analysis.errors import AnalysisError
 
@@ -99,11 +100,10 @@ def read_experiment(folder: Path) -> Experiment:
     measured = read_json(folder / "measured.json")
     peers = read_json(folder / "peers.json") if (folder / "peers.json").exists() else {}
     summary = section(measured, "summary", folder / "measured.json")
-    stages = [
-        Stage(float(stage["rate_rps"]), float(stage["duration_s"]), _metrics(stage))
-        for stage in measured.get("stages", ())
-        if stage.get("rate_rps") is not None and stage.get("duration_s") is not None
-    ]
+    metrics = _metrics(summary, "measured.json: summary")
+    if all(value is None for value in metrics.values()):
+        raise NotRepresentedError("measured.json: summary has no figure to compare with")
+    definitions = measured.get("definitions")
     name = str(inputs.get("id", folder.name))
     return Experiment(
         name=name,
@@ -111,10 +111,10 @@ def read_experiment(folder: Path) -> Experiment:
         regime=str(measured.get("regime", inputs.get("regime", "unknown"))),
         folder=folder,
         inputs=inputs,
-        metrics=_metrics(summary),
-        stages=tuple(stages),
-        engine_clock="queued" in str(measured.get("definitions", {}).get("ttft", "")),
-        peers={peer: _peer(errors) for peer, errors in peers.get("headline_summary", {}).items()},
+        metrics=metrics,
+        stages=_stages(measured.get("stages") or ()),
+        engine_clock="queued" in str(definitions.get("ttft", "") if isinstance(definitions, dict) else ""),
+        peers=_peers(peers.get("headline_summary")),
     )
 
 
@@ -141,22 +141,65 @@ def section(inputs: Mapping[str, Any], key: str, where: object = "experiment.jso
     return value
 
 
-def number(values: Mapping[str, Any], key: str, where: str) -> float:
-    """Return the number under `key`. Raises NotRepresentedError when there is none."""
+def number(values: Mapping[str, Any], key: str, where: str, least: float = 0.0) -> float:
+    """Return the number under `key`. Raises NotRepresentedError when there is none of at least `least`."""
     value = values.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _finite(value):
         raise NotRepresentedError(f"{where}.{key} is {value!r}, not a number")
-    return value
+    if value < least:
+        raise NotRepresentedError(f"{where}.{key} is {value!r}, less than {least:g}")
+    return float(value) if isinstance(value, float) else value
 
 
-def _metrics(part: Mapping[str, Any]) -> dict[str, float | None]:
-    values: dict[str, float | None] = {}
-    for metric in METRICS[:-1]:
-        name, statistic = metric.split("_")
-        values[metric] = (part.get(f"{name}_ms") or {}).get(statistic)
-    values["throughput"] = (part.get("throughput") or {}).get("requests_per_s")
-    return values
+def _finite(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _peer(errors: Mapping[str, Any]) -> dict[str, float]:
-    return {metric: errors[key] for metric, key in _PEER_KEYS.items() if errors.get(key) is not None}
+def _stages(listed: object) -> tuple[Stage, ...]:
+    """Return the stages with a rate and a duration."""
+    stages = []
+    for at, stage in enumerate(listed if isinstance(listed, list | tuple) else (listed,)):
+        where = f"measured.json: stages[{at}]"
+        if not isinstance(stage, dict):
+            raise NotRepresentedError(
+                f"{where} is {stage!r}, not a stage with rate_rps, duration_s and what was measured"
+            )
+        if stage.get("rate_rps") is not None and stage.get("duration_s") is not None:
+            rate, duration = number(stage, "rate_rps", where), number(stage, "duration_s", where)
+            stages.append(Stage(rate, duration, _metrics(stage, where)))
+    return tuple(stages)
+
+
+def _metrics(part: Mapping[str, Any], where: str) -> dict[str, float | None]:
+    """Return what was measured, None where it was not: there is nothing, null or NaN."""
+    places = {metric: metric.split("_") for metric in METRICS[:-1]}
+    keys = {metric: (f"{name}_ms", statistic) for metric, (name, statistic) in places.items()}
+    keys["throughput"] = ("throughput", "requests_per_s")
+    return {metric: _measured(part, *place, where) for metric, place in keys.items()}
+
+
+def _measured(part: Mapping[str, Any], group: str, statistic: str, where: str) -> float | None:
+    values = part.get(group)
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        raise NotRepresentedError(f"{where}.{group} is {values!r}, not a group of statistics such as {statistic}")
+    value = values.get(statistic)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if not _finite(value) or value <= 0:
+        raise NotRepresentedError(
+            f"{where}.{group}.{statistic} is {value!r}, not a positive number; write null for what was not measured"
+        )
+    return float(value)
+
+
+def _peers(listed: object) -> dict[str, dict[str, float]]:
+    """Return the errors of each simulator that has any, in per cent."""
+    if not isinstance(listed, dict):
+        return {}
+    return {
+        peer: {metric: errors[key] for metric, key in _PEER_KEYS.items() if _finite(errors.get(key))}
+        for peer, errors in listed.items()
+        if isinstance(errors, dict)
+    }

@@ -100,10 +100,16 @@ def validate_experiment(folder: Path, sets: Sequence[str] = ()) -> Outcome:
         case = case_of(experiment)
         run: RunRecord = simulate(case.scenario, sets, case.config)
         score = score_of(experiment, run, (*case.assumptions, *_notes(run)))
+        _check_answers(score, run)
         log = experiment.step_log
         return Outcome(score, None, compare_steps(experiment.name, run, log) if log is not None else None)
     except NotRepresentedError as reason:
         return Outcome(None, Refusal(folder.name, str(reason)))
+
+
+def _check_answers(score: Score, run: RunRecord) -> None:
+    if run.requests.rows and all(value is None for value in score.predicted.values()):
+        raise NotRepresentedError("; ".join(["no request is answered in the simulation", *_notes(run)]))
 
 
 def _notes(run: RunRecord) -> list[str]:

@@ -4,9 +4,12 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hermes_analysis.validate.experiments import NotRepresentedError, ValidationError
+
+_EMPTY: Final = ("nan", "none", "null", "n/a", "na", "<na>", "-")
+"""What programs write into a cell that has no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class RowCase:
 
 
 def read_rows(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a comma-separated file with a header.
+    """Return the rows of a comma-separated file with a header; cells that say that they have no value are empty.
 
     Raises:
         ValidationError: It is absent, is not text, or a row has another number of fields than the header.
@@ -37,7 +40,7 @@ def read_rows(file: Path) -> list[dict[str, str]]:
                 if None in row or None in row.values():
                     count = len(reader.fieldnames or ())
                     raise ValidationError(f"{file}:{reader.line_num}: the row has not the {count} fields of the header")
-                rows.append(row)
+                rows.append({key.strip(): _cell(text) for key, text in row.items()})
     except OSError as fault:
         raise ValidationError(f"{file}: cannot be read: {fault.strerror}") from None
     except (UnicodeDecodeError, csv.Error) as fault:
@@ -45,6 +48,11 @@ def read_rows(file: Path) -> list[dict[str, str]]:
     if not rows:
         raise ValidationError(f"{file}: has no rows")
     return rows
+
+
+def _cell(text: str) -> str:
+    text = text.strip()
+    return "" if text.lower() in _EMPTY else text
 
 
 def whole(text: str, column: str) -> int:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hermes_analysis.validate.engines import preset_of
+from hermes_analysis.validate.engines import preset_of, settings_of
 from hermes_analysis.validate.experiments import Experiment, NotRepresentedError, number, section
+from hermes_analysis.validate.mixtures import is_mixture
 from hermes_analysis.validate.profiles import profile_of, with_profile
 
 CLIENT_TIMEOUT: Final = "300 s"
@@ -43,6 +44,16 @@ GRAPH_LATENCY: Final = "6.6 us"
 """Start of a message of NCCL between two RTX PRO 6000 over PCIe within a captured graph, measured by LLMServingSim
 (`CHANGELOG.md`, commit 0d3de68, September 2026, with 15.92 GiB/s). The 20 us of the notes are its authors' earlier
 value, which they had fitted to runs and took back; collectives that are not captured take 25 to 36 us."""
+
+MOST_REQUESTS: Final = 2_000_000
+"""That are simulated of one experiment."""
+_UNQUANTIZED: Final = ("", "none", "null", "no", "false", "auto", "bf16", "bfloat16", "fp16", "float16", "half")
+_REPRESENTED: Final = frozenset(
+    """name version notes kv_blocks_note max_num_seqs max_num_batched_tokens max_model_len chunked_prefill
+    prefix_caching gpu_memory_utilization kv_blocks kv_block_size kv_cache_dtype cpu_kv_offload cpu_kv_blocks
+    cuda_graphs enforce_eager dtype""".split()  # noqa: SIM905 - a list of words
+)
+"""Settings of an engine that are taken over, said elsewhere too, or without effect on time."""
 
 QUANTIZED_NAMES: Final = ("fp8", "fp4", "awq", "gptq", "int4", "int8", "w8a8", "w4a16")
 
@@ -92,19 +103,34 @@ def case_of(experiment: Experiment) -> Case:
 
 def _model(name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the model section; a format that the model's own name announces is in its configuration already."""
-    quantization = inputs.get("quantization")
+    quantization = str(inputs.get("quantization") or "").lower()
+    if quantization in _UNQUANTIZED:
+        quantization = str(inputs.get("dtype") or "").lower()
     model = {"ref": name}
-    if quantization and not any(word in name.lower() for word in QUANTIZED_NAMES):
-        model["quantization"] = str(quantization).split()[0]
+    if quantization not in _UNQUANTIZED and not any(word in name.lower() for word in QUANTIZED_NAMES):
+        model["quantization"] = quantization.split()[0]
+    cache = str(section(inputs, "engine").get("kv_cache_dtype") or "").lower()
+    if cache not in _UNQUANTIZED:
+        model["kv_dtype"] = cache
     return model
 
 
 def _hardware(inputs: Mapping[str, Any]) -> dict[str, Any]:
     hardware, parallel = section(inputs, "hardware"), section(inputs, "parallel")
-    device = hardware.get("id")
+    device = hardware.get("id") or hardware.get("name")
     if not isinstance(device, str):
         raise NotRepresentedError("experiment.json names no hardware.id")
-    return {"device": device, **{key: int(parallel.get(key) or 1) for key in ("tp", "pp", "dp", "ep")}}
+    return {"device": device, **{key: _degree(parallel, key) for key in ("tp", "pp", "dp", "ep")}}
+
+
+def _degree(parallel: Mapping[str, Any], key: str) -> int:
+    """Return a parallel degree, 1 where none is given."""
+    if parallel.get(key) is None:
+        return 1
+    degree = number(parallel, key, "parallel")
+    if degree != int(degree):
+        raise NotRepresentedError(f"parallel.{key} is {degree!r}, not a whole number")
+    return max(int(degree), 1)
 
 
 def data_parallel(hardware: Mapping[str, Any], *, moe: bool, told: list[str]) -> dict[str, Any]:
@@ -137,13 +163,13 @@ def _engine(experiment: Experiment, assumptions: list[str]) -> dict[str, Any]:
     ):
         if engine.get(key) is not None:
             settings[names.get(key, key)] = engine[key]
+    settings |= settings_of(str(engine.get("name", "")), str(engine.get("version") or ""))
     if engine.get("chunked_prefill") is False:
         settings["batching"] = "continuous"
-    graphs = str(engine.get("cuda_graphs", ""))
-    if graphs.startswith(("off", "eager", "disabled")):
+    graphs = str(engine.get("cuda_graphs", "")).lower()
+    if graphs.startswith(("off", "eager", "disabled", "false")) or engine.get("enforce_eager") is True:
         settings["graph_sizes"] = []
-    if engine.get("cpu_kv_offload"):
-        assumptions.append("KV offload to the CPU left out")
+    assumptions.extend(_left_out(engine))
     if experiment.engine_clock:
         settings["front_end"] = {"request": "0 ns", "per_stream": "0 ns"}
     else:
@@ -154,49 +180,89 @@ def _engine(experiment: Experiment, assumptions: list[str]) -> dict[str, Any]:
     return settings
 
 
+def _left_out(engine: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each setting of an engine that its scenario does not have."""
+    unknown = sorted(key for key, value in engine.items() if key not in _REPRESENTED and value)
+    offload = ["KV offload to the CPU left out"] if engine.get("cpu_kv_offload") else []
+    return [f"engine.{key} left out" for key in unknown] + offload
+
+
 def _experts(inputs: Mapping[str, Any]) -> bool:
-    return bool((inputs.get("architecture") or {}).get("num_experts"))
+    architecture = inputs.get("architecture")
+    if isinstance(architecture, dict) and architecture.get("layers"):
+        return bool(architecture.get("num_experts"))
+    return is_mixture(str(inputs.get("model")))
 
 
 def _workload(experiment: Experiment, assumptions: list[str]) -> dict[str, Any]:
     workload = section(experiment.inputs, "workload")
-    if (workload.get("multi_turn") or {}).get("enabled"):
+    turns = workload.get("multi_turn")
+    if isinstance(turns, dict) and turns.get("enabled"):
         raise NotRepresentedError("workload.multi_turn: how turns follow one another is not in the format")
     arrival = section(workload, "arrival")
-    if "stages" not in arrival:
-        if experiment.requests_file is None:
-            raise NotRepresentedError("workload.arrival has no stages, and there is no requests.csv")
+    if experiment.requests_file is not None and not arrival.get("stages"):
         return {"trace": str(experiment.requests_file.absolute()), "format": _trace_format(experiment.requests_file)}
-    process = "constant" if str(arrival.get("process", "")).startswith("constant") else "poisson"
-    requests, stages = 0, []
-    for stage in arrival["stages"]:
-        rate, duration = number(stage, "rate_rps", "stage"), number(stage, "duration_s", "stage")
-        stages.append({"rate": f"{rate!r}/s", "duration": f"{duration!r} s"})
-        requests += round(rate * duration)
+    arrivals, requests = _arrivals(arrival, workload)
     output = section(workload, "output")
     drawn: dict[str, Any] = {
-        "arrivals": {"kind": "stages", "of": process, "stages": stages},
-        "output": int(number(output, "tokens", "workload.output")),
+        "arrivals": arrivals,
+        "output": round(number(output, "mean" if output.get("tokens") is None else "tokens", "workload.output", 1)),
         "requests": requests,
     }
     prompt = _prompt_tokens(section(workload, "prompt"), assumptions)
-    shared = workload.get("shared_prefix") or {}
-    prefix = int(shared.get("group_prefix_tokens") or 0)
+    shared = section(workload, "shared_prefix") if workload.get("shared_prefix") else {}
+    prefix = 0
     if shared.get("distinct_prompts"):
-        groups = int(shared.get("num_groups") or 1)
-        drawn["cycle"] = {"prompts": int(shared["distinct_prompts"]), "groups": groups, "group_prefix": prefix}
-    else:
-        prefix = 0
+        cycle = {"num_groups": 1, "group_prefix_tokens": 0, **{key: shared[key] for key in shared if shared[key]}}
+        prompts, groups, prefix = (
+            round(number(cycle, key, "workload.shared_prefix"))
+            for key in ("distinct_prompts", "num_groups", "group_prefix_tokens")
+        )
+        drawn["cycle"] = {"prompts": prompts, "groups": groups, "group_prefix": prefix}
     spread = PROMPT_SPREAD * prompt
     drawn["prompt"] = {"kind": "normal", "mean": round(prompt) - prefix, "std": spread, "min": 1}
     return drawn
 
 
+def _arrivals(arrival: Mapping[str, Any], workload: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Return how requests come, and how many."""
+    users = arrival.get("concurrency")
+    if users is not None and not arrival.get("stages"):
+        asked = round(number(workload, "num_requests", "workload", 1))
+        return {"closed_loop": {"concurrency": round(number(arrival, "concurrency", "workload.arrival", 1))}}, asked
+    listed = arrival.get("stages") or [_only_stage(arrival, workload)]
+    process = "constant" if str(arrival.get("process", "")).startswith("constant") else "poisson"
+    requests, stages = 0, []
+    for at, stage in enumerate(listed):
+        where = f"workload.arrival.stages[{at}]"
+        if not isinstance(stage, dict):
+            raise NotRepresentedError(f"{where} is {stage!r}, not a stage with rate_rps and duration_s")
+        rate, duration = number(stage, "rate_rps", where), number(stage, "duration_s", where)
+        if duration > 0:
+            stages.append({"rate": f"{rate!r}/s", "duration": f"{duration!r} s"})
+            requests += round(rate * duration)
+    if not 0 < requests <= MOST_REQUESTS:
+        raise NotRepresentedError(
+            f"workload.arrival.stages bring {requests:,} requests; from 1 to {MOST_REQUESTS:,} are simulated"
+        )
+    return {"kind": "stages", "of": process, "stages": stages}, requests
+
+
+def _only_stage(arrival: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, float]:
+    """Return the stage of one rate, where no stages are listed."""
+    if arrival.get("rate_rps") is None:
+        raise NotRepresentedError("workload.arrival has no rate_rps and no stages, and there is no requests.csv")
+    rate = number(arrival, "rate_rps", "workload.arrival")
+    if workload.get("num_requests") is not None and rate > 0:
+        return {"rate_rps": rate, "duration_s": number(workload, "num_requests", "workload") / rate}
+    return {"rate_rps": rate, "duration_s": number(workload, "duration_s", "workload")}
+
+
 def _prompt_tokens(prompt: Mapping[str, Any], assumptions: list[str]) -> float:
-    recorded = prompt.get("recorded_mean")
-    if recorded:
-        return float(recorded)
-    asked = number(prompt, "requested_total", "workload.prompt")
+    for key in ("recorded_mean", "mean"):
+        if prompt.get(key) is not None:
+            return number(prompt, key, "workload.prompt", 1)
+    asked = number(prompt, "requested_total", "workload.prompt", 1)
     assumptions.append(f"prompts served {SERVED_OVER_ASKED} times as long as asked for")
     return SERVED_OVER_ASKED * asked
 

@@ -1,0 +1,259 @@
+"""What `hermes validate` makes of experiments from elsewhere: other spellings, keys left out, figures that are none."""
+
+import copy
+import json
+
+import pytest
+from hermes_analysis.validate.engines import preset_of
+from hermes_analysis.validate.experiments import NotRepresentedError, ValidationError, read_experiment
+from hermes_analysis.validate.folder import validate_folder
+from hermes_analysis.validate.mixtures import is_mixture
+from hermes_analysis.validate.rows import read_rows
+from hermes_analysis.validate.scenarios import MOST_REQUESTS, case_of
+
+INPUTS = {
+    "id": "tiny",
+    "model": "meta-llama/Llama-3.2-1B",
+    "hardware": {"id": "h100_sxm"},
+    "parallel": {"tp": 1},
+    "engine": {"name": "vllm", "version": "0.15.1"},
+    "workload": {
+        "arrival": {"process": "poisson", "stages": [{"rate_rps": 2, "duration_s": 5}]},
+        "prompt": {"requested_total": 200},
+        "output": {"tokens": 20},
+    },
+}
+MEASURED = {
+    "summary": {"ttft_ms": {"mean": 10.0, "p99": 12.0}, "tpot_ms": {"mean": 2.0}, "e2e_ms": {"mean": 50.0}},
+    "stages": [{"rate_rps": 2, "duration_s": 5, "ttft_ms": {"mean": 10.0}}],
+}
+
+
+def changed(values, changes):
+    """`values` with those at dotted paths replaced; a value of `...` takes the key away."""
+    values = copy.deepcopy(values)
+    for path, value in changes.items():
+        part = values
+        *above, last = path.split(".")
+        for key in above:
+            part = part[int(key) if isinstance(part, list) else key]
+        if value is ...:
+            del part[last]
+        else:
+            part[last] = value
+    return values
+
+
+def write(folder, inputs=None, measured=None):
+    """Write an experiment and return its folder."""
+    place = folder / "tiny"
+    place.mkdir()
+    (place / "experiment.json").write_text(json.dumps(changed(INPUTS, inputs or {})), encoding="utf-8")
+    (place / "measured.json").write_text(json.dumps(changed(MEASURED, measured or {})), encoding="utf-8")
+    return place
+
+
+def case(folder, inputs):
+    """The scenario of an experiment."""
+    return case_of(read_experiment(write(folder, inputs)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": ["fast"]}, r"stages\[0\] is 'fast'"),
+        ({"stages": 7}, r"stages\[0\] is 7"),
+        ({"stages.0.rate_rps": "fast"}, r"stages\[0\]\.rate_rps is 'fast', not a number"),
+        ({"stages.0.duration_s": -1}, r"duration_s is -1, less than 0"),
+        ({"summary.ttft_ms": 12.5}, r"summary\.ttft_ms is 12\.5, not a group"),
+        ({"summary.ttft_ms.mean": "fast"}, r"ttft_ms\.mean is 'fast'"),
+        ({"summary.tpot_ms.mean": -1}, r"tpot_ms\.mean is -1, not a positive number; write null"),
+        ({"summary.e2e_ms.mean": float("inf")}, r"e2e_ms\.mean is inf"),
+        ({"summary": {}}, "no figure to compare with"),
+        ({"summary": ...}, "no section 'summary'"),
+    ],
+)
+def test_a_strange_measurement_is_named_with_its_place(tmp_path, change, message):
+    with pytest.raises(NotRepresentedError, match=message):
+        read_experiment(write(tmp_path, measured=change))
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), ...])
+def test_what_was_not_measured_is_not_compared(tmp_path, nothing):
+    experiment = read_experiment(write(tmp_path, measured={"summary.ttft_ms.p99": nothing, "stages": None}))
+    assert experiment.metrics["ttft_p99"] is None
+    assert experiment.metrics["ttft_mean"] == 10.0
+    assert experiment.stages == ()
+
+
+def test_peers_that_are_no_figures_are_passed_over(tmp_path):
+    place = write(tmp_path)
+    peers = {"headline_summary": {"sim": {"ttft_mean_ape_pct": 3, "e2e_mean_ape_pct": "low"}, "other": None}}
+    (place / "peers.json").write_text(json.dumps(peers), encoding="utf-8")
+    assert read_experiment(place).peers == {"sim": {"ttft_mean": 3}}
+    (place / "peers.json").write_text('{"headline_summary": null}', encoding="utf-8")
+    assert read_experiment(place).peers == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"parallel.tp": "two"}, "parallel.tp is 'two', not a number"),
+        ({"parallel.tp": 1.5}, "parallel.tp is 1.5, not a whole number"),
+        ({"parallel.tp": -1}, "parallel.tp is -1, less than 0"),
+        ({"workload.output.tokens": float("nan")}, "workload.output.tokens is nan"),
+        ({"workload.prompt": {}}, "workload.prompt.requested_total is None"),
+        ({"workload.arrival.stages": ["x"]}, r"workload.arrival.stages\[0\] is 'x'"),
+        ({"workload.arrival.stages.0.rate_rps": -2}, r"stages\[0\]\.rate_rps is -2, less than 0"),
+        ({"workload.arrival.stages.0.rate_rps": 0.01}, "bring 0 requests"),
+        ({"workload.arrival.stages.0.rate_rps": MOST_REQUESTS}, "bring 10,000,000 requests; from 1 to 2,000,000"),
+        ({"workload.shared_prefix": "all"}, "no section 'shared_prefix'"),
+        ({"engine": "vllm"}, "no section 'engine'"),
+        ({"hardware": {}}, "names no hardware.id"),
+    ],
+)
+def test_a_strange_input_is_named_with_its_place(tmp_path, change, message):
+    with pytest.raises(NotRepresentedError, match=message):
+        case(tmp_path, change)
+
+
+@pytest.mark.parametrize(
+    ("change", "arrivals", "requests"),
+    [
+        (
+            {"workload.arrival": {"rate_rps": 4}, "workload.num_requests": 100},
+            {"kind": "stages", "of": "poisson", "stages": [{"rate": "4/s", "duration": "25.0 s"}]},
+            100,
+        ),
+        (
+            {"workload.arrival": {"process": "constant", "rate_rps": 4}, "workload.duration_s": 30},
+            {"kind": "stages", "of": "constant", "stages": [{"rate": "4/s", "duration": "30 s"}]},
+            120,
+        ),
+        (
+            {"workload.arrival": {"concurrency": 32}, "workload.num_requests": 100},
+            {"closed_loop": {"concurrency": 32}},
+            100,
+        ),
+    ],
+)
+def test_requests_may_come_without_stages(tmp_path, change, arrivals, requests):
+    workload = case(tmp_path, change).scenario["workload"]
+    assert (workload["arrivals"], workload["requests"]) == (arrivals, requests)
+
+
+def test_lengths_may_be_given_as_means(tmp_path):
+    workload = case(tmp_path, {"workload.prompt": {"mean": 300.4}, "workload.output": {"mean": 63.6}}).scenario[
+        "workload"
+    ]
+    assert (workload["prompt"]["mean"], workload["output"]) == (300, 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "model"),
+    [
+        ({"quantization": "none"}, {}),
+        ({"quantization": "FP8 (dynamic)"}, {"quantization": "fp8"}),
+        ({"dtype": "fp8"}, {"quantization": "fp8"}),
+        ({"dtype": "bf16", "quantization": None}, {}),
+        ({"model": "some/Llama-3.2-1B-AWQ", "quantization": "awq_marlin"}, {}),
+        ({"engine.kv_cache_dtype": "fp8_e4m3"}, {"kv_dtype": "fp8_e4m3"}),
+        ({"engine.kv_cache_dtype": "auto"}, {}),
+    ],
+)
+def test_formats_are_taken_from_where_they_stand(tmp_path, change, model):
+    scenario = case(tmp_path, change).scenario
+    assert {key: value for key, value in scenario["model"].items() if key != "ref"} == model
+
+
+def test_settings_that_no_scenario_has_are_named(tmp_path):
+    told = case(tmp_path, {"engine.speculative_config": {"k": 3}, "engine.seed": None, "engine.notes": "x"}).assumptions
+    assert [one for one in told if one.startswith("engine.")] == ["engine.speculative_config left out"]
+
+
+def test_an_eager_engine_has_no_graphs_and_an_early_one_is_synchronous(tmp_path):
+    engine = case(tmp_path, {"engine.enforce_eager": True, "engine.version": "0.10.2"}).scenario["engine"]
+    assert engine["graph_sizes"] == []
+    assert engine["asynchronous_scheduling"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "preset"),
+    [
+        ("vllm", "0.6.6.post1", "vllm-v0"),
+        ("vllm", "V0", "vllm-v0"),
+        ("vllm-v1", "", "vllm"),
+        ("vLLM", "v0.15.1", "vllm-0.15"),
+        ("vllm", "0.33.0rc1", "vllm-0.33"),
+        ("SGLang", "0.4.6.post5", "sglang-0.5"),
+        ("TensorRT LLM", "1.0", "tensorrt-llm"),
+    ],
+)
+def test_engines_are_known_in_their_spellings(name, version, preset):
+    assert preset_of(name, version)[0] == preset
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mistralai/Mixtral-8x7B-v0.1",
+        "Qwen/Qwen3-30B-A3B-FP8",
+        "Qwen/Qwen1.5-MoE-A2.7B",
+        "openai/gpt-oss-20b",
+        "deepseek-ai/DeepSeek-V2-Lite",
+        "deepseek-ai/DeepSeek-R1",
+        "deepseek-ai/DeepSeek-R1-0528",
+        "moonshotai/Kimi-K2.5",
+        "MiniMaxAI/MiniMax-M2",
+        "zai-org/GLM-4.5-Air",
+        "zai-org/GLM-5-FP8",
+        "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+        "Qwen/Qwen3-Next-80B-A3B",
+        "databricks/dbrx-instruct",
+    ],
+)
+def test_mixtures_are_told_by_their_names(name):
+    assert is_mixture(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "meta-llama/Llama-3.1-8B",
+        "deepseek-ai/DeepSeek-R1-Distill-Llama-70B",
+        "Qwen/Qwen3-32B-FP8",
+        "zai-org/GLM-4-9B-0414",
+        "google/gemma-3-27b-it",
+        "microsoft/phi-4",
+        "deepseek-ai/deepseek-llm-67b-chat",
+        "01-ai/Yi-34B",
+        "Qwen/Qwen2.5-Coder-32B",
+    ],
+)
+def test_dense_models_are_no_mixtures(name):
+    assert not is_mixture(name)
+
+
+def test_ranks_of_a_mixture_step_together_and_those_of_a_dense_model_do_not(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    mixture = case(tmp_path / "a", {"model": "Qwen/Qwen3-30B-A3B", "parallel": {"tp": 1, "dp": 2, "ep": 2}}).scenario
+    assert mixture["hardware"]["dp"] == 2
+    assert case(tmp_path / "b", {"parallel": {"tp": 1, "dp": 2}}).scenario["replicas"] == 2
+
+
+def test_an_experiment_whose_requests_fit_no_window_is_not_represented(tmp_path):
+    write(tmp_path, {"model": "meta-llama/Llama-2-7b-hf", "workload.prompt": {"mean": 6000}})
+    report = validate_folder(tmp_path)
+    assert not report.scores
+    assert "no request is answered" in report.refusals[0].reason
+    assert "longer than the context window (4,096 tokens)" in report.refusals[0].reason
+
+
+def test_cells_that_say_they_have_no_value_are_empty(tmp_path):
+    file = tmp_path / "rows.csv"
+    file.write_text("a, b ,c,d\n1,NaN, None ,fp8\n", encoding="utf-8")
+    assert read_rows(file) == [{"a": "1", "b": "", "c": "", "d": "fp8"}]
+    file.write_text("", encoding="utf-8")
+    with pytest.raises(ValidationError, match=r"rows\.csv: has no rows"):
+        read_rows(file)
