@@ -10,7 +10,8 @@ from hermes_hw.roofline.pricer import RooflinePricer
 from hermes_hw.tables import AutoModel, SiliconModel
 from hermes_hw.tables import silicon as module
 from hermes_hw.tables.pricer import TablePricer
-from hermes_hw.tables.silicon import SiliconTables, _version_key, silicon_folder
+from hermes_hw.tables.package import silicon_folder, version_key
+from hermes_hw.tables.silicon import SiliconTables
 from hermes_hw.testing import check_step_model
 
 present = all(importlib.util.find_spec(name) for name in ("aiconfigurator_core", "pyarrow"))
@@ -27,7 +28,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
 
 def test_versions_are_ordered_by_number_with_candidates_before_releases(tmp_path):
     names = ["1.2.0rc5", "1.3.0rc10", "1.3.0rc20", "1.3.0", "0.24.0", "0.9.1"]
-    ordered = sorted((tmp_path / name for name in names), key=_version_key)
+    ordered = sorted((tmp_path / name for name in names), key=version_key)
     assert [path.name for path in ordered] == ["0.9.1", "0.24.0", "1.2.0rc5", "1.3.0rc10", "1.3.0rc20", "1.3.0"]
 
 
@@ -73,7 +74,7 @@ def test_tables_are_read_once(monkeypatch):
     def again(*_: object, **__: object) -> None:
         raise AssertionError("a table was read again")
 
-    monkeypatch.setattr(module, "_read", again)
+    monkeypatch.setattr(module, "read_columns", again)
     assert SiliconModel().compile(BASE).fingerprint == first.fingerprint
 
 

@@ -21,12 +21,17 @@ from hermes_hw.steps import AffineStepModel
 from hermes_hw.tables.library import TableLibrary, Tables
 from hermes_hw.tables.llmservingsim import is_profile, read_profile
 from hermes_hw.tables.open_format import read_meta, read_tables
-from hermes_hw.tables.pricer import TablePricer
+from hermes_hw.tables.package import framework_of
+from hermes_hw.tables.pricer import Launch, TablePricer
 from hermes_hw.tables.rows import TableRows
-from hermes_hw.tables.silicon import SiliconTables, framework_of
+from hermes_hw.tables.silicon import SiliconTables
 from hermes_hw.tables.steps import TabulatedStepModel
 
 _OUTSIDE: Final = ("label", "refuse")
+_MEASURED_SEQ_S: Final = 3e-6
+"""Time of a step for each sequence around measured operators. The constant of the roofline holds what attention takes
+for a sequence whatever its length, too, which tables have themselves; this is what was found around LLMServingSim's
+profiles, on the two dense runs that it publishes (`docs/validation/README.md`)."""
 _SILICON_OPTIONS: Final = ("framework", "expert_distribution")
 
 
@@ -43,6 +48,11 @@ class StackedTables:
     def inside(self) -> frozenset[str]:
         """Names of operators whose time is in that of others."""
         return frozenset[str]().union(*(layer.inside for layer in self.layers if isinstance(layer, TableLibrary)))
+
+    @property
+    def one_call(self) -> bool:
+        """Whether prompts and decoding sequences are one call of attention in what it would be priced by."""
+        return bool(self.layers) and isinstance(self.layers[0], SiliconTables) and self.layers[0].one_call
 
     def rows(self, kind: str, dtype: str) -> TableRows | None:
         """Return the measurements of a kind in a number format; None when there are none."""
@@ -149,6 +159,7 @@ class TableModel:
             return _Prepared(deployment, resolved, direct, AffineStepModel(direct, deployment), (), {})
         tables = StackedTables(layers)
         pricer = TablePricer(tables, roofline, refuse=outside == "refuse", inside=tables.inside)
+        resolved, pricer = _around_measured(deployment, resolved, tables, pricer)
         a, kv = resolved.graph.model.attention, resolved.graph.kv.name
         mixed = not a.latent and not a.windowed_layers and pricer.covers("attention.mixed", kv)
         direct = DirectPrices(resolved.graph, resolved.device, resolved.efficiency, pricer, mixed=mixed)
@@ -156,6 +167,24 @@ class TableModel:
         notes = _notes(tables, direct, even=not deployment.options.get("longest_context"))
         content = {"tables": [layer.origin for layer in layers], "outside": outside}
         return _Prepared(deployment, resolved, direct, steps, notes, content)
+
+
+def _around_measured(
+    deployment: Deployment, resolved: Resolved, tables: StackedTables, pricer: TablePricer
+) -> tuple[Resolved, TablePricer]:
+    """Return what surrounds measured attention: its calls as one where they are, and no sequence counted twice."""
+    a = resolved.graph.model.attention
+    if not pricer.covers(f"attention.{'latent_' if a.latent else ''}decode", resolved.graph.kv.name):
+        return resolved, pricer
+    efficiency = resolved.efficiency
+    named = deployment.options.get("efficiency", {})
+    if not isinstance(named, Mapping) or "seq_s" not in named:
+        efficiency = dataclasses.replace(efficiency, seq_s=min(efficiency.seq_s, _MEASURED_SEQ_S))
+        pricer = dataclasses.replace(pricer, roofline=dataclasses.replace(pricer.roofline, efficiency=efficiency))
+        resolved = dataclasses.replace(resolved, efficiency=efficiency)
+    if tables.one_call and not a.latent:
+        pricer = dataclasses.replace(pricer, launch=Launch.of(pricer, resolved.graph))
+    return resolved, pricer
 
 
 def _notes(tables: StackedTables, direct: DirectPrices, *, even: bool) -> tuple[str, ...]:
@@ -213,7 +242,7 @@ def _silicon(deployment: Deployment, resolved: Resolved) -> SiliconTables:
     return SiliconTables.of(
         resolved.device.name,
         str(options.get("framework") or framework_of(deployment.engine)),
-        str(options.get("expert_distribution", "power_law_1.01")),
+        str(options.get("expert_distribution", "auto")),
     )
 
 

@@ -1,5 +1,6 @@
 """Prices operators from tables of measurements, and by the roofline where there are none."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -9,7 +10,8 @@ from hermes_core.api.errors import InputError
 
 from hermes_hw.dtypes import DTYPES
 from hermes_hw.energy import ACTIVE_POWER_SHARE, Energy
-from hermes_hw.operators import EXTRAPOLATED, Figures, Operator, Price, Sizes
+from hermes_hw.graph import StepGraph
+from hermes_hw.operators import EXTRAPOLATED, INTERPOLATED, Figures, Operator, Price, Sizes
 from hermes_hw.roofline.pricer import RooflinePricer
 from hermes_hw.tables.library import Curves, Tables
 from hermes_hw.tables.rows import TableRows
@@ -76,6 +78,55 @@ class WholeAttention:
         return Price(**columns)
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One call of attention for prompts and decoding sequences: its fixed time counts once, beside the work of both.
+
+    Kernels that take sequences of any lengths (FlashAttention's) put the tiles of all of them into one grid; tables
+    hold calls with either, each with that fixed time. It is what the smallest call takes.
+    """
+
+    seconds: float
+    """Of a step's calls in a layer, whatever they do."""
+    fixed_s: Mapping[tuple[str, bool], float]
+    """Of a call in the tables, by kind and by whether it has a window."""
+
+    @classmethod
+    def of(cls, pricer: "TablePricer", graph: StepGraph) -> "Launch":
+        """Return what the smallest calls of `graph` take."""
+        a, one = graph.model.attention, np.ones(1, np.int64)
+        prompt = {"batch": one, "tokens": one, "pairs2": 2 * one, "keys": one}
+        fixed: dict[tuple[str, bool], float] = {}
+        for windowed, layers in ((False, a.full_layers), (True, a.windowed_layers)):
+            if layers:
+                decode = pricer.price(graph.decode_attention(one, one, windowed=windowed))
+                first = pricer.price(graph.prefill_attention(prompt, windowed=windowed))
+                fixed["attention.decode", windowed] = float(decode.seconds[0])
+                fixed["attention.prefill", windowed] = float(first.seconds[0])
+        calls = a.full_layers + a.windowed_layers + graph.model.linear.layers
+        seconds = sum(
+            layers * min(fixed["attention.decode", windowed], fixed["attention.prefill", windowed])
+            for windowed, layers in ((False, a.full_layers), (True, a.windowed_layers))
+            if layers
+        )
+        seconds += graph.model.linear.layers * pricer.roofline.efficiency.attention_s
+        return cls(seconds / calls, {key: min(value, seconds / calls) for key, value in fixed.items()})
+
+    def call(self, price: Price) -> Price:
+        """Return the price of a step's calls in a layer beside their work; `price` is the roofline's."""
+        factor = self.seconds / float(price.seconds[0]) if price.seconds[0] > 0 else 0.0
+        scaled = _scaled(price, factor)
+        return dataclasses.replace(scaled, source=np.full_like(price.source, INTERPOLATED))
+
+    def within(self, operator: Operator, price: Price) -> Price:
+        """Return the price of a call without what it takes at the least."""
+        fixed_s = self.fixed_s.get((operator.kind, bool(operator.attributes.get("window"))))
+        if fixed_s is None:
+            return price
+        left = np.maximum(price.seconds - fixed_s, 0.0)
+        return dataclasses.replace(price, seconds=left, joules=price.joules * left / price.seconds)
+
+
 @dataclass(frozen=True)
 class TablePricer:
     """Prices operators from `tables` where they cover them, else by the roofline. Implements `Pricer`.
@@ -88,6 +139,8 @@ class TablePricer:
     refuse: bool = False
     inside: frozenset[str] = frozenset()
     """Names of operators whose time is in that of others: they cost nothing on top."""
+    launch: Launch | None = None
+    """Where prompts and decoding sequences are one call of attention: what that call takes at the least."""
     _curves: dict[tuple[str, str], Curves | None] = field(default_factory=dict)
 
     @property
@@ -120,8 +173,9 @@ class TablePricer:
     def price(self, operator: Operator) -> Price:
         """Return what one run of `operator` costs; see `Pricer.price`."""
         if operator.kind == "attention.launch":
-            # In the calls, which are priced whole.
-            return _scaled(self.roofline.price(operator), 0.0)
+            # In the calls, which are priced whole, unless they are one.
+            price = self.roofline.price(operator)
+            return _scaled(price, 0.0) if self.launch is None else self.launch.call(price)
         if operator.name in self.inside:
             return _scaled(self.roofline.price(operator), 0.0)
         latent = _LATENT_KINDS.get(operator.kind) if operator.attributes.get("latent") else None
@@ -133,7 +187,8 @@ class TablePricer:
         ratio, source = curves.ratio(operator, table_sizes(operator))
         if self.refuse and (source == EXTRAPOLATED).any():
             raise self._outside(operator, source, curves)
-        return self._measured(base, ratio, source)
+        price = self._measured(base, ratio, source)
+        return price if self.launch is None else self.launch.within(operator, price)
 
     def _measured(self, base: Price, ratio: Figures, source: Sizes) -> Price:
         seconds = base.seconds * ratio

@@ -1,43 +1,36 @@
 """Reads the measured operator tables of the package aiconfigurator-core (NVIDIA, Apache-2.0), as they are installed."""
 
 import importlib.util
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from hermes_core.api.errors import InputError, MissingExtraError
 
+from hermes_hw.devices import find_device
+from hermes_hw.dtypes import DTYPES
+from hermes_hw.gating import activated_experts, popularity
 from hermes_hw.lookup import find_name, normalised
 from hermes_hw.operators import Figures, Sizes
+from hermes_hw.tables.cleaning import L2_BYTES, cold, fastest, from_memory, joined, rising
+from hermes_hw.tables.package import (
+    FRAMEWORKS,
+    SYSTEMS,
+    kernel_of,
+    newest,
+    read_columns,
+    silicon_folder,
+    silicon_system,
+)
 from hermes_hw.tables.rows import TableRows, checked_rows
 
-_PACKAGE: Final = "aiconfigurator_core"
 _MS: Final = 1e-3
-_FRAMEWORKS: Final = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm", "tensorrt-llm": "trtllm"}
-_SYSTEMS: Final[Mapping[str, str]] = {
-    "a100-sxm-80gb": "a100_sxm",
-    "a100-sxm-40gb": "a100_sxm",
-    "a100-pcie": "a100_pcie",
-    "h100-sxm": "h100_sxm",
-    "h100-pcie": "h100_pcie",
-    "h200": "h200_sxm",
-    "h200-sxm": "h200_sxm",
-    "b200": "b200_sxm",
-    "b200-sxm": "b200_sxm",
-    "b300": "b300_sxm",
-    "gb200": "gb200",
-    "gb300": "gb300",
-    "l40s": "l40s",
-    "l4": "l4",
-    "a30": "a30",
-    "rtx-pro-6000": "rtx_pro_6000_server",
-}
-"""Devices of our catalogue, and the folders of the package."""
 _GEMM_TYPES: Final = {
     "bf16": ("bfloat16",),
     "fp8": ("fp8", "fp8_block"),
@@ -48,36 +41,27 @@ _GEMM_TYPES: Final = {
 }
 """Names in the tables of each of our formats, best first."""
 _MOE_TYPES: Final = {**_GEMM_TYPES, "mxfp4": ("w4a8_mxfp4_mxfp8", "w4a16_mxfp4", "mxfp4")}
+_NARROWER: Final = {"mxfp4": "w4a8_mxfp4_mxfp8"}
+"""Experts whose activations are narrowed too, where kernels can: FlashInfer's, which deployments turn on in each of the
+frameworks, though not each was measured with it."""
 _KV_TYPES: Final = {"bf16": "bfloat16", "fp8": "fp8", "int8": "int8"}
 _LATENT: Final = 512
 """Dimensions of the latents in the tables of attention over them."""
+_LATENT_ROPE: Final = 64
 _COLLECTIVES: Final = {
     "collective.all_gather": "all_gather",
     "collective.reduce_scatter": "reduce_scatter",
     "collective.all_to_all": "alltoall",
 }
-
-_VERSION: Final = re.compile(r"(\d+(?:\.\d+)*)(?:\.?(dev|rc|post)(\d+))?")
-_STAGES: Final = {"dev": -2, "rc": -1, "": 0, "post": 1}
-
-
-def framework_of(engine: str) -> str:
-    """Return the framework whose kernels stand for an engine's, by its name or preset; vLLM's where there are none."""
-    return next((name for begin, name in _FRAMEWORKS.items() if engine.lower().startswith(begin)), "vllm")
-
-
-def silicon_folder() -> Path | None:
-    """Return the folder of the installed package's tables; None when it is not installed. Imports nothing."""
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations))) / "systems" / "data"
-
-
-def silicon_system(device: str, folder: Path) -> str | None:
-    """Return the folder name of a device of our catalogue; None when there are no tables for it."""
-    name = _SYSTEMS.get(device)
-    return name if name and any((folder / name).glob("*/*/*/*.parquet")) else None
+_LAUNCHED_MS: Final = 0.03
+"""Least time of a table of products from which on it shows launches: replayed from a graph the smallest products take
+2 to 14 us whatever the format, launched one by one from PyTorch 57 to 310 us."""
+_LEAST_SHARE: Final = 0.2
+_ONE_CALL: Final = "flash_attn"
+"""Kernels that take prompts and decoding sequences in one call, by what their names hold."""
+DISTRIBUTIONS: Final = ("auto", "balanced", "power_law_1.01", "power_law_1.2")
+"""How unevenly experts were picked: as said, or even where gates of so many experts pick evenly."""
+_UNEVEN: Final = "power_law_1.01"
 
 
 @dataclass(frozen=True)
@@ -85,21 +69,24 @@ class SiliconTables:
     """The tables of one system and framework. Implements `Tables`; files are read when first asked for.
 
     Of several versions the newest is taken (for each family of operators), of several kernels for a shape the
-    fastest. `distribution` is how unevenly experts were picked in the measurements.
+    fastest. `distribution` is how unevenly experts were picked in the measurements, one of `DISTRIBUTIONS`.
     """
 
     folder: Path
     framework: str
     distribution: str
     origin: str
+    bytes_per_s: float = math.inf
+    """Memory bandwidth of the device, which tells rows that were read from a cache."""
     _read: dict[tuple[str, str], TableRows | None] = field(default_factory=dict)
 
     @classmethod
     @cache
-    def of(cls, device: str, framework: str = "vllm", distribution: str = "power_law_1.01") -> "SiliconTables":
+    def of(cls, device: str, framework: str = "vllm", distribution: str = "auto") -> "SiliconTables":
         """Return the tables of `device`.
 
-        Raises MissingExtraError without the package (or without pyarrow), InputError for a device without tables.
+        Raises MissingExtraError without the package (or without pyarrow), InputError for a device without tables and
+        for an unknown framework or distribution.
         """
         folder = silicon_folder()
         if folder is None or importlib.util.find_spec("pyarrow") is None:
@@ -108,15 +95,17 @@ class SiliconTables:
             )
         system = silicon_system(device, folder)
         if system is None:
-            known = ", ".join(sorted(name for name in _SYSTEMS if silicon_system(name, folder)))
+            known = ", ".join(sorted(name for name in SYSTEMS if silicon_system(name, folder)))
             raise InputError(f"aiconfigurator-core has no tables of {device!r}", remedy=f"It has: {known}.")
-        name = _FRAMEWORKS[
-            find_name(framework, {normalised(key): key for key in _FRAMEWORKS}, "framework", _FRAMEWORKS)
-        ]
+        name = FRAMEWORKS[find_name(framework, {normalised(key): key for key in FRAMEWORKS}, "framework", FRAMEWORKS)]
+        if distribution not in DISTRIBUTIONS:
+            raise InputError(
+                f"options.expert_distribution {distribution!r} is unknown", remedy=f"Known: {', '.join(DISTRIBUTIONS)}."
+            )
         if not any((folder / system).glob(f"*/{name}/*/*.parquet")):
             raise InputError(f"aiconfigurator-core has no tables of {device!r} with {name}")
         origin = f"aiconfigurator-core {version('aiconfigurator-core')}, {system}, {name}"
-        return cls(folder / system, name, distribution, origin)
+        return cls(folder / system, name, distribution, origin, find_device(device).memory_bandwidth_bytes_per_s)
 
     def rows(self, kind: str, dtype: str) -> TableRows | None:
         """Return the measurements of a kind in a number format; None when there are none."""
@@ -124,6 +113,16 @@ class SiliconTables:
         if key not in self._read:
             self._read[key] = self._find(kind, dtype)
         return self._read[key]
+
+    @cached_property
+    def one_call(self) -> bool:
+        """Whether prompts and decoding sequences are one call of attention."""
+        path = self.file("attention", "generation_attention_perf")
+        return path is not None and _ONE_CALL in kernel_of(path)
+
+    def file(self, family: str, name: str, framework: str | None = None) -> Path | None:
+        """Return the file of the newest version of a family; None when the system has none."""
+        return newest(self.folder, family, framework or self.framework, name)
 
     def _find(self, kind: str, dtype: str) -> TableRows | None:
         if kind == "gemm":
@@ -138,37 +137,57 @@ class SiliconTables:
             return self._all_reduce(dtype)
         return self._nccl(kind, dtype) if kind in _COLLECTIVES else None
 
-    def file(self, family: str, name: str, framework: str | None = None) -> Path | None:
-        """Return the file of the newest version of a family; None when the system has none."""
-        folder = self.folder / family / (framework or self.framework)
-        versions = sorted((path.parent for path in folder.glob(f"*/{name}.parquet")), key=_version_key)
-        return versions[-1] / f"{name}.parquet" if versions else None
+    @property
+    def _frameworks(self) -> tuple[str, ...]:
+        """The own framework, then others whose kernels it calls too (cuBLAS's, FlashAttention's, FlashInfer's)."""
+        return (self.framework, *(name for name in ("sglang", "trtllm", "vllm") if name != self.framework))
 
-    # ---- families --------------------------------------------------------------------------------------------
+    # ---- products --------------------------------------------------------------------------------------------
 
     def _gemm(self, dtype: str) -> TableRows | None:
-        path = self.file("gemm", "gemm_perf")
-        for written in _GEMM_TYPES.get(dtype, ()) if path else ():
-            columns = _read(path, ("m", "n", "k"), {"gemm_dtype": written})
-            if len(columns["latency"]):
-                if dtype in {"fp8", "nvfp4"}:
-                    columns["latency"] = columns["latency"] + self._quantize_ms(columns["m"], columns["k"])
-                return self._rows("gemm", dtype, columns, path)
+        """Return products: their layer as the framework calls it, so with the narrowing of activations.
+
+        Those of 16 bits are PyTorch's in every framework: the least of them is the least disturbed. Others are taken
+        of another framework where the own one was timed launch by launch, which shows the host and not the device.
+        """
+        parts = []
+        for framework in self._frameworks:
+            part = self._products(dtype, framework)
+            if part is not None and (not parts or dtype == "bf16"):
+                parts.append(part)
+        if not parts:
+            return None
+        columns = {key: np.concatenate([part[key] for part, _ in parts]) for key in parts[0][0]}
+        return self._rows("gemm", dtype, columns, parts[0][1], along="m")
+
+    def _products(self, dtype: str, framework: str) -> tuple[dict[str, Any], Path] | None:
+        path = self.file("gemm", "gemm_perf", framework)
+        if path is None:
+            return None
+        for written in _GEMM_TYPES.get(dtype, ()):
+            columns = read_columns(path, ("m", "n", "k"), {"gemm_dtype": written})
+            nbytes = columns["n"] * columns["k"] * DTYPES[dtype].bytes
+            columns = from_memory(columns, nbytes, self.bytes_per_s)
+            latency = columns["latency"]
+            if not len(latency) or float(latency.min()) > _LAUNCHED_MS:
+                continue
+            if written == "fp8" and framework == "trtllm":
+                # Its checkpoints (ModelOpt's) have fixed scales; finding them was timed in PyTorch.
+                found = self._scales_ms(columns["m"], columns["k"])
+                columns["latency"] = np.maximum(latency - found, _LEAST_SHARE * latency)
+            return columns, path
         return None
 
-    def _quantize_ms(self, m: Sizes, k: Sizes) -> Figures:
-        """Return what narrowing the activations takes before a product: by their scale, and finding it."""
-        total = np.zeros(len(m))
-        for name in ("scale_matrix_perf", "computescale_perf"):
-            path = self.file("quantize", name)
-            if path is None:
-                continue
-            table = _read(path, ("m", "k"), {})
-            found = {
-                (int(a), int(b)): float(c) for a, b, c in zip(table["m"], table["k"], table["latency"], strict=True)
-            }
-            total += np.array([found.get((int(a), int(b)), 0.0) for a, b in zip(m, k, strict=True)])
-        return total
+    def _scales_ms(self, m: Sizes, k: Sizes) -> Figures:
+        """Return what finding the scales of activations adds to a product."""
+        path = self.file("quantize", "computescale_perf", "trtllm")
+        if path is None:
+            return np.zeros(len(m))
+        table = read_columns(path, ("m", "k"), {})
+        found = {(int(a), int(b)): float(c) for a, b, c in zip(table["m"], table["k"], table["latency"], strict=True)}
+        return np.array([found.get((int(a), int(b)), 0.0) for a, b in zip(m, k, strict=True)])
+
+    # ---- experts ---------------------------------------------------------------------------------------------
 
     def _experts(self, dtype: str) -> TableRows | None:
         path = self.file("moe", "moe_perf")
@@ -181,31 +200,72 @@ class SiliconTables:
             "moe_tp_size": "experts_tensor",
             "moe_ep_size": "expert_parallel",
         }
-        parts = [
-            _read(path, tuple(names), {"moe_dtype": written, "distribution": self.distribution})
-            for written in (_MOE_TYPES.get(dtype, ()) if path else ())
-        ]
-        parts = [part for part in parts if len(part["latency"])]
+        if path is None:
+            return None
+        tables = [(path, written) for written in _MOE_TYPES.get(dtype, ())]
+        if dtype in _NARROWER:
+            others = (self.file("moe", "moe_perf", framework) for framework in self._frameworks[1:])
+            tables += [(other, _NARROWER[dtype]) for other in others if other]
+        parts = []
+        for file, written in tables:
+            for distribution in self._distributions:
+                part = read_columns(file, tuple(names), {"moe_dtype": written, "distribution": distribution})
+                part = self._as_picked({names.get(key, key): value for key, value in part.items()}, distribution)
+                if len(part["latency"]):
+                    parts.append(part)
         if not parts:
             return None
         # A model's shape was measured in the format that it is published in: rarely in several.
-        columns = {names.get(key, key): np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        return self._rows("moe.experts", dtype, columns, path)
+        columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return self._rows("moe.experts", dtype, columns, path, along="tokens")
+
+    @property
+    def _distributions(self) -> tuple[str, ...]:
+        return ("balanced", _UNEVEN) if self.distribution == "auto" else (self.distribution,)
+
+    def _as_picked(self, part: dict[str, Any], distribution: str) -> dict[str, Any]:
+        """Return the rows of models whose gates pick as was measured, and experts that took turns as drawn."""
+        if self.distribution == "auto":
+            even = _pick_evenly(part["experts"], part["top_k"])
+            chosen = even if distribution == "balanced" else ~even
+            part = {key: value[chosen] for key, value in part.items()}
+        return _as_drawn(part) if distribution == "balanced" else part
+
+    # ---- attention -------------------------------------------------------------------------------------------
 
     def _attention(self, kind: str, dtype: str) -> TableRows | None:
-        decode = kind == "attention.decode"
-        path = self.file("attention", "generation_attention_perf" if decode else "context_attention_perf")
-        if path is None or dtype not in _KV_TYPES:
+        """Return attention: the own framework's, and others' of head counts that it has no rows of."""
+        if dtype not in _KV_TYPES:
             return None
+        parts, files = [], []
+        for framework in self._frameworks:
+            path = self.file(
+                "attention",
+                "generation_attention_perf" if kind == "attention.decode" else "context_attention_perf",
+                framework,
+            )
+            table = self._attention_of(path, kind, dtype) if path else {}
+            if path and len(table["latency"]):
+                parts.append(table)
+                files.append(path)
+        if not parts:
+            return None
+        columns = joined(parts, ("head_dim", "window", "heads", "kv_heads"))
+        return self._rows(kind, dtype, columns, files[0], along="context" if kind == "attention.decode" else "tokens")
+
+    def _attention_of(self, path: Path, kind: str, dtype: str) -> dict[str, Any]:
         names = {"num_heads": "heads", "num_key_value_heads": "kv_heads", "batch_size": "batch", "head_dim": "head_dim"}
         names |= {"window_size": "window", "isl": "tokens", "step": "cached"}
-        columns = _read(path, tuple(names), {"kv_cache_dtype": _KV_TYPES[dtype]}, optional={"window_size": 0})
+        columns = read_columns(path, tuple(names), {"kv_cache_dtype": _KV_TYPES[dtype]}, optional={"window_size": 0})
         table = {names.get(key, key): value for key, value in columns.items()}
-        if decode:
-            # `step` tokens are in the cache, and the new one.
-            table["context"] = table.pop("cached") + table.pop("tokens")
         table["kv_heads"] = np.where(table["kv_heads"] > 0, table["kv_heads"], table["heads"])
-        return self._rows(kind, dtype, table, path) if len(table["latency"]) else None
+        if kind != "attention.decode":
+            return table
+        # `step` tokens are in the cache, and the new one.
+        table["context"] = table.pop("cached") + table.pop("tokens")
+        width = 2 * table["head_dim"] * table["kv_heads"] * (2 if dtype == "bf16" else 1)
+        seen = np.where(table["window"] > 0, np.minimum(table["context"], table["window"]), table["context"])
+        return cold(table, table["batch"] * seen * (1.0 * width), L2_BYTES.get(self.folder.name, 0))
 
     def _latent(self, kind: str, dtype: str) -> TableRows | None:
         """Return attention over latents of 512 dimensions: DeepSeek's, Kimi's and their kin."""
@@ -215,36 +275,76 @@ class SiliconTables:
         if path is None or dtype not in _KV_TYPES:
             return None
         names = {"num_heads": "heads", "batch_size": "batch", "isl": "tokens", "step": "cached"}
-        columns = _read(path, tuple(names), {"kv_cache_dtype": _KV_TYPES[dtype]})
+        columns = read_columns(path, tuple(names), {"kv_cache_dtype": _KV_TYPES[dtype]})
         table = {names.get(key, key): value for key, value in columns.items()}
+        if not len(table["latency"]):
+            return None
         if decode:
             table["context"] = table.pop("cached") + table.pop("tokens")
+            width = (_LATENT + _LATENT_ROPE) * (2.0 if dtype == "bf16" else 1.0)
+            table = cold(table, table["batch"] * table["context"] * width, L2_BYTES.get(self.folder.name, 0))
         table["latent"] = np.full(len(table["latency"]), _LATENT)
-        return self._rows(kind, dtype, table, path) if len(table["latency"]) else None
+        return self._rows(kind, dtype, table, path, along="context" if decode else "tokens")
 
-    @property
-    def _frameworks(self) -> tuple[str, ...]:
-        """The own framework, then others whose kernels it calls too (FlashInfer's, FlashMLA)."""
-        return (self.framework, *(name for name in ("sglang", "trtllm") if name != self.framework))
+    # ---- collectives -----------------------------------------------------------------------------------------
 
     def _all_reduce(self, dtype: str) -> TableRows | None:
         path = self.file("comm", "custom_allreduce_perf")
         if path is None or dtype != "bf16":
             return None
-        columns = _read(path, ("num_gpus", "message_size"), {}, graph=True)
-        return self._rows("collective.all_reduce", dtype, _ranks_bytes(columns), path)
+        columns = read_columns(path, ("num_gpus", "message_size"), {}, texts=("kernel_source",))
+        graph = np.array([str(text).endswith("graph") for text in columns.pop("kernel_source")], bool)
+        if graph.any():
+            columns = {key: value[graph] for key, value in columns.items()}
+        return self._rows("collective.all_reduce", dtype, _ranks_bytes(columns), path, along="bytes")
 
     def _nccl(self, kind: str, dtype: str) -> TableRows | None:
         path = self.file("comm", "nccl_perf", "nccl")
         if path is None or dtype != "bf16":
             return None
-        columns = _read(path, ("num_gpus", "message_size"), {"op_name": _COLLECTIVES[kind], "nccl_dtype": "half"})
-        return self._rows(kind, dtype, _ranks_bytes(columns), path) if len(columns["latency"]) else None
+        where = {"op_name": _COLLECTIVES[kind], "nccl_dtype": "half"}
+        columns = read_columns(path, ("num_gpus", "message_size"), where)
+        return self._rows(kind, dtype, _ranks_bytes(columns), path, along="bytes") if len(columns["latency"]) else None
 
-    def _rows(self, kind: str, dtype: str, columns: Mapping[str, Any], path: Path | None) -> TableRows:
-        unique = _fastest({key: value for key, value in columns.items() if key != "latency"}, columns["latency"])
+    def _rows(self, kind: str, dtype: str, columns: Mapping[str, Any], path: Path, along: str) -> TableRows:
+        unique = rising(
+            fastest({key: value for key, value in columns.items() if key != "latency"}, columns["latency"]), along
+        )
         seconds = unique.pop("latency") * _MS
         return checked_rows(kind, dtype, unique, seconds, self.origin, file=str(path))
+
+
+def _pick_evenly(experts: Sizes, top_k: Sizes) -> npt.NDArray[np.bool_]:
+    """Return where gates of so many experts pick all alike; see `hermes_hw.gating`."""
+    even = np.zeros(len(experts), bool)
+    for of, picked in np.unique(np.stack([experts, top_k], axis=1), axis=0).tolist():
+        chosen = popularity(of, picked)
+        even[(experts == of) & (top_k == picked)] = np.allclose(chosen, chosen[0])
+    return even
+
+
+def _as_drawn(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return rows of experts that took turns, at the time of the experts that as many tokens activate by chance.
+
+    Taking turns, `m` tokens activate min(E, k m) experts; picked by chance fewer. Up to where all are activated the
+    time is that of reading them.
+    """
+    rows = {key: value.copy() for key, value in part.items()}
+    shape = ("hidden", "intermediate", "top_k", "experts", "experts_tensor", "expert_parallel")
+    keys = np.stack([rows[name] for name in shape], axis=1)
+    for key in np.unique(keys, axis=0):
+        places = np.flatnonzero((keys == key).all(axis=1))
+        places = places[np.argsort(rows["tokens"][places], kind="stable")]
+        top_k, experts = int(key[2]), int(key[3])
+        tokens, latency = rows["tokens"][places], rows["latency"][places]
+        turned = np.minimum(tokens * top_k, experts).astype(np.float64)
+        drawn = activated_experts(experts, top_k, tokens)
+        read = latency * np.minimum(drawn / turned, 1.0)
+        first = int(np.argmax(turned >= experts)) if (turned >= experts).any() else len(turned) - 1
+        inner = np.interp(drawn, turned[: first + 1], latency[: first + 1])
+        after = np.maximum(latency - latency[first], 0.0)
+        rows["latency"][places] = np.where(drawn < turned, np.maximum(inner + after, read), latency)
+    return rows
 
 
 def _ranks_bytes(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,56 +354,3 @@ def _ranks_bytes(columns: Mapping[str, Any]) -> dict[str, Any]:
         "bytes": columns["message_size"] * 2,
         "latency": columns["latency"],
     }
-
-
-def _version_key(folder: Path) -> tuple[tuple[int, ...], int, int, str]:
-    """Return what orders versions: by number, development and candidates before the release, posts after it."""
-    found = _VERSION.match(folder.name)
-    if found is None:
-        return (), 0, 0, folder.name
-    release, kind, number = found.groups()
-    return tuple(int(part) for part in release.split(".")), _STAGES[kind or ""], int(number or 0), folder.name
-
-
-def _read(
-    path: Path | None,
-    names: tuple[str, ...],
-    where: Mapping[str, str],
-    *,
-    optional: Mapping[str, int] | None = None,
-    graph: bool = False,
-) -> dict[str, Any]:
-    """Return columns of whole numbers, and `latency` in milliseconds, of the rows where text columns have a value."""
-    import pyarrow.compute as pc  # noqa: PLC0415 - an extra
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
-    if path is None:
-        raise AssertionError("no file")
-    schema = pq.read_schema(path).names
-    absent = [name for name in (*names, *where, "latency") if name not in schema and name not in (optional or {})]
-    if absent:
-        raise InputError(f"{path}: columns are missing: {', '.join(absent)}")
-    wanted = [name for name in (*names, *where, "latency", *(("backend",) if graph else ())) if name in schema]
-    table = pq.read_table(path, columns=wanted)
-    for name, value in where.items():
-        table = table.filter(pc.equal(table[name], value))
-    if graph and "backend" in wanted and pc.any(pc.ends_with(table["backend"], "graph")).as_py():
-        table = table.filter(pc.ends_with(table["backend"], "graph"))
-    columns: dict[str, Any] = {
-        name: table[name].to_numpy().astype(np.int64)
-        if name in wanted
-        else np.full(table.num_rows, (optional or {})[name], np.int64)
-        for name in names
-    }
-    columns["latency"] = table["latency"].to_numpy()
-    return columns
-
-
-def _fastest(columns: Mapping[str, Sizes], latency: Figures) -> dict[str, Any]:
-    """Return the rows with one latency for each shape, the least."""
-    keys = np.stack(list(columns.values()))
-    order = np.lexsort((latency, *keys[::-1]))
-    first = np.ones(len(order), bool)
-    first[1:] = (np.diff(keys[:, order], axis=1) != 0).any(axis=0)
-    chosen = order[first]
-    return {**{name: value[chosen] for name, value in columns.items()}, "latency": latency[chosen]}

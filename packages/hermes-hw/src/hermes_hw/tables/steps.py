@@ -260,7 +260,7 @@ class MixedSurface:
         new, before, context = (grid.ravel() for grid in np.meshgrid(chunks, rungs, rungs, indexing="ij"))
         sizes = prompt_sizes(1, new, before, 0)
         sizes |= {"batch": np.full_like(new, decode), "context": decode * context}
-        parts = direct.mixed_at(sizes, new + decode)
+        parts = direct.mixed_at(sizes)
         shape = (len(chunks), len(rungs), len(rungs))
         fs, nj = (grid.reshape(shape) for grid in total(parts, new.shape))
         self._nj_per_fs = (nj / fs).ravel().tolist()
@@ -313,7 +313,7 @@ def prompt_parts(direct: DirectPrices, batch: int, new: Sizes, cached: Sizes, wi
     sizes = prompt_sizes(batch, new, cached, 0)
     if not direct.graph.model.attention.causal:
         sizes["pairs2"] = 2 * batch * new * new
-    parts = direct.prefill_at(sizes, batch * new, windowed=False)
+    parts = direct.prefill_at(sizes, windowed=False)
     if window:
-        parts += direct.prefill_at(prompt_sizes(batch, new, cached, window), batch * new, windowed=True)
+        parts += direct.prefill_at(prompt_sizes(batch, new, cached, window), windowed=True)
     return parts

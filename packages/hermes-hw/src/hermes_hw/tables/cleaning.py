@@ -1,0 +1,94 @@
+"""What rows of a benchmark need before they stand for kernels in a server: noise, and caches that are too warm."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hermes_hw.operators import Figures, Sizes
+
+L2_BYTES: Final[Mapping[str, int]] = {
+    "a100_sxm": 40_000_000,
+    "a100_pcie": 40_000_000,
+    "a30": 24_000_000,
+    "h100_sxm": 50_000_000,
+    "h100_pcie": 50_000_000,
+    "h200_sxm": 50_000_000,
+    "b200_sxm": 126_000_000,
+    "b300_sxm": 126_000_000,
+    "gb200": 126_000_000,
+    "gb300": 126_000_000,
+    "l4": 48_000_000,
+    "l40s": 96_000_000,
+    "rtx_pro_6000_server": 128_000_000,
+}
+"""Second-level caches (NVIDIA's architecture papers of Ampere, Hopper, Ada and Blackwell)."""
+_LITTLE: Final = 0.1
+"""Share of that cache below which reading from memory instead costs less than a microsecond or two."""
+
+
+def fastest(columns: Mapping[str, Sizes], latency: Figures) -> dict[str, Any]:
+    """Return the rows, sorted by their columns, with one latency for each shape: the least."""
+    keys = np.stack(list(columns.values()))
+    order = np.lexsort((latency, *keys[::-1]))
+    first = np.ones(len(order), bool)
+    first[1:] = (np.diff(keys[:, order], axis=1) != 0).any(axis=0)
+    chosen = order[first]
+    return {**{name: value[chosen] for name, value in columns.items()}, "latency": latency[chosen]}
+
+
+def rising(columns: Mapping[str, Any], along: str) -> dict[str, Any]:
+    """Return rows whose latency does not fall as `along` grows and all else stays: each at most that of a larger one.
+
+    Work within other work takes no longer than that: the excess is a disturbance of the measurement (clocks, others on
+    the machine), for another framework with the same kernel does not show it.
+    """
+    others = [name for name in columns if name not in {along, "latency"}]
+    order = np.lexsort((columns[along], *(columns[name] for name in reversed(others))))
+    rows = {name: value[order] for name, value in columns.items()}
+    if not len(order):
+        return rows
+    starts = np.zeros(len(order), bool)
+    starts[0] = True
+    for name in others:
+        starts[1:] |= rows[name][1:] != rows[name][:-1]
+    latency = rows["latency"].copy()
+    edges = [*np.flatnonzero(starts).tolist(), len(order)]
+    for begin, end in pairwise(edges):
+        latency[begin:end] = np.minimum.accumulate(latency[begin:end][::-1])[::-1]
+    rows["latency"] = latency
+    return rows
+
+
+def cold(columns: Mapping[str, Any], nbytes: Figures, cache_bytes: int) -> dict[str, Any]:
+    """Return the rows without those that read again and again what the second-level cache holds.
+
+    A benchmark calls one layer over and over: keys and values that fit in that cache come from it. In a server all
+    other layers and their weights pass through it between two calls, so they come from memory. What is left out is
+    interpolated between rows that read little and rows that read more than the cache holds.
+    """
+    keep: npt.NDArray[np.bool_] = (nbytes <= _LITTLE * cache_bytes) | (nbytes > cache_bytes)
+    return {name: value[keep] for name, value in columns.items()}
+
+
+def from_memory(columns: Mapping[str, Any], nbytes: Figures, bytes_per_s: float) -> dict[str, Any]:
+    """Return the rows without those that were faster than memory: their weights came from a cache."""
+    keep: npt.NDArray[np.bool_] = columns["latency"] * 1e-3 >= nbytes / bytes_per_s
+    return {name: value[keep] for name, value in columns.items()}
+
+
+def joined(parts: Sequence[Mapping[str, Any]], shape: Sequence[str]) -> dict[str, Any]:
+    """Return the rows of all `parts`; of those after the first only shapes that none before has."""
+    kept, seen = [dict(parts[0])], _shapes(parts[0], shape)
+    for part in parts[1:]:
+        keys = list(zip(*(part[name].tolist() for name in shape), strict=True))
+        new = np.array([key not in seen for key in keys], bool)
+        kept.append({name: value[new] for name, value in part.items()})
+        seen |= set(keys)
+    return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
+
+
+def _shapes(part: Mapping[str, Any], shape: Sequence[str]) -> set[tuple[int, ...]]:
+    return set(zip(*(part[name].tolist() for name in shape), strict=True))
