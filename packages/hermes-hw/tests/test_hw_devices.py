@@ -32,6 +32,32 @@ def test_a_device_is_found_in_any_spelling(name):
     assert find_device(name).name == "h100-sxm"
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA H100 80GB HBM3 (SXM)", "h100-sxm"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm-80gb"),
+        ("NVIDIA A100-SXM4-40GB", "a100-sxm-40gb"),
+        ("NVIDIA A100 80GB PCIe", "a100-pcie"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "rtx-pro-6000"),
+        ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
+        ("H200 141GB HBM3e", "h200"),
+        ("AMD Instinct MI300X", "mi300x"),
+    ],
+)
+def test_a_device_is_found_by_its_drivers_name(name, found):
+    assert find_device(name).name == found
+
+
+@pytest.mark.parametrize("name", ["NVIDIA A100-PCIE-40GB", "H100 200GB", "NVIDIA", "80GB"])
+def test_another_size_is_another_device(name):
+    with pytest.raises(InputError, match="unknown device"):
+        find_device(name)
+
+
 def test_an_unknown_device_names_the_nearest():
     with pytest.raises(InputError, match="h100-sxm"):
         find_device("h100-sxn")

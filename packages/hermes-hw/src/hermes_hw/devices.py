@@ -1,6 +1,7 @@
 """Devices: what a datasheet says of an accelerator or a processor."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -93,13 +94,23 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 }
 
 
+_FILLERS: Final = frozenset(
+    """nvidia geforce quadro tesla amd instinct intel google gpu tensor core accelerator generation edition hbm2 hbm2e
+    hbm3 hbm3e gddr6 gddr7 oam""".split()  # noqa: SIM905 - a list of words
+)
+"""Words in a driver's name of a device that do not tell one from another."""
+_SIZE: Final = re.compile(r"(\d+)(gb|gib|g)")
+_SAME_SIZE: Final = 0.15
+"""Share by which a size in a name may differ from the memory: "80GB" is 85.9e9 bytes."""
+
+
 def device_names() -> list[str]:
     """Return the names of all devices of the catalogue, in alphabetical order."""
     return sorted(load_json("devices.json")["devices"])
 
 
 def find_device(name: str, spec: Mapping[str, Any] | None = None) -> Device:
-    """Return the device called `name`, in any case and with any separators.
+    """Return the device called `name`, in any case and with any separators, or as its driver calls it.
 
     `spec` overrides figures of the catalogue's entry, or describes a device that the catalogue does not have (then
     memory_bytes, memory_bandwidth_bytes_per_s and flops are needed). Its key `share` makes it a static part of that
@@ -110,8 +121,9 @@ def find_device(name: str, spec: Mapping[str, Any] | None = None) -> Device:
         rest = {key: value for key, value in spec.items() if key != "share"}
         return part_of(find_device(name, rest or None), spec["share"])
     devices = load_json("devices.json")["devices"]
-    if spec is None or normalised(name) in _spellings():
-        key = find_name(name, _spellings(), "device", devices)
+    known = _spellings().get(normalised(name)) or _by_words(name)
+    if spec is None or known is not None:
+        key = known or find_name(name, _spellings(), "device", devices)
         return _device(key, {**devices[key], **_canonical(name, spec or {}, devices[key])})
     fields = {**_DEFAULTS, **_canonical(name, spec, _DEFAULTS)}
     for needed in _NEEDED:
@@ -170,6 +182,20 @@ def _spellings() -> dict[str, str]:
         for name in (key, *entry["aliases"]):
             spellings[normalised(name)] = key
     return spellings
+
+
+def _by_words(name: str) -> str | None:
+    """Return the device that a driver calls `name` ("NVIDIA H100 80GB HBM3"); None when there is none."""
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word and word not in _FILLERS]
+    found = _spellings().get("".join(words))
+    if found is not None:
+        return found
+    sizes = [int(match[1]) for match in map(_SIZE.fullmatch, words) if match]
+    found = _spellings().get("".join(word for word in words if not _SIZE.fullmatch(word)))
+    if found is None or len(sizes) != 1:
+        return None
+    memory = load_json("devices.json")["devices"][found]["memory_bytes"] / 1e9
+    return found if abs(memory / sizes[0] - 1.0) < _SAME_SIZE else None
 
 
 def _canonical(name: str, spec: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
