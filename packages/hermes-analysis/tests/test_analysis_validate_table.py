@@ -158,7 +158,10 @@ def test_degrees_that_were_multiplied_are_told_apart_by_the_rows_name():
 
 def test_formats_go_to_the_model_unless_it_is_published_in_them():
     row = LOOP | {"gemm_quant_mode": "nvfp4", "moe_quant_mode": "nvfp4"}
-    assert closed_loop.case_of(row).scenario["model"]["quantization"] == "nvfp4"
+    # By the name of the conversion: attention keeps its width in those of mixtures of experts.
+    assert closed_loop.case_of(row).scenario["model"] == {"ref": "meta-llama/Llama-3.2-1B-NVFP4"}
+    eight = closed_loop.case_of(row | {"gemm_quant_mode": "fp8", "moe_quant_mode": "fp8"})
+    assert eight.scenario["model"]["quantization"] == "fp8"
     native = row | {"model_path": "deepseek-ai/DeepSeek-R1", "moe_quant_mode": "fp8_block"}
     assert "quantization" not in closed_loop.case_of(native).scenario["model"]
     own = closed_loop.case_of(row | {"model_path": "openai/gpt-oss-120b"})

@@ -1,6 +1,6 @@
 import pytest
 from hermes_core.api import InputError, UnsupportedError
-from hermes_hw.memory import kv_groups
+from hermes_hw.memory import kv_groups, weights_bytes_per_device
 from hermes_hw.models import architecture_from_config, find_model, model_names
 
 LLAMA = {
@@ -182,3 +182,27 @@ def test_recent_mixtures_of_experts_are_read(name, experts, format_of_experts):
     model = architecture_from_config(name, find_model(name).config)
     assert (model.moe.experts, model.quantization.experts.name) == (experts, format_of_experts)
     assert model.quantization.attention.name != "int4"
+
+
+def test_an_indexer_by_hand():
+    model = architecture_from_config("v32", find_model("DeepSeek-V3.2").config)
+    a = model.attention
+    assert (a.index_heads, a.index_dim, a.window) == (64, 128, 2048)
+    # Queries from a latent of 1,536, one key of 128 and 64 head weights from 7,168.
+    assert model.index_parameters == 1536 * 64 * 128 + 7168 * 128 + 7168 * 64
+    plain = architecture_from_config("v3", find_model("DeepSeek-V3").config)
+    assert model.parameters - plain.parameters == 61 * model.index_parameters
+    # 576 values of the latent in two bytes, and a key of 128 bytes with its scale of four.
+    (group,) = kv_groups(model, model.activation)
+    assert group.bytes_per_token == 61 * (576 * 2 + 132)
+    # The indexer is whole on each device.
+    one, eight = (weights_bytes_per_device(model, tp) for tp in (1, 8))
+    assert one - eight == pytest.approx(7 / 8 * (one - 61 * _whole_bytes(model)), rel=1e-9)
+
+
+def _whole_bytes(model):
+    """Return the bytes of a layer that no device shares: down projections, indexer (fp8), the routers of 58 of 61."""
+    a = model.attention
+    down = model.hidden * (a.q_lora_rank + a.kv_lora_rank + a.rope_dim)
+    router = model.hidden * model.moe.experts * 2 * 58 / 61
+    return down + model.index_parameters + router

@@ -220,3 +220,34 @@ def test_a_context_degree_that_cannot_be_is_named(model, tensor, degree, message
     deployment = Deployment(model=model, device="h200", tensor_parallel=tensor, options={"context_parallel": degree})
     with pytest.raises(InputError, match=message):
         RooflineModel().compile(deployment)
+
+
+def test_an_indexer_goes_over_all_keys_and_attention_over_those_picked():
+    deployment = Deployment(model="deepseek-ai/DeepSeek-V3.2", device="h200", tensor_parallel=8, max_seqs=64)
+    plan = parallel_plan(deployment, architecture("deepseek-v3.2"), 1.0)
+    graph = StepGraph(architecture("deepseek-v3.2"), plan, BF16)
+    scores = graph.decode_attention(sizes_of(4), sizes_of(40_000), windowed=False)
+    assert (scores.name, scores.kind, scores.count, scores.dtype.name) == (
+        "index_decode",
+        "attention.decode",
+        61,
+        "fp8",
+    )
+    model = RooflineModel()
+    lines = {line.operator: line for line in model.breakdown(deployment, mixed_shape(4, 10_000, 0, 2048))}
+    # 64 heads of 128 for each of 40,000 keys, on every device; 128 bytes of each key.
+    assert lines["index_decode"].flop == pytest.approx(61 * 2 * 64 * 128 * 40_000)
+    assert lines["index_decode"].bytes == pytest.approx(61 * 128 * 40_000)
+    assert lines["attention_decode_window"].bytes == pytest.approx(61 * 576 * 2 * 4 * 2048)
+    # New tokens: queries, key and head weights, 2 m n k each.
+    assert lines["index_query"].flop == pytest.approx(61 * 2 * 4 * 8192 * 1536, rel=1e-6)
+    assert lines["index_key"].flop == pytest.approx(61 * 2 * 4 * 128 * 7168, rel=1e-6)
+    prompt = {line.operator: line for line in model.breakdown(deployment, mixed_shape(0, 0, 1000, 2048))}
+    # Pairs of query and key of a prompt of 1,000.
+    assert prompt["index_prefill"].flop == pytest.approx(61 * 2 * 64 * 128 * 1000 * 1001 / 2)
+    plain = RooflineModel().compile(dataclasses.replace(deployment, model="deepseek-v3"))
+    sparse = model.compile(deployment)
+    long = 64 * 100_000
+    times = [one.steps.decode_run(64, long, 64 * 2048, 0)[0] for one in (plain, sparse)]
+    assert times[1] < times[0]
+    check_step_model(sparse.steps, points=40)

@@ -41,23 +41,38 @@ def popularity(experts: int, top_k: int) -> Figures:
     return np.asarray(chosen)
 
 
-def activated_experts(experts: int, top_k: int, tokens: float | Figures | Sizes) -> Figures:
+def activated_experts(experts: int, top_k: int, tokens: float | Figures | Sizes, redundant: int = 0) -> Figures:
     """Return how many of `experts` at least one of `tokens` picks, on average: the sum of 1 - (1 - p)^tokens.
 
-    Interpolated in the logarithm of tokens, within 0.1%.
+    With `redundant` copies more (see `replicas`) the copies count that somebody picks. Interpolated in the logarithm of
+    tokens, within 0.1%.
     """
-    grid, values = _activated_curve(experts, top_k)
+    grid, values = _activated_curve(experts, top_k, redundant)
     return np.asarray(np.interp(np.log(np.maximum(tokens, 1.0)), grid, values))
 
 
 @cache
-def _activated_curve(experts: int, top_k: int) -> tuple[Figures, Figures]:
+def replicas(experts: int, top_k: int, redundant: int) -> Figures:
+    """Return the probability that a token picks each of the copies of `experts`, of which there are `redundant` more.
+
+    One after another they go to the expert with most load on each of its copies, which then share its picks
+    (DeepSeek, EPLB, 2025: `eplb.py`, replicate_experts).
+    """
     p = popularity(experts, top_k)
+    copies = np.ones(experts, np.int64)
+    for _ in range(redundant):
+        copies[int(np.argmax(p / copies))] += 1
+    return np.repeat(p / copies, copies)
+
+
+@cache
+def _activated_curve(experts: int, top_k: int, redundant: int) -> tuple[Figures, Figures]:
+    p = replicas(experts, top_k, redundant)
     # From where the least popular expert is surely picked on, nothing changes.
     last = max(math.log(20.0 / float(p.min())), math.log(2.0))
     grid = np.linspace(0.0, last, 2 + int(_PER_FACTOR_E * last))
-    values = experts - np.power(1.0 - p, np.exp(grid)[:, None]).sum(axis=1)
-    values[-1] = experts
+    values = len(p) - np.power(1.0 - p, np.exp(grid)[:, None]).sum(axis=1)
+    values[-1] = len(p)
     return grid, values
 
 

@@ -4,13 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hermes_hw.dtypes import DType
+from hermes_hw.dtypes import DTYPES, DType
 from hermes_hw.gating import activated_experts
 from hermes_hw.memory import kv_heads_per_device
 from hermes_hw.models.architecture import Architecture, DraftHead
 from hermes_hw.operators import Figures, Operator, Sizes
 from hermes_hw.parallel import ParallelPlan
 
+_INDEXING = 8
+"""Kernels of an indexer: three products, norm, rotary embedding, narrowing with the cache write, scores, choice."""
 _NARROWING = 2
 """Kernels that narrow the activations of a product: one finds their scales, one casts."""
 
@@ -73,7 +75,8 @@ class StepGraph:
 
     def attention_launch(self) -> Operator:
         """Return the fixed part of the attention calls of a step."""
-        calls = self._layers + self.model.linear.layers
+        indexed = self._layers if self.model.attention.index_heads else 0
+        calls = self._layers + indexed + self.model.linear.layers
         return self._operator("attention_launch", "attention.launch", {"calls": np.ones(1, np.int64)}, {}, calls)
 
     def linear_attention(self, batch: Sizes, tokens: Sizes) -> Operator:
@@ -88,8 +91,13 @@ class StepGraph:
         return self._operator("attention_linear", "attention.linear", sizes, attributes, linear.layers)
 
     def decode_attention(self, batch: Sizes, context: Sizes, *, windowed: bool) -> Operator:
-        """Return decode attention of `batch` sequences over `context` keys in all, in the full or windowed layers."""
+        """Return decode attention of `batch` sequences over `context` keys in all, in the full or windowed layers.
+
+        Where an indexer picks what the windowed layers see, it is what goes over all keys.
+        """
         a = self.model.attention
+        if a.index_heads and not windowed:
+            return self._index("index_decode", "attention.decode", {"batch": batch, "context": context})
         name, count = (
             ("attention_decode_window", a.windowed_layers) if windowed else ("attention_decode", a.full_layers)
         )
@@ -101,6 +109,8 @@ class StepGraph:
     def prefill_attention(self, sizes: dict[str, Sizes], *, windowed: bool) -> Operator:
         """Return attention of prompt chunks: `sizes` has batch, tokens, pairs2 and keys (sums over chunks)."""
         a = self.model.attention
+        if a.index_heads and not windowed:
+            return self._index("index_prefill", "attention.prefill", sizes)
         name = "attention_prefill_window" if windowed else "attention_prefill"
         count = a.windowed_layers if windowed else a.full_layers
         return self._attention(name, "attention.prefill", sizes, count, a.window if windowed else 0)
@@ -120,6 +130,7 @@ class StepGraph:
         collectives = 2 * model.layers if self.plan.tensor > 1 else 0
         latent = 5 * model.layers if model.attention.kv_lora_rank else 0
         narrowing = _NARROWING * self._narrowed_products
+        latent += _INDEXING * model.layers if model.attention.index_heads else 0
         return 9 * model.layers + latent + 6 * model.moe.layers + collectives + narrowing
 
     @property
@@ -160,6 +171,24 @@ class StepGraph:
             "window": window,
         }
         return Operator(name, kind, self.kv, self.model.activation, sizes, attributes, count)
+
+    def _index(self, name: str, kind: str, sizes: dict[str, Sizes]) -> Operator:
+        """Return the scores of an indexer: as attention in fp8 of all its heads to one key, on every device alike.
+
+        Multi-query without values: `2 heads dim` FLOPs for a pair of query and key, `dim` bytes for a key
+        (DeepSeek-V3.2-Exp, 2025, equation 1; vLLM and SGLang keep the indexer whole on each tensor-parallel device).
+        """
+        a, fp8 = self.model.attention, DTYPES["fp8"]
+        attributes = {
+            "heads": a.index_heads,
+            "kv_heads": 1,
+            "head_dim": a.index_dim,
+            "v_head_dim": 0,
+            "rope_dim": 0,
+            "latent": 0,
+            "window": 0,
+        }
+        return Operator(name, kind, fp8, fp8, sizes, attributes, self._layers)
 
     # ---- products and streams --------------------------------------------------------------------------------
 
@@ -207,9 +236,25 @@ class StepGraph:
         else:
             products = [self._gemm("qkv_proj", tokens, query_width + latent_width, model.hidden, layers, weights)]
         # Absorbed up-projections run head by head on latents: one batched product each way, weights kept wide.
-        key_up = self._gemm("k_up", tokens, a.kv_lora_rank, self._heads * a.head_dim, layers, model.activation)
+        key_up = self._gemm("k_up", tokens, self._heads * a.kv_lora_rank, a.head_dim, layers, model.activation)
         value_up = self._gemm("v_up", tokens, self._heads * a.v_head_dim, a.kv_lora_rank, layers, model.activation)
-        return [*products, key_up, value_up, out]
+        return [*products, key_up, value_up, out, *self._indexer(tokens)]
+
+    def _indexer(self, tokens: Sizes) -> list[Operator]:
+        """Return what an indexer does with new tokens: queries from their latent, a key with its norm, head weights."""
+        model, a, layers = self.model, self.model.attention, self._layers
+        if not a.index_heads:
+            return []
+        weights, source = model.quantization.attention, a.q_lora_rank or model.hidden
+        rotary = {"heads": a.index_heads, "kv_heads": 1, "head_dim": a.index_dim, "qk_norm": 0}
+        rotary |= {"hidden": a.index_heads * a.index_dim}
+        return [
+            self._gemm("index_query", tokens, a.index_heads * a.index_dim, source, layers, weights),
+            self._gemm("index_key", tokens, a.index_dim, model.hidden, layers, weights),
+            self._gemm("index_weights", tokens, a.index_heads, model.hidden, layers, model.activation),
+            self._operator("index_norm", "norm", {"tokens": tokens}, {"hidden": a.index_dim}, layers),
+            self._operator("index_rotary", "rotary", {"tokens": tokens}, rotary, layers),
+        ]
 
     def _fusing(self, head: DraftHead, tokens: Sizes) -> list[Operator]:
         """Return what a draft head does beside its layer: it makes one hidden state of several."""
@@ -256,10 +301,11 @@ class StepGraph:
         moe, model, plan = self.model.moe, self.model, self.plan
         gathered = tokens * plan.data  # every rank brings as many
         mean = gathered * float(moe.top_k) / plan.expert
+        held = (moe.experts + plan.redundant) // plan.expert
         sizes = {
             "tokens": tokens,
-            "picks": np.minimum(plan.busiest_picks(mean), gathered * float(min(moe.top_k, moe.experts // plan.expert))),
-            "distinct": activated_experts(moe.experts, moe.top_k, gathered) / plan.expert,
+            "picks": np.minimum(plan.busiest_picks(mean), gathered * float(min(moe.top_k, held))),
+            "distinct": activated_experts(moe.experts, moe.top_k, gathered, plan.redundant) / plan.expert,
         }
         attributes = {
             "hidden": model.hidden,

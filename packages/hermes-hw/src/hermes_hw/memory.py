@@ -19,6 +19,7 @@ _DEGREES = (1, 2, 4, 8, 16, 32, 64)
 _GB = 1e9
 _STATE_BYTES = 4
 """Recurrent states are kept in float32 (mamba_ssm_dtype of the published configurations)."""
+_SCALE_BYTES, _SCALED_VALUES = 4, 128
 _LEAST_KV_BYTES = 1.0
 """Of a model that keeps no KV cache, so that a capacity in tokens is still a number."""
 
@@ -44,8 +45,18 @@ def _kv_bytes_per_layer(model: Architecture, kv: DType, tensor_parallel: int) ->
     if not a.causal:
         return 0.0
     if a.latent:
-        return (a.kv_lora_rank + a.rope_dim) * kv.bytes
+        return (a.kv_lora_rank + a.rope_dim) * kv.bytes + _index_bytes(a)
     return kv_heads_per_device(a, tensor_parallel) * (a.head_dim + a.v_head_dim) * kv.bytes
+
+
+def _index_bytes(attention: Attention) -> float:
+    """Return the bytes that an indexer keeps of a token: its key in fp8, and a float32 scale for each 128 values.
+
+    Whatever the format of the KV cache (vLLM, v1/attention/backends/mla/indexer.py; SGLang, index_k_with_scale_buffer).
+    """
+    return (
+        attention.index_dim + _SCALE_BYTES * -(-attention.index_dim // _SCALED_VALUES) if attention.index_heads else 0
+    )
 
 
 def kv_groups(
@@ -86,15 +97,16 @@ def kv_transfer_bytes_per_token(model: Architecture, kv: DType) -> int:
 def weights_bytes_per_device(model: Architecture, tensor_parallel: int = 1, plan: ParallelPlan | None = None) -> int:
     """Return the bytes of weights on one device when matrices are split over `tensor_parallel` devices, or by `plan`.
 
-    Key-value heads are copied when there are fewer than devices; the down projections of latent attention and the
-    routers are on every device; embeddings are split by vocabulary. Routed experts are split over all devices of a
-    pipeline stage. Of several stages, the one with most layers and the larger of embedding and output head.
+    Key-value heads are copied when there are fewer than devices; the down projections of latent attention, indexers and
+    routers are on every device; embeddings are split by vocabulary. Routed experts, with redundant copies, are split
+    over all devices of a pipeline stage. Of several stages, the one with most layers and the larger of embedding and
+    output head.
     """
     plan = plan or ParallelPlan(tensor_parallel)
     tp, a, q = plan.tensor, model.attention, model.quantization
     attention = model.attention_parameters / tp
     if a.latent:
-        shared = model.hidden * (a.q_lora_rank + a.kv_lora_rank + a.rope_dim)
+        shared = model.hidden * (a.q_lora_rank + a.kv_lora_rank + a.rope_dim) + model.index_parameters
         attention += shared * (1 - 1 / tp)
     else:
         copies = kv_heads_per_device(a, tp) - a.kv_heads / tp
@@ -102,7 +114,7 @@ def weights_bytes_per_device(model: Architecture, tensor_parallel: int = 1, plan
     layers = (model.layers - model.linear.layers) * attention * q.attention.bytes
     layers += model.linear.layers * model.linear_parameters / tp * q.attention.bytes
     layers += model.dense.layers * model.dense_parameters / tp * q.dense.bytes
-    experts = model.moe.experts * model.expert_parameters / (tp * plan.data) * q.experts.bytes
+    experts = (model.moe.experts + plan.redundant) * model.expert_parameters / (tp * plan.data) * q.experts.bytes
     experts += model.shared_expert_parameters / tp * q.shared_experts.bytes
     layers += model.moe.layers * (experts + model.hidden * model.moe.experts * model.activation.bytes)
     embedding = model.embedding_parameters / tp * model.activation.bytes

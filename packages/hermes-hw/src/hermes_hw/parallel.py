@@ -1,5 +1,6 @@
 """How a model is spread over devices: tensor, pipeline, data and expert parallelism."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ class ParallelPlan:
     """Degrees of one client.
 
     A rank of data parallelism is `tensor * pipeline` devices with a batch of its own. Routed experts are spread over
-    the `tensor * data` devices of a pipeline stage: `expert` groups that hold different experts, each of
+    the `tensor * data` devices of a pipeline stage: `expert` groups that hold different experts (and copies), each of
     `experts_tensor` devices that share their matrices (vLLM and SGLang do the same).
     """
 
@@ -28,6 +29,8 @@ class ParallelPlan:
     """Of the `tensor` devices, how many share the KV cache of a head by tokens instead of each holding a copy."""
     imbalance: float = 1.0
     """Load of the busiest expert group over the mean, on top of chance."""
+    redundant: int = 0
+    """Copies of experts beside one of each, spread over the expert groups with them."""
 
     @property
     def experts_tensor(self) -> int:
@@ -79,11 +82,31 @@ def parallel_plan(deployment: Deployment, model: Architecture, imbalance: float)
             f"expert_parallel {plan.expert} does not divide tensor_parallel x data_parallel = {group}",
             remedy=f"Use {group}, or 1 to split each expert instead.",
         )
-    if model.moe.experts % plan.expert:
+    return dataclasses.replace(plan, redundant=_redundant(deployment, model, plan.expert))
+
+
+def _redundant(deployment: Deployment, model: Architecture, groups: int) -> int:
+    """Return how many copies of experts there are beside one of each, from the options; else as few as fill groups.
+
+    Raises InputError for a number that leaves groups uneven, or for more groups than experts.
+    """
+    experts = model.moe.experts
+    if groups > experts:
         raise InputError(
-            f"expert_parallel {plan.expert} does not divide the {model.moe.experts} experts of {model.name}"
+            f"expert_parallel {groups} is more than the {experts} experts of {model.name}",
+            remedy=f"Use at most {experts}.",
         )
-    return plan
+    fewest = -experts % groups
+    copies = deployment.options.get("redundant_experts", fewest)
+    if isinstance(copies, bool) or not isinstance(copies, int) or copies < 0:
+        raise InputError(f"options.redundant_experts must be a whole number of at least 0, found {copies!r}")
+    if (experts + copies) % groups:
+        raise InputError(
+            f"redundant_experts {copies}: expert_parallel {groups} does not divide {experts} + {copies} experts of "
+            f"{model.name}",
+            remedy=f"Use {fewest}, or that and a multiple of {groups}.",
+        )
+    return copies
 
 
 def _context_degree(deployment: Deployment, model: Architecture) -> int:

@@ -22,10 +22,11 @@ from hermes_hw.models.hf_config import architecture_from_config
 from hermes_hw.models.quantization import uniform_quantization
 from hermes_hw.parallel import parallel_plan
 
-COMMON_OPTIONS: Final = ("efficiency", "expert_imbalance", "part", "context_parallel")
+COMMON_OPTIONS: Final = ("efficiency", "expert_imbalance", "part", "context_parallel", "redundant_experts")
 """Options of every hardware model: constants laid over those of the family, load of the busiest experts over the mean,
-the part of a model that is served ("language", of a multimodal one "vision", or a head by its name), and how many
-tensor-parallel devices share the tokens of a sequence's KV cache in decoding."""
+the part of a model that is served ("language", of a multimodal one "vision", or a head by its name), how many
+tensor-parallel devices share the tokens of a sequence's KV cache in decoding, and the copies of experts beside one of
+each."""
 _BETWEEN_PASSES: Final = 16
 """Small kernels between two passes of what drafts: positions, lengths, slots of the next token, copies into buffers
 (counted in vLLM 0.15, v1/spec_decode/eagle.py, propose)."""
@@ -114,6 +115,12 @@ def _notes(graph: StepGraph, device: Device) -> list[str]:
         notes.append(f"data_parallel {plan.data} of a dense model: ranks are independent; a step is one rank's.")
     elif plan.data > 1:
         notes.append(f"data_parallel {plan.data}: a step is one rank's, with as many tokens on every other rank.")
+    if plan.redundant:
+        held = model.moe.experts + plan.redundant
+        notes.append(
+            f"{plan.redundant} of {held} experts in memory are copies of the most popular, so that each of "
+            f"{plan.expert} groups holds {held // plan.expert}."
+        )
     if plan.expert > 1 and plan.imbalance == 1:
         notes.append("Experts are picked evenly: the busiest group has no more load than chance gives it.")
     return notes

@@ -162,6 +162,9 @@ def _model(row: Mapping[str, str], told: list[str]) -> dict[str, str]:
     if native == "mxfp4":
         told.append(f"{name} in its own mxfp4, where the row says {given}")
         return model
+    if number_format == "nvfp4":
+        # By the name of the published conversion, which says what of a model keeps its width.
+        return {"ref": f"{model['ref']}-NVFP4"}
     return {**model, "quantization": number_format}
 
 

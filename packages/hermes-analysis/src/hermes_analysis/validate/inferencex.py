@@ -24,8 +24,8 @@ _WAITS: Final = {POLLED.format(10): 5.0, POLLED.format(30): 15.0, BALANCED: 30.0
 _SPARE_TOKENS: Final = 64
 """TensorRT-LLM's budgets of tokens there are multiples of it, and have as many to spare."""
 _MEMORY: Final = 0.95
-"""Share of a device's memory that TensorRT-LLM fills: 0.8 of what weights leave goes to KV (`free_gpu_memory_fraction`),
-so that a model that takes nine tenths of it is served still."""
+"""Share of a device's memory that TensorRT-LLM fills: 0.8 of what weights leave goes to KV
+(`free_gpu_memory_fraction`), so that a model that takes nine tenths of it is served still."""
 PREDICTED: Final = "TensorRT-LLM predicts {} tokens ahead (MTP), as InferenceMAX starts this image"
 _AHEAD: Final = {False: 3, True: 1}
 """Tokens that DeepSeek-R1 predicts ahead there, without and with data-parallel attention (`dsr1_*_trt_mtp.sh`)."""

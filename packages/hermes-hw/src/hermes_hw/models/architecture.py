@@ -36,6 +36,11 @@ class Attention:
     """Whether the query projection also makes a gate for the output, as wide as the queries."""
     causal: bool = True
     """Whether a token sees only those before it; encoders see all."""
+    index_heads: int = 0
+    """Heads of the indexer that picks what a token of sparse attention sees, `window` tokens of all before it
+    (DeepSeek-V3.2-Exp, "lightning indexer", 2025); 0 for none."""
+    index_dim: int = 0
+    """Width of its heads, and of the one key that it keeps for each token."""
 
     @property
     def latent(self) -> bool:
@@ -161,9 +166,16 @@ class Architecture:
             )
             key_value = self.hidden * (a.kv_lora_rank + a.rope_dim)
             key_value += a.kv_lora_rank * a.heads * (a.head_dim + a.v_head_dim)
-            return query + key_value + a.heads * a.v_head_dim * self.hidden
+            return query + key_value + a.heads * a.v_head_dim * self.hidden + self.index_parameters
         qkv = a.heads * a.head_dim * (2 if a.output_gate else 1) + a.kv_heads * (a.head_dim + a.v_head_dim)
         return self.hidden * qkv + a.heads * a.v_head_dim * self.hidden
+
+    @property
+    def index_parameters(self) -> int:
+        """Weights of one layer's indexer: queries from their latent, one key, and a weight for each head."""
+        a = self.attention
+        source = a.q_lora_rank or self.hidden
+        return source * a.index_heads * a.index_dim + self.hidden * (a.index_dim + a.index_heads)
 
     @property
     def linear_parameters(self) -> int:

@@ -230,10 +230,7 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
     if latent:
         chosen = fields.count("index_topk", default=0, least=0)
         if chosen:
-            fields.assume(
-                f"Sparse attention: a token sees the {chosen} earlier ones that an indexer picks; the indexer is not "
-                "priced."
-            )
+            fields.assume(f"Sparse attention: a token sees the {chosen} earlier ones that an indexer picks.")
         return Attention(
             heads=heads,
             kv_heads=1,
@@ -246,6 +243,8 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
             full_layers=0 if chosen else layers,
             windowed_layers=layers if chosen else 0,
             keeps_all=bool(chosen),
+            index_heads=fields.count("index_n_heads") if chosen else 0,
+            index_dim=fields.count("index_head_dim") if chosen else 0,
         )
     multi_query = 1 if fields.config.get("multi_query") else heads
     kv_heads = fields.count("num_key_value_heads", "num_kv_heads", default=multi_query)
