@@ -1,9 +1,7 @@
-"""Direct prices of the parts of a step: operators of the graph, priced, and repeated as the pipeline demands.
+"""Direct prices of the parts of a step: operators of the graph, priced.
 
-With `p` pipeline stages a batch is cut into `m = min(p, tokens)` micro-batches. When they fill the pipeline (m = p),
-stages never wait and a step lasts m times the slowest stage with its hand-over; the next step's micro-batches follow
-at once, as engines with one batch in flight for each stage do. With fewer, the pipeline has bubbles and a step lasts
-as long as one micro-batch takes through all stages.
+With pipeline stages a step is one batch that passes through all of them, one after another: as long as on one stage,
+and the hand-overs. How many batches are in flight is the engine's to say (`hermes_core.serving.llm.pipelined`).
 """
 
 from collections.abc import Iterable
@@ -50,68 +48,38 @@ class DirectPrices:
         """Pipeline stages."""
         return self.graph.plan.pipeline
 
-    def micro_batches(self, tokens: Sizes) -> Sizes:
-        """Return the number of micro-batches that so many tokens make."""
-        return np.maximum(np.minimum(tokens, self.stages), 1)
-
-    def stage_share(self) -> float:
-        """Return the share of the layers that the largest pipeline stage holds."""
-        layers = self.graph.model.layers
-        return -(-layers // self.stages) / layers
-
-    def layer_repeats(self, micro: Sizes) -> Figures:
-        """Return how often a step waits for all layers, for a number of micro-batches."""
-        return np.where(micro == self.stages, micro * self.stage_share(), 1.0)
-
     # ---- parts -----------------------------------------------------------------------------------------------
 
     def tokens(self, tokens: Sizes) -> list[PartPrice]:
         """Return the operators set by the number of tokens of the step."""
-        micro = self.micro_batches(tokens)
-        each = -(-tokens // micro)
-        layers, edge = self.layer_repeats(micro), np.where(micro == self.stages, 0.0, 1.0)
-        if self.stages == 1:
-            edge = np.ones_like(edge)
-        parts = self._parts(self.graph.embedding_operators(each), edge, micro)
-        parts += self._parts(self.graph.layer_operators(each), layers, micro)
+        parts = self._parts(self.graph.embedding_operators(tokens))
+        parts += self._parts(self.graph.layer_operators(tokens))
         if self.stages > 1:
-            hops = np.where(micro == self.stages, micro, self.stages - 1.0)
-            parts += self._parts([self._hand_over(each)], hops, micro * (self.stages - 1.0))
+            parts += self._parts([self._hand_over(tokens)], self.stages - 1.0)
         return parts
 
     def experts(self, tokens: Sizes) -> list[PartPrice]:
-        """Return the routed experts alone, of those that `tokens` has, in steps without a pipeline."""
-        operators = [one for one in self.graph.layer_operators(tokens) if one.kind == "moe.experts"]
-        micro = self.micro_batches(tokens)
-        return self._parts(operators, self.layer_repeats(micro), micro)
+        """Return the routed experts alone, of those that `tokens` has."""
+        return self._parts([one for one in self.graph.layer_operators(tokens) if one.kind == "moe.experts"])
 
     def sampled(self, sampled: Sizes) -> list[PartPrice]:
         """Return the output head and the sampler; they are on the last stage."""
-        micro = self.micro_batches(sampled)
-        return self._parts(self.graph.sampled_operators(-(-sampled // micro)), micro * 1.0, micro)
+        return self._parts(self.graph.sampled_operators(sampled))
 
     def launch(self) -> list[PartPrice]:
         """Return the fixed part of attention."""
-        micro = sizes_of(self.stages)
-        return self._parts([self.graph.attention_launch()], self.layer_repeats(micro), micro)
+        return self._parts([self.graph.attention_launch()])
 
     def linear(self, decode_seqs: int, prompt_tokens: int) -> list[PartPrice]:
         """Return the recurrence of linear-attention layers, where the model has such; affine in both."""
         if not self.graph.model.linear.layers:
             return []
-        micro = sizes_of(self.stages)
-        share = self.layer_repeats(micro) / micro
-        operator = self.graph.linear_attention(sizes_of(decode_seqs), sizes_of(prompt_tokens))
-        return self._parts([operator], share, np.ones(1))
+        return self._parts([self.graph.linear_attention(sizes_of(decode_seqs), sizes_of(prompt_tokens))])
 
-    def decode(self, batch: Sizes, context: Sizes, *, windowed: bool, tokens: Sizes | None = None) -> list[PartPrice]:
-        """Return decode attention of the full or of the windowed layers, where the model has such.
-
-        `tokens` are those of the whole step where prompts stand beside.
-        """
-        micro = self.micro_batches(batch if tokens is None else tokens)
-        part = self.graph.decode_attention(-(-batch // micro), -(-context // micro), windowed=windowed)
-        return self._parts([part] if part.count else [], self.layer_repeats(micro), micro)
+    def decode(self, batch: Sizes, context: Sizes, *, windowed: bool) -> list[PartPrice]:
+        """Return decode attention of the full or of the windowed layers, where the model has such."""
+        part = self.graph.decode_attention(batch, context, windowed=windowed)
+        return self._parts([part] if part.count else [])
 
     def prefill(self, shape: StepShape, *, windowed: bool) -> list[PartPrice]:
         """Return attention of the prompt chunks of `shape` in the full or in the windowed layers."""
@@ -125,33 +93,28 @@ class DirectPrices:
             pairs2 = shape.prefill_windowed_pairs2
         figures = {"batch": shape.prefill_seqs, "tokens": shape.prefill_tokens, "pairs2": pairs2, "keys": keys}
         sizes = {key: sizes_of(value) for key, value in figures.items()}
-        return self.prefill_at(sizes, sizes_of(shape.decode_seqs + shape.prefill_tokens), windowed=windowed)
+        return self.prefill_at(sizes, windowed=windowed)
 
-    def prefill_at(self, sizes: dict[str, Sizes], tokens: Sizes, *, windowed: bool) -> list[PartPrice]:
-        """Return attention of prompt chunks by their sums, in steps of `tokens` in all; see `StepGraph`."""
-        micro = self.micro_batches(tokens)
-        each = {key: -(-value // micro) for key, value in sizes.items()}
-        part = self.graph.prefill_attention(each, windowed=windowed)
-        return self._parts([part] if part.count else [], self.layer_repeats(micro), micro)
+    def prefill_at(self, sizes: dict[str, Sizes], *, windowed: bool) -> list[PartPrice]:
+        """Return attention of prompt chunks by their sums; see `StepGraph`."""
+        part = self.graph.prefill_attention(sizes, windowed=windowed)
+        return self._parts([part] if part.count else [])
 
-    def mixed_at(self, sizes: dict[str, Sizes], tokens: Sizes) -> list[PartPrice]:
+    def mixed_at(self, sizes: dict[str, Sizes]) -> list[PartPrice]:
         """Return attention of a prompt chunk and decoding sequences in one call, in the full layers."""
-        micro = self.micro_batches(tokens)
-        part = self.graph.mixed_attention({key: -(-value // micro) for key, value in sizes.items()})
-        return self._parts([part], self.layer_repeats(micro), micro)
+        return self._parts([self.graph.mixed_attention(sizes)])
 
     def attention(self, shape: StepShape) -> list[PartPrice]:
         """Return the attention of a step: fixed part, decoding sequences, prompt chunks."""
         parts = [*self.launch(), *self.linear(shape.decode_seqs, shape.prefill_tokens)]
-        tokens = sizes_of(shape.decode_seqs + shape.prefill_tokens)
         batch, context = sizes_of(shape.decode_seqs), sizes_of(shape.decode_context)
         if self.mixed and shape.decode_seqs and shape.prefill_tokens:
             sums = (shape.prefill_tokens, shape.prefill_pairs2, shape.prefill_context)
             sizes = dict(zip(("tokens", "pairs2", "keys"), map(sizes_of, sums), strict=True))
-            return parts + self.mixed_at({**sizes, "batch": batch, "context": context}, tokens)
+            return parts + self.mixed_at({**sizes, "batch": batch, "context": context})
         if shape.decode_seqs:
-            parts += self.decode(batch, context, windowed=False, tokens=tokens)
-            parts += self.decode(batch, sizes_of(shape.decode_windowed), windowed=True, tokens=tokens)
+            parts += self.decode(batch, context, windowed=False)
+            parts += self.decode(batch, sizes_of(shape.decode_windowed), windowed=True)
         if shape.prefill_tokens:
             parts += self.prefill(shape, windowed=False)
             parts += self.prefill(shape, windowed=True)
@@ -164,12 +127,12 @@ class DirectPrices:
             operator.name, operator.kind, operator.dtype, operator.activation, operator.sizes, {"far": int(far)}
         )
 
-    def _parts(self, operators: Iterable[Operator], repeats: Figures, runs: Figures | Sizes) -> list[PartPrice]:
+    def _parts(self, operators: Iterable[Operator], repeats: float = 1.0) -> list[PartPrice]:
         parts = []
         for operator in operators:
             price = self.pricer.price(operator)
             seconds = price.seconds * (operator.count * repeats)
-            joules = price.joules * (operator.count * runs * float(self.graph.plan.tensor))
+            joules = price.joules * (operator.count * repeats * float(self.graph.plan.tensor))
             parts.append(PartPrice(operator, price, seconds, joules))
         return parts
 

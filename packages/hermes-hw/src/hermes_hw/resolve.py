@@ -109,7 +109,7 @@ def _notes(graph: StepGraph, device: Device) -> list[str]:
             notes.append(f"{device.name} has no {item.compute} units: {item.name} weights are multiplied in {used}.")
     if plan.pipeline > 1:
         notes.append(
-            f"Pipeline of {plan.pipeline} stages: a step is cut into as many micro-batches, which fill the pipeline."
+            f"Pipeline of {plan.pipeline} stages: a step is a batch that passes through all of them, one after another."
         )
     if plan.data > 1 and not model.moe.layers:
         notes.append(f"data_parallel {plan.data} of a dense model: ranks are independent; a step is one rank's.")

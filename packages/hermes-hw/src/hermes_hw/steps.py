@@ -63,11 +63,11 @@ class StepTables:
     def spared(self, tokens: int, group_tokens: int) -> tuple[int, int]:
         """Return femtoseconds and nanojoules by which experts are cheaper than if every rank had `tokens` tokens.
 
-        `group_tokens` is how many all ranks have; nothing is spared with as many or more, or in a pipeline.
+        `group_tokens` is how many all ranks have; nothing is spared with as many or more.
         """
         ranks = self.direct.graph.plan.data
         each = -(-group_tokens // ranks)
-        if each >= tokens or self.direct.stages > 1:
+        if each >= tokens:
             return 0, 0
         full, real = self._of_experts(tokens), self._of_experts(each)
         return max(full[0] - real[0], 0), max(full[1] - real[1], 0)
@@ -164,15 +164,13 @@ class Surroundings:
 class AffineStepModel:
     """Prices steps whose attention is affine in sums of contexts. Implements `hermes_core.api.StepModel`."""
 
-    __slots__ = ("_around", "_by_micro", "_full", "_rows", "_stages", "_tables", "window")
+    __slots__ = ("_around", "_attention", "_rows", "_tables", "window")
 
     def __init__(self, direct: DirectPrices, deployment: Deployment) -> None:
         self.window = direct.graph.model.attention.window
         self._tables = StepTables(direct, deployment)
         self._around = Surroundings(direct, deployment)
-        self._stages = direct.stages
-        self._by_micro = [Coefficients(direct, micro, self._around) for micro in range(1, direct.stages + 1)]
-        self._full = self._by_micro[-1]
+        self._attention = Coefficients(direct, self._around)
         self._rows: dict[int, tuple[int, int, int, int, Coefficients, int]] = {}
 
     @property
@@ -218,7 +216,7 @@ class AffineStepModel:
         head = tables.sampled.get(sampled)
         if head is None:
             head = tables.fill_sampled(sampled)
-        c = self._full if tokens >= self._stages else self._by_micro[max(tokens, 1) - 1]
+        c = self._attention
         add_fs = around.add_base + around.add_seq * seqs
         base_fs = fs = price[0] + head[0] + around.fixed_fs + around.seq_fs * seqs + around.decode_fs * decode
         nj = price[1] + head[1] + around.fixed_nj + around.seq_nj * seqs + around.decode_nj * decode
@@ -258,12 +256,11 @@ class AffineStepModel:
         base_fs = max(price[0] + head[0] + around.fixed_fs + each_fs * seqs, LEAST_FS)
         floor_fs, add_fs = around.floor_add(price[2], seqs)
         base_nj = price[1] + head[1] + around.fixed_nj + each_nj * seqs + around.wait_nj(add_fs)
-        c = self._by_micro[min(seqs, self._stages) - 1]
-        return base_fs, floor_fs, add_fs, base_nj, c, around.wait_nj(max(floor_fs - base_fs, 0))
+        return base_fs, floor_fs, add_fs, base_nj, self._attention, around.wait_nj(max(floor_fs - base_fs, 0))
 
 
 class Coefficients:
-    """Integer coefficients of attention for a number of pipeline micro-batches."""
+    """Integer coefficients of attention."""
 
     __slots__ = (
         "causal",
@@ -283,29 +280,27 @@ class Coefficients:
         "window_wait_nj",
     )
 
-    def __init__(self, direct: DirectPrices, micro: int, around: Surroundings) -> None:
+    def __init__(self, direct: DirectPrices, around: Surroundings) -> None:
         attention = direct.graph.model.attention
         self.window = attention.window
         self.causal = attention.causal
-        # A micro-batch holds an equal share of the context, so time for a key falls as it is shared.
-        batch, keys = sizes_of(micro), sizes_of(_PROBE * micro)
+        batch, keys = sizes_of(1), sizes_of(_PROBE)
         self.full_fs, self.full_nj = _per_key(direct.decode(batch, keys, windowed=False), keys)
         self.window_fs, self.window_nj = _per_key(direct.decode(batch, keys, windowed=True), keys)
         self.full_wait_nj, self.window_wait_nj = around.wait_nj(self.full_fs), around.wait_nj(self.window_fs)
-        scale = _PROBE * micro
-        pairs = StepShape(prefill_seqs=micro, prefill_tokens=micro)
-        pairs.prefill_pairs2 = scale if attention.causal else scale // 2 + micro
+        scale = _PROBE
+        pairs = StepShape(prefill_seqs=1, prefill_tokens=1)
+        pairs.prefill_pairs2 = scale if attention.causal else scale // 2 + 1
         pairs.prefill_windowed_pairs2 = scale
-        read = StepShape(prefill_seqs=_PROBE, prefill_tokens=micro, prefill_context=scale)
+        read = StepShape(prefill_seqs=_PROBE, prefill_tokens=1, prefill_context=scale)
         if not attention.causal:
-            read.prefill_pairs2 = micro
+            read.prefill_pairs2 = 1
         self.prompt_pair2_fs = _per_unit(direct.prefill(pairs, windowed=False), scale)
         self.window_pair2_fs = _per_unit(direct.prefill(pairs, windowed=True), scale)
         self.prompt_key_fs = _per_unit(direct.prefill(read, windowed=False), scale)
         self.window_key_fs = _per_unit(direct.prefill(read, windowed=True), scale)
-        devices = direct.graph.plan.tensor * (micro / float(direct.layer_repeats(sizes_of(micro))[0]))
         device = direct.device
-        self.nj_per_fs = (device.tdp_w - device.idle_w) * devices * NJ_PER_J / FS_PER_S
+        self.nj_per_fs = (device.tdp_w - device.idle_w) * direct.graph.plan.tensor * NJ_PER_J / FS_PER_S
         self.memory_share = MEMORY_POWER_SHARE * direct.efficiency.decode_attention
 
     def prompt(self, shape: StepShape) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from hermes_core.serving.plan import AnyPoolPlan, KvTransferPlan, PoolPlan
 DEFAULT_PRESET: Final = "vllm"
 DEFAULT_ROUTER: Final = "least_tokens"
 
+_AHEAD: Final = "asynchronous_scheduling"
 _ADMISSIONS: Final = "hermes.admissions"
 _ENGINE_CHOICES: Final = {"batching": "hermes.batch_policies", "queue": "hermes.queue_orders"}
 
@@ -139,19 +140,43 @@ class Deployments:
             if not self._complete(settings, layer, route):
                 return None
             settings = dataclasses.replace(overlay(settings, layer), preset=base)
-        at_top = layers[-1][1] if layers else ("engine",)
-        for key, problem, remedy in unsupported(settings):
-            self._findings.add_unsupported((*at_top, key), problem, remedy)
-        for key, problem, remedy in contradictions(settings):
-            self._findings.add((*at_top, key), problem, remedy)
-        for field, group in _ENGINE_CHOICES.items():
-            route = next((r for layer, r in reversed(layers) if field in layer.model_fields_set), ("engine",))
-            self._parts.check_plugin(group, getattr(settings, field), (*route, field), field)
-        if settings.admission.kind != "always":
-            route = next((r for layer, r in reversed(layers) if "admission" in layer.model_fields_set), ("engine",))
-            self._parts.check_plugin(_ADMISSIONS, settings.admission.kind, (*route, "admission", "kind"), "admission")
+        settings, ahead_off = self._planning(settings, layers, hardware.pipeline_parallel)
+        self._check(settings, layers)
         self._write_engine((*at, "engine"), dataclasses.asdict(settings), layers, origin)
+        if ahead_off:
+            self._tree.put((*at, "engine", _AHEAD), value=False, origin=f"{hardware.pipeline_parallel} pipeline stages")
         return settings
+
+    def _check(self, settings: EngineSettings, layers: list[tuple[Section, Route]]) -> None:
+        """Note what the settings must not say, where the user said it."""
+
+        def place(key: str) -> Route:
+            written = (r for layer, r in reversed(layers) if key in map(yaml_key, layer.model_fields_set))
+            return (*next(written, layers[-1][1] if layers else ("engine",)), key)
+
+        for key, problem, remedy in unsupported(settings):
+            self._findings.add_unsupported(place(key), problem, remedy)
+        for key, problem, remedy in contradictions(settings):
+            self._findings.add(place(key), problem, remedy)
+        for field, group in _ENGINE_CHOICES.items():
+            self._parts.check_plugin(group, getattr(settings, field), place(field), field)
+        if settings.admission.kind != "always":
+            self._parts.check_plugin(_ADMISSIONS, settings.admission.kind, (*place("admission"), "kind"), "admission")
+
+    def _planning(
+        self, settings: EngineSettings, layers: list[tuple[Section, Route]], stages: int
+    ) -> tuple[EngineSettings, bool]:
+        """Return settings under which a sequence is planned again when its token is known, if there are stages."""
+        if stages == 1 or not settings.asynchronous_scheduling:
+            return settings, False
+        for layer, route in layers:
+            if _AHEAD in layer.model_fields_set:
+                self._findings.add(
+                    (*route, _AHEAD),
+                    f"with {stages} pipeline stages no sequence is planned again before its token is known",
+                    f"leave {_AHEAD} out, or set it to false",
+                )
+        return dataclasses.replace(settings, asynchronous_scheduling=False), True
 
     def _complete(self, settings: EngineSettings, layer: Section, route: Route) -> bool:
         """Note a section within the engine that begins from nothing and lacks what has no default."""

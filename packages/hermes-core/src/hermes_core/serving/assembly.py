@@ -22,6 +22,7 @@ from hermes_core.serving.llm.checks import check_settings
 from hermes_core.serving.llm.client import LlmClient, StretchObserver
 from hermes_core.serving.llm.compiled import compile_engine, kv_blocks_of
 from hermes_core.serving.llm.kv.transfer import KvTransfer
+from hermes_core.serving.llm.pipelined import of_a_round
 from hermes_core.serving.llm.pool import LlmPool
 from hermes_core.serving.llm.scheduling.admission import ADMISSIONS
 from hermes_core.serving.llm.scheduling.batching import BATCH_POLICIES
@@ -131,6 +132,7 @@ class Assembly:
         check_settings(plan.name, settings, plan.stages, self.adapters)
         blocks = kv_blocks_of(compiled, settings)
         policy = self.plugin(BATCH_POLICIES, settings.batching)
+        of_a_step = of_a_round(settings, compiled.deployment.pipeline_parallel)
         queue = self.plugin(QUEUE_ORDERS, settings.queue)
         pool = LlmPool(plan.name, self.coordinator, kv_bytes_per_token=compiled.kv_transfer_bytes_per_token)
         pool.max_model_len = compiled.max_model_len
@@ -149,13 +151,13 @@ class Assembly:
                 compiled=compiled,
                 settings=settings,
                 kv_blocks=blocks,
-                policy=policy(settings),
+                policy=policy(of_a_step),
                 queue=queue(settings),
                 owner=pool,
                 recorder=self.recorder if self.plan.record.steps else None,
                 exact=self.plan.exact,
                 observer=self.observer,
-                more_ranks=[(policy(settings), queue(settings)) for _ in range(ranks - 1)],
+                more_ranks=[(policy(of_a_step), queue(settings)) for _ in range(ranks - 1)],
             )
             clients.append(client)
             self.clients.append(client)

@@ -61,7 +61,9 @@ def deployment_key(pool: PoolPlan) -> str:
     """Return what decides the prices of a pool, as text: pools of one key share one compiled deployment."""
     speculation = pool.engine.speculation
     drafts = (speculation.method, speculation.draft_model, speculation.costs_given) if speculation is not None else None
-    return repr((pool.hardware_model, pool.deployment, drafts))
+    # How many batches a step has depends on the policy, where there are stages.
+    batching = pool.engine.batching if pool.deployment.pipeline_parallel > 1 else None
+    return repr((pool.hardware_model, pool.deployment, drafts, batching))
 
 
 class DrawnSource:

@@ -140,9 +140,7 @@ def _walk(work: Work, direct: DirectPrices, shape: StepShape | None) -> None:
     (count, new, cached), _ = product(prompts, chunks, before)
     for windowed in (False, True) if model.attention.window else (False,):
         past = np.minimum(cached, model.attention.window) if windowed else cached
-        direct.prefill_at(
-            _prompt_sizes(count, new, past), np.maximum(count * new, of.max_batched_tokens), windowed=windowed
-        )
+        direct.prefill_at(_prompt_sizes(count, new, past), windowed=windowed)
 
 
 def _prompt_sizes(batch: Sizes, new: Sizes, cached: Sizes) -> dict[str, Sizes]:

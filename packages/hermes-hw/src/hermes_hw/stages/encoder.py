@@ -137,9 +137,7 @@ class EncoderModel:
     def _prefill(self, pairs2: int, keys: int) -> tuple[float, float, float]:
         figures = {"batch": 1, "tokens": 1, "pairs2": pairs2, "keys": keys}
         sizes = {key: sizes_of(value) for key, value in figures.items()}
-        one = sizes_of(1)
-        parts = self._direct.prefill_at(sizes, one, windowed=False) + self._direct.prefill_at(sizes, one, windowed=True)
-        return _sum(parts)
+        return _sum(self._direct.prefill_at(sizes, windowed=False) + self._direct.prefill_at(sizes, windowed=True))
 
     def _attention(self, tokens: int, pairs: int) -> tuple[float, float, float]:
         pair_s, key_s, pair_j, key_j, key_bytes = self._lines

@@ -15,6 +15,7 @@ from hermes_core.api.hardware import (
 from hermes_core.api.time import FS_PER_NS
 from hermes_core.serving.llm.adapters import priced
 from hermes_core.serving.llm.kv.layout import block_bytes
+from hermes_core.serving.llm.pipelined import in_rounds
 from hermes_core.serving.llm.settings import EngineSettings
 
 HEADS: Final = ("mtp", "eagle", "eagle3")
@@ -31,7 +32,7 @@ def compile_engine(model: HardwareModel, deployment: Deployment, settings: Engin
 
     Raises InputError where the hardware model does not know such a head and nobody says what it costs.
     """
-    compiled = model.compile(deployment)
+    compiled = in_rounds(model.compile(deployment), settings)
     speculation = settings.speculation
     if speculation is None:
         return compiled
