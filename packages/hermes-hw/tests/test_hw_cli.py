@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("typer", reason="the extra cli is not installed")
 
 from hermes_core.api import InputError, OutputError
+from hermes_core.cli.root import app as core_app
 from hermes_hw.cli import app
 from hermes_hw.models import find_model
 from typer.testing import CliRunner
@@ -163,3 +164,15 @@ def test_check_asks_for_the_device_of_tables_that_do_not_say(tmp_path):
 )
 def test_unknown_choices_are_named(arguments, message):
     assert message in str(run(*arguments).exception)
+
+
+@pytest.mark.parametrize("device", ["h100-sxm", "a100-sxm-80gb", "l40s", "h200", "b200"])
+@pytest.mark.parametrize("model", ["meta-llama/Llama-3.1-8B", "google/gemma-2-9b"])
+def test_a_step_and_an_explained_scenario_have_the_same_room_for_kv(tmp_path, device, model):
+    file = tmp_path / "scenario.yaml"
+    file.write_text(f"model: {model}\nhardware: {device}\nworkload: {{rate: 1/s, prompt: 9, output: 9, requests: 1}}\n")
+    explained = CliRunner().invoke(core_app, ["explain", str(file), "--json"])
+    assert explained.exit_code == 0, explained.output
+    facts = json.loads(explained.stdout)["deployments"]["default"]
+    priced = json.loads(run("price", "--model", model, "--device", device, "--batch", "8", "--json").stdout)
+    assert priced["kv_tokens"] == facts["kv_tokens"]

@@ -71,8 +71,7 @@ def price(
         expert_parallel=ep,
         weight_dtype=weights,
         kv_dtype=kv,
-        max_seqs=max(batch, 1),
-        max_batched_tokens=max(8192, prompt + batch),
+        **_engine_limits(device, batch, batch + prompt),
         options={"tables": str(tables)} if tables else {},
     )
     hardware = _hardware_model(prices)
@@ -85,6 +84,33 @@ def price(
         print_json(result)
     else:
         _print_price(result)
+
+
+def _engine_limits(device: str, seqs: int, tokens: int) -> dict[str, int]:
+    """Return the limits of a step, by which engines reserve working memory: those of vLLM 0.33, or what is asked for.
+
+    Its defaults (vLLM 0.33, `EngineArgs.get_batch_defaults`) go by the memory of a device: `hermes explain` names the
+    same ones, and so the same room for KV.
+    """
+    from hermes_core.api.errors import InputError  # noqa: PLC0415
+
+    from hermes_hw.devices import find_device  # noqa: PLC0415
+
+    try:
+        memory, name = find_device(device).memory_bytes, find_device(device).name
+    except InputError:  # one that only the tables of measurements know; they refuse what they do not
+        memory, name = 0, device
+    large = memory >= 70 * 2**30 and not name.startswith("a100")
+    budget = (16_384 if memory >= 160 * 2**30 else 8192) if large else 2048
+    return {"max_seqs": max(1024 if large else 256, seqs), "max_batched_tokens": max(budget, tokens)}
+
+
+def _kv_tokens(compiled: "CompiledDeployment", deployment: "Deployment") -> int:
+    """Return how many tokens fit the KV cache: whole blocks, of the layers that keep all tokens where others do not."""
+    memory, block = compiled.memory, deployment.block_size_tokens
+    usable = int(memory.device_bytes * deployment.memory_utilization)
+    each = sum(group.bytes_per_token for group in memory.kv_groups if not group.window) or memory.kv_bytes_per_token
+    return int((usable - memory.weights_bytes - memory.activation_bytes) / (each * block)) * block
 
 
 def _hardware_model(name: str) -> Any:
@@ -133,10 +159,10 @@ def _priced(
     for operator in operators:
         by_bound[operator.bound] = by_bound.get(operator.bound, 0.0) + operator.duration_s
     memory = compiled.memory
-    room = memory.device_bytes * deployment.memory_utilization - memory.weights_bytes - memory.activation_bytes
+    room = _kv_tokens(compiled, deployment)
     notes = list(compiled.notes)
     tokens = shape.decode_context + shape.prefill_context
-    if tokens > room / memory.kv_bytes_per_token:
+    if tokens > room:
         notes.append(f"No engine runs this step: {tokens:,} tokens of KV do not fit the memory.")
     longest = max(shape.decode_context // max(1, shape.decode_seqs), shape.prefill_context)
     if longest > compiled.max_model_len:
@@ -158,7 +184,7 @@ def _priced(
         "usd_per_h": compiled.price_usd_per_h,
         "weights_bytes": memory.weights_bytes,
         "kv_bytes_per_token": memory.kv_bytes_per_token,
-        "kv_tokens": int(room / memory.kv_bytes_per_token),
+        "kv_tokens": room,
         "sources": dict(compiled.source_share),
         "operators": [
             {
