@@ -684,6 +684,288 @@ def test_a_sequence_that_has_just_given_its_last_token_is_preempted_first(monkey
     assert run.outcome.steps == 6
 
 
+# --- every preset in the same seven situations ----------------------------------------------------------------------
+#
+# Blocks have 4 tokens, SGLang's pages one; every preset keeps its habits otherwise: vLLM V1 and TensorRT-LLM plan
+# ahead, V0 plans between steps. SGLang is taken with its overlap off (`--disable-overlap-schedule`).
+
+V1 = ("vllm-0.15", "vllm-0.33", "vllm")
+SGLANG = ("sglang-0.5", "sglang")
+ALL = (*V1, "vllm-v0", *SGLANG, "tensorrt-llm")
+
+
+@dataclass
+class Situation:
+    rows: list[tuple[float, int, int]]
+    budget: int
+    tables: dict[tuple[str, ...], str]
+    max_num_seqs: int = 8
+    kv_tokens: int = 400
+    segments: list[list[tuple[int, int]]] | None = None
+
+
+BIGGER_THAN_THE_BUDGET = Situation(
+    [(0, 20, 2)],
+    budget=8,
+    tables={
+        # ceil(8/4), ceil(16/4), ceil(20/4) blocks; the first token comes with the last chunk; its KV makes it 21.
+        (*V1, "tensorrt-llm"): """
+            0 |   | a:8 |  |  | 2
+            1 |   | a:8 |  |  | 4
+            2 |   | a:4 |  |  | 5
+            3 | a |     |  |  | 6
+            """,
+        # Prompts are never cut. (V0 refuses this one; the engine lets it go alone.)
+        ("vllm-v0",): """
+            0 |   | a:20 |  |  | 5
+            1 | a |      |  |  | 6
+            """,
+        SGLANG: """
+            0 |   | a:8 |  |  | 8
+            1 |   | a:8 |  |  | 16
+            2 |   | a:4 |  |  | 20
+            3 | a |     |  |  | 21
+            """,
+    },
+)
+
+CHUNK_BOUNDARIES = Situation(
+    [(0, 12, 2), (0, 9, 1)],
+    budget=8,
+    tables={
+        # b gets what a leaves: 8 - 4, then 8 - 1 of which it needs 5.
+        (*V1, "tensorrt-llm"): """
+            0 |   | a:8     |  | b | 2
+            1 |   | a:4 b:4 |  |   | 4
+            2 | a | b:5     |  |   | 7
+            """,
+        # Each is beyond the budget, so each goes alone; a stands still while b's prompt is computed.
+        ("vllm-v0",): """
+            0 |   | a:12 |  | b | 3
+            1 |   | b:9  |  |   | 6
+            2 | a |      |  |   | 4
+            """,
+        # The rest of a's prompt goes before b's; a decodes when no prompt is left.
+        SGLANG: """
+            0 |   | a:8     |  | b | 8
+            1 |   | a:4 b:4 |  |   | 16
+            2 |   | b:5     |  |   | 21
+            3 | a |         |  |   | 13
+            """,
+    },
+)
+
+EXACTLY_FILLS_ITS_BLOCKS = Situation(
+    [(0, 8, 1), (0, 8, 2)],
+    budget=16,
+    tables={
+        # The KV of b's first token is the ninth: a third block. Planning ahead, a's two are free for step 2 only.
+        (*V1, "tensorrt-llm"): """
+            0 |   | a:8 b:8 |  |  | 4
+            1 | b |         |  |  | 5
+            """,
+        ("vllm-v0",): """
+            0 |   | a:8 b:8 |  |  | 4
+            1 | b |         |  |  | 3
+            """,
+        SGLANG: """
+            0 |   | a:8 b:8 |  |  | 16
+            1 | b |         |  |  | 9
+            """,
+    },
+)
+
+FULL_PREFIX_HIT = Situation(
+    [(0, 8, 1), (9, 8, 1)],
+    budget=16,
+    segments=[[(7, 8)], [(7, 8)]],
+    tables={
+        # The last token is always computed, so the block it is in: 8 - 4 floor(7 / 4) = 4.
+        (*V1, "tensorrt-llm"): """
+            0 |  | a:8 |  |  | 2
+            1 |  | b:4 |  |  | 2
+            """,
+        # No prefix cache by default.
+        ("vllm-v0",): """
+            0 |  | a:8 |  |  | 2
+            1 |  | b:8 |  |  | 2
+            """,
+        # The radix cache matches to the token, at most 8 - 1.
+        SGLANG: """
+            0 |  | a:8 |  |  | 8
+            1 |  | b:1 |  |  | 8
+            """,
+    },
+)
+
+BUDGET_EXHAUSTED_BY_DECODES = Situation(
+    [(0, 1, 5), (0, 1, 5), (0, 1, 5), (0, 3, 3), (2.5, 2, 1)],
+    budget=4,
+    max_num_seqs=4,
+    tables={
+        # Three decodes leave d one token a step, four leave e nothing. Step 5 would be empty, so e enters at once.
+        (*V1, "tensorrt-llm"): """
+            0 |         | a:1 b:1 c:1 d:1 |  |   | 4
+            1 | a b c   | d:1             |  |   | 4
+            2 | a b c   | d:1             |  |   | 4
+            3 | a b c d |                 |  | e | 4
+            4 | a b c d |                 |  | e | 8
+            5 |         | e:2             |  |   | 1
+            """,
+        # Decodes take nothing of a budget that prompts have for themselves: d, whole, does not fit beside three, then
+        # goes first. e waits for d's slot.
+        ("vllm-v0",): """
+            0 |         | a:1 b:1 c:1 |  | d | 3
+            1 |         | d:3         |  |   | 4
+            2 | a b c d |             |  |   | 4
+            3 | a b c d |             |  | e | 5
+            4 |         | e:2         |  |   | 4
+            5 | a b c   |             |  |   | 3
+            6 | a b c   |             |  |   | 6
+            """,
+        # The same with d cut.
+        SGLANG: """
+            0 |         | a:1 b:1 c:1 d:1 |  |   | 4
+            1 |         | d:2             |  |   | 6
+            2 | a b c d |                 |  |   | 10
+            3 | a b c d |                 |  | e | 14
+            4 |         | e:2             |  |   | 11
+            5 | a b c   |                 |  |   | 12
+            6 | a b c   |                 |  |   | 15
+            """,
+    },
+)
+
+MAX_NUM_SEQS = Situation(
+    [(0, 4, 2), (0, 4, 4), (0, 4, 1)],
+    budget=16,
+    max_num_seqs=2,
+    tables={
+        # a ends in step 1; when that is known step 2 is planned, so its slot and its two blocks serve step 3.
+        (*V1, "tensorrt-llm"): """
+            0 |     | a:4 b:4 |  | c | 2
+            1 | a b |         |  | c | 4
+            2 | b   |         |  | c | 4
+            3 | b   | c:4     |  |   | 3
+            """,
+        # Known at once; and c goes first, while b stands still.
+        ("vllm-v0",): """
+            0 |     | a:4 b:4 |  | c | 2
+            1 | a b |         |  | c | 4
+            2 |     | c:4     |  |   | 3
+            3 | b   |         |  |   | 2
+            4 | b   |         |  |   | 2
+            """,
+        SGLANG: """
+            0 |     | a:4 b:4 |  | c | 8
+            1 | a b |         |  | c | 10
+            2 |     | c:4     |  |   | 9
+            3 | b   |         |  |   | 6
+            4 | b   |         |  |   | 7
+            """,
+    },
+)
+
+PREEMPTION_ORDER = Situation(
+    [(0, 4, 6), (0, 4, 6), (4.5, 1, 1)],
+    budget=16,
+    kv_tokens=16,
+    tables={
+        # Step 5: a and b need a third block each and none is left: b, the tail, goes back to the head of the queue, and
+        # nobody enters. Of its two full blocks a takes the later one: b finds the other, and computes 9 - 4 tokens.
+        V1: """
+            0 |     | a:4 b:4 |   |     | 2
+            1 | a b |         |   |     | 4
+            2 | a b |         |   |     | 4
+            3 | a b |         |   |     | 4
+            4 | a b |         |   |     | 4
+            5 | a   |         | b | b c | 3
+            6 |     | b:5 c:1 |   |     | 4
+            """,
+        # Without a prefix cache b computes all nine tokens again.
+        ("vllm-v0",): """
+            0 |     | a:4 b:4 |   |     | 2
+            1 | a b |         |   |     | 4
+            2 | a b |         |   |     | 4
+            3 | a b |         |   |     | 4
+            4 | a b |         |   |     | 4
+            5 | a   |         | b | b c | 3
+            6 |     | b:9 c:1 |   |     | 4
+            """,
+        # b wants 4 + 6 of the 12 tokens that a's prompt leaves, and a's answer counts too: whole in the same batch, by
+        # 0.7 then, so b waits for a to leave, and c behind it. c then wants 1 + 1 of 16 - 4, beside all 6 of b's.
+        SGLANG: """
+            0 |   | a:4 |  | b   | 4
+            1 | a |     |  | b   | 5
+            2 | a |     |  | b   | 6
+            3 | a |     |  | b   | 7
+            4 | a |     |  | b   | 8
+            5 | a |     |  | b c | 9
+            6 |   | b:4 c:1 |  |  | 5
+            7 | b |     |  |     | 5
+            8 | b |     |  |     | 6
+            9 | b |     |  |     | 7
+            10 | b |    |  |     | 8
+            11 | b |    |  |     | 9
+            """,
+        # Nobody is ever preempted: 3 + 3 blocks do not fit into four, so b waits for a to leave, and c behind it.
+        ("tensorrt-llm",): """
+            0 |   | a:4     |  | b   | 1
+            1 | a |         |  | b   | 2
+            2 | a |         |  | b   | 2
+            3 | a |         |  | b   | 2
+            4 | a |         |  | b   | 2
+            5 | a |         |  | b c | 3
+            6 |   | b:4 c:1 |  |     | 2
+            7 | b |         |  |     | 3
+            8 | b |         |  |     | 2
+            9 | b |         |  |     | 2
+            10 | b |        |  |     | 2
+            11 | b |        |  |     | 3
+            """,
+    },
+)
+
+SITUATIONS = {
+    "a request bigger than the budget": BIGGER_THAN_THE_BUDGET,
+    "chunk boundaries": CHUNK_BOUNDARIES,
+    "a prompt that exactly fills its blocks": EXACTLY_FILLS_ITS_BLOCKS,
+    "full prefix hit": FULL_PREFIX_HIT,
+    "budget exhausted by decodes": BUDGET_EXHAUSTED_BY_DECODES,
+    "max_num_seqs reached": MAX_NUM_SEQS,
+    "preemption order": PREEMPTION_ORDER,
+}
+
+
+@pytest.mark.parametrize("preset", ALL)
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_a_preset_in_a_situation(monkeypatch, name, preset):
+    situation = SITUATIONS[name]
+    page = 1 if preset in SGLANG else 4
+    settings = {
+        "max_num_batched_tokens": situation.budget,
+        "max_num_seqs": situation.max_num_seqs,
+        "block_size_tokens": page,
+    }
+    if preset in SGLANG:
+        settings["asynchronous_scheduling"] = False
+    case = Case(
+        situation.rows,
+        blocks=situation.kv_tokens // page,
+        segments=situation.segments,
+        preset=preset,
+        settings=settings,
+    )
+    check(monkeypatch, case, next(table for presets, table in situation.tables.items() if preset in presets))
+
+
+def test_no_cell_is_missing():
+    assert set(ALL) == set(PRESET_NAMES)
+    for name, situation in SITUATIONS.items():
+        covered = [preset for presets in situation.tables for preset in presets]
+        assert sorted(covered) == sorted(ALL), name
+
+
 # --- presets --------------------------------------------------------------------------------------------------------
 
 
