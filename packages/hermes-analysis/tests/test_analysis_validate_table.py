@@ -355,3 +355,10 @@ def test_what_a_row_has_from_others_does_not_depend_on_the_sample(tmp_path, monk
     asked = answers(monkeypatch, **two_requests())
     validate_table(file, only=("trtllm12",))
     assert asked[0]["pools"]["decode"]["engine"]["max_num_seqs"] == 32
+
+
+def test_all_devices_of_a_rack_are_not_one_worker():
+    rack = made(system="gb200", tp_size="36", model_path="deepseek-ai/DeepSeek-R1", backend_version="")
+    with pytest.raises(NotRepresentedError, match="disaggregated system as one worker"):
+        closed_loop.case_of(rack)
+    assert closed_loop.case_of(rack | {"tp_size": "8"}).scenario["hardware"]["tp"] == 8

@@ -48,6 +48,7 @@ _NATIVE: Final = {"deepseek-ai/DeepSeek-R1": "fp8", "deepseek-ai/DeepSeek-V3": "
 """Models that are published in a narrow format already."""
 NODE: Final = 8
 """Devices in a node of the systems that these rows are from."""
+RACKS: Final = ("gb200", "gb300")
 DENSE: Final = ("Llama", "Qwen3-32B")
 """Models of these rows that are no mixtures of experts: their data-parallel ranks do not know one another."""
 _RENAMED: Final = {
@@ -180,10 +181,10 @@ def _degrees(row: Mapping[str, str], role: str, told: list[str]) -> dict[str, An
         return max(1, whole(text, f"{role}{name}"))
 
     tensor, data, expert = degree("tp_size"), degree("attention_dp_size"), degree("moe_ep_size")
-    if tensor & (tensor - 1):
-        # No model of these rows splits so: the importer wrote all devices of a worker as its tensor-parallel degree.
-        told.append(f"{tensor} devices with data-parallel attention: heads do not divide so")
-        return {"device": row["system"], "tp": 1, "pp": 1, "dp": tensor, "ep": tensor}
+    if tensor > NODE and not role and row["system"].startswith(RACKS) and data == expert == 1:
+        # InferenceMAX runs disaggregated systems alone on racks; the importer of these rows wrote all their devices as
+        # the tensor-parallel degree of one worker (36 are one of 4 for prompts and four of 8 for tokens).
+        raise NotRepresentedError("the devices of a disaggregated system as one worker: which do what is not given")
     devices = None if role else _same_devices(row["id"], tensor * data, degree("moe_tp_size"), expert)
     if devices:
         told.append(f"{tensor * data} devices as {devices}: degrees of tensors and experts are of the same devices")
