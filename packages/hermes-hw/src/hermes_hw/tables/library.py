@@ -104,6 +104,14 @@ class Curves:
 
 _LATENT: Final = {"attention.latent_prefill": "attention.prefill", "attention.latent_decode": "attention.decode"}
 """Kinds of tables whose operators are of a broader kind."""
+_BROADER: Final = {
+    "moe.experts_wide": "moe.experts",
+    "collective.dispatch": "collective.all_to_all",
+    "collective.combine": "collective.all_to_all",
+}
+"""Kinds of tables that hold one way of what operators of a broader kind do."""
+LATENT_PRODUCT: Final = {"latent.keys": (512, 128), "latent.values": (128, 512)}
+"""Columns of a head and inner size of the products of latent attention that go head by head."""
 _LATENT_HEAD: Final = {"head_dim": 128, "v_head_dim": 128, "rope_dim": 64}
 """Widths of a head in attention over latents: those of all models that have it (DeepSeek-V2, arXiv:2405.04434)."""
 
@@ -113,9 +121,22 @@ def operator_at(kind: str, dtype: str, activation: DType, columns: Mapping[str, 
     c = {key: np.asarray(value) for key, value in columns.items()}
     one = np.ones(len(next(iter(c.values()))), np.int64)
     attributes: dict[str, Any] = {}
+    kind = _BROADER.get(kind, kind)
     if kind == "gemm":
         sizes = {"m": c["m"]}
         attributes = {"n": c["n"], "k": c["k"]}
+    elif kind in LATENT_PRODUCT:
+        sizes = {"m": c["tokens"]}
+        columns_of, inner = LATENT_PRODUCT[kind]
+        kind, attributes = "gemm", {"n": columns_of * c["heads"], "k": inner * one}
+    elif kind.startswith("attention.index_"):
+        plain = {**c, "kv_heads": one, "window": 0 * one}
+        kind = f"attention.{kind.removeprefix('attention.index_')}"
+        sizes, attributes = _attention_at(kind, plain, one)
+        attributes["v_head_dim"] = 0 * one
+    elif kind.startswith("attention.linear_"):
+        kind, sizes = "attention.linear", {"batch": c.get("batch", 0 * one), "tokens": c.get("tokens", 0 * one)}
+        attributes = {name: c[name] for name in ("value_heads", "key_dim", "value_dim")}
     elif kind in _LATENT:
         kind = _LATENT[kind]
         sizes, attributes = _latent_at(c, one)

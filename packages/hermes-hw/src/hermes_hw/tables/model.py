@@ -174,17 +174,16 @@ def _around_measured(
 ) -> tuple[Resolved, TablePricer]:
     """Return what surrounds measured attention: its calls as one where they are, and no sequence counted twice."""
     a = resolved.graph.model.attention
-    if not pricer.covers(f"attention.{'latent_' if a.latent else ''}decode", resolved.graph.kv.name):
-        return resolved, pricer
-    efficiency = resolved.efficiency
+    kind = f"attention.{'latent_' if a.latent else ''}decode"
+    measured = pricer.covers(kind, resolved.graph.kv.name)
     named = deployment.options.get("efficiency", {})
-    if not isinstance(named, Mapping) or "seq_s" not in named:
+    if measured and (not isinstance(named, Mapping) or "seq_s" not in named):
+        efficiency = resolved.efficiency
         efficiency = dataclasses.replace(efficiency, seq_s=min(efficiency.seq_s, _MEASURED_SEQ_S))
         pricer = dataclasses.replace(pricer, roofline=dataclasses.replace(pricer.roofline, efficiency=efficiency))
         resolved = dataclasses.replace(resolved, efficiency=efficiency)
-    if tables.one_call and not a.latent:
-        pricer = dataclasses.replace(pricer, launch=Launch.of(pricer, resolved.graph))
-    return resolved, pricer
+    one_call = measured and tables.one_call and not a.latent
+    return resolved, dataclasses.replace(pricer, launch=Launch.of(pricer, resolved.graph, one_call=one_call))
 
 
 def _notes(tables: StackedTables, direct: DirectPrices, *, even: bool) -> tuple[str, ...]:

@@ -13,7 +13,8 @@ from hermes_hw.energy import ACTIVE_POWER_SHARE, Energy
 from hermes_hw.graph import StepGraph
 from hermes_hw.operators import EXTRAPOLATED, INTERPOLATED, Figures, Operator, Price, Sizes
 from hermes_hw.roofline.pricer import RooflinePricer
-from hermes_hw.tables.library import Curves, Tables
+from hermes_hw.tables.library import LATENT_PRODUCT, Curves, Tables
+from hermes_hw.tables.linear import linear_price
 from hermes_hw.tables.rows import TableRows
 from hermes_hw.tables.vocabulary import KINDS
 
@@ -25,6 +26,15 @@ _LATENT_KINDS: Final = {
     "attention.decode": "attention.latent_decode",
 }
 """Tables of attention over latents (MLA)."""
+_NAMED: Final = {
+    "k_up": "latent.keys",
+    "v_up": "latent.values",
+    "index_decode": "attention.index_decode",
+    "index_prefill": "attention.index_prefill",
+    "experts_dispatch": "collective.dispatch",
+    "experts_combine": "collective.combine",
+}
+"""Operators with tables of their own, by their names in the graph."""
 _ATTENTION: Final = ("attention.decode", "attention.prefill", "attention.mixed")
 
 
@@ -92,25 +102,30 @@ class Launch:
     """Of a call in the tables, by kind and by whether it has a window."""
 
     @classmethod
-    def of(cls, pricer: "TablePricer", graph: StepGraph) -> "Launch":
-        """Return what the smallest calls of `graph` take."""
-        a, one = graph.model.attention, np.ones(1, np.int64)
+    def of(cls, pricer: "TablePricer", graph: StepGraph, *, one_call: bool) -> "Launch | None":
+        """Return what the smallest calls of `graph` take; None where each is priced whole.
+
+        Recurrences of linear attention are priced by what sequences and tokens add, so their launches are here too.
+        """
+        a, linear, one = graph.model.attention, graph.model.linear.layers, np.ones(1, np.int64)
+        kinds = [(windowed, count) for windowed, count in ((False, a.full_layers), (True, a.windowed_layers)) if count]
         prompt = {"batch": one, "tokens": one, "pairs2": 2 * one, "keys": one}
         fixed: dict[tuple[str, bool], float] = {}
-        for windowed, layers in ((False, a.full_layers), (True, a.windowed_layers)):
-            if layers:
-                decode = pricer.price(graph.decode_attention(one, one, windowed=windowed))
-                first = pricer.price(graph.prefill_attention(prompt, windowed=windowed))
-                fixed["attention.decode", windowed] = float(decode.seconds[0])
-                fixed["attention.prefill", windowed] = float(first.seconds[0])
-        calls = a.full_layers + a.windowed_layers + graph.model.linear.layers
-        seconds = sum(
-            layers * min(fixed["attention.decode", windowed], fixed["attention.prefill", windowed])
-            for windowed, layers in ((False, a.full_layers), (True, a.windowed_layers))
-            if layers
-        )
-        seconds += graph.model.linear.layers * pricer.roofline.efficiency.attention_s
-        return cls(seconds / calls, {key: min(value, seconds / calls) for key, value in fixed.items()})
+        seconds = 0.0
+        for windowed, count in kinds if one_call else ():
+            calls = (
+                ("attention.decode", graph.decode_attention(one, one, windowed=windowed)),
+                ("attention.prefill", graph.prefill_attention(prompt, windowed=windowed)),
+            )
+            fixed |= {(kind, windowed): float(pricer.price(call).seconds[0]) for kind, call in calls}
+            seconds += count * min(fixed[kind, windowed] for kind, _ in calls)
+        if linear:
+            found = linear_price(pricer.tables, graph.linear_attention(one, 0 * one))
+            seconds += linear * (pricer.roofline.efficiency.attention_s if found is None else found.launch_s)
+        if not seconds:
+            return None
+        each = seconds / graph.attention_launch().count
+        return cls(each, {key: min(value, each) if not linear else value for key, value in fixed.items()})
 
     def call(self, price: Price) -> Price:
         """Return the price of a step's calls in a layer beside their work; `price` is the roofline's."""
@@ -178,17 +193,38 @@ class TablePricer:
             return _scaled(price, 0.0) if self.launch is None else self.launch.call(price)
         if operator.name in self.inside:
             return _scaled(self.roofline.price(operator), 0.0)
-        latent = _LATENT_KINDS.get(operator.kind) if operator.attributes.get("latent") else None
-        curves = self.curves(latent or operator.kind, operator.dtype.name)
+        if operator.kind == "attention.linear":
+            return self._linear(operator)
+        curves = self._curves_of(operator)
         if curves is None:
             return self.base.price(operator)
         operator = _as_measured(operator, curves.rows.dtype)
         base = self.base.price(operator)
-        ratio, source = curves.ratio(operator, table_sizes(operator))
+        ratio, source = curves.ratio(operator, table_sizes(operator, curves.rows.kind))
         if self.refuse and (source == EXTRAPOLATED).any():
             raise self._outside(operator, source, curves)
         price = self._measured(base, ratio, source)
         return price if self.launch is None else self.launch.within(operator, price)
+
+    def _curves_of(self, operator: Operator) -> Curves | None:
+        """Return the curves that price `operator`: those of what it is called, else those of its kind."""
+        a, dtype = operator.attributes, operator.dtype.name
+        named = _NAMED.get(operator.name)
+        if operator.kind == "moe.experts" and min(a["data_parallel"], a["expert_parallel"]) > 1:
+            named = "moe.experts_wide"
+        curves = self.curves(named, dtype) if named else None
+        if curves is not None or operator.name in {"index_decode", "index_prefill"}:
+            # Scores of an indexer are no attention: no values, one key head.
+            return curves
+        latent = _LATENT_KINDS.get(operator.kind) if a.get("latent") else None
+        return self.curves(latent or operator.kind, dtype)
+
+    def _linear(self, operator: Operator) -> Price:
+        base, found = self.roofline.price(operator), linear_price(self.tables, operator)
+        if found is None:
+            return base
+        ratio = np.where(base.seconds > 0, found.seconds(operator) / np.where(base.seconds > 0, base.seconds, 1.0), 1.0)
+        return self._measured(base, ratio, np.full(base.seconds.shape, found.source))
 
     def _measured(self, base: Price, ratio: Figures, source: Sizes) -> Price:
         seconds = base.seconds * ratio
@@ -210,8 +246,8 @@ class TablePricer:
 
     def _outside(self, operator: Operator, source: Sizes, curves: Curves) -> InputError:
         place = int(np.argmax(source == EXTRAPOLATED))
-        sizes = table_sizes(operator)
-        spec = KINDS[operator.kind]
+        sizes = table_sizes(operator, curves.rows.kind)
+        spec = KINDS[curves.rows.kind]
         found = ", ".join(
             f"{name} {float(np.broadcast_to(np.asarray(sizes[name]), source.shape)[place]):g}" for name in spec.columns
         )
@@ -225,10 +261,13 @@ class TablePricer:
         )
 
 
-def table_sizes(operator: Operator) -> dict[str, Figures | Sizes | int]:
-    """Return the columns of a table at which `operator` stands."""
+def table_sizes(operator: Operator, table: str) -> dict[str, Figures | Sizes | int]:
+    """Return the columns of a table of the kind `table` at which `operator` stands."""
     a, s = operator.attributes, operator.sizes
     kind = operator.kind
+    if table in LATENT_PRODUCT:
+        columns, inner = LATENT_PRODUCT[table]
+        return {"heads": max(a["n"] * a["k"] // (columns * inner), 1), "tokens": s["m"]}
     if kind == "gemm":
         return {"n": a["n"], "k": a["k"], "m": s["m"]}
     if kind.startswith("attention."):

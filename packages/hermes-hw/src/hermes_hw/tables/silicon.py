@@ -2,7 +2,7 @@
 
 import importlib.util
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from hermes_hw.dtypes import DTYPES
 from hermes_hw.gating import activated_experts, popularity
 from hermes_hw.lookup import find_name, normalised
 from hermes_hw.operators import Figures, Sizes
+from hermes_hw.tables import extra
 from hermes_hw.tables.cleaning import L2_BYTES, cold, fastest, from_memory, joined, rising
 from hermes_hw.tables.package import (
     FRAMEWORKS,
@@ -29,6 +30,7 @@ from hermes_hw.tables.package import (
     silicon_system,
 )
 from hermes_hw.tables.rows import TableRows, checked_rows
+from hermes_hw.tables.vocabulary import KINDS
 
 _MS: Final = 1e-3
 _GEMM_TYPES: Final = {
@@ -57,6 +59,9 @@ _LAUNCHED_MS: Final = 0.03
 """Least time of a table of products from which on it shows launches: replayed from a graph the smallest products take
 2 to 14 us whatever the format, launched one by one from PyTorch 57 to 310 us."""
 _LEAST_SHARE: Final = 0.2
+_NODE: Final = 8
+_NODE_OF_GRACE: Final = 4
+"""Devices of a node."""
 _ONE_CALL: Final = "flash_attn"
 """Kernels that take prompts and decoding sequences in one call, by what their names hold."""
 DISTRIBUTIONS: Final = ("auto", "balanced", "power_law_1.01", "power_law_1.2")
@@ -125,17 +130,43 @@ class SiliconTables:
         return newest(self.folder, family, framework or self.framework, name)
 
     def _find(self, kind: str, dtype: str) -> TableRows | None:
-        if kind == "gemm":
-            return self._gemm(dtype)
-        if kind == "moe.experts":
-            return self._experts(dtype)
-        if kind in {"attention.decode", "attention.prefill"}:
-            return self._attention(kind, dtype)
-        if kind.startswith("attention.latent_"):
-            return self._latent(kind, dtype)
-        if kind == "collective.all_reduce":
-            return self._all_reduce(dtype)
-        return self._nccl(kind, dtype) if kind in _COLLECTIVES else None
+        readers: Mapping[str, Callable[[], TableRows | None]] = {
+            "gemm": lambda: self._gemm(dtype),
+            "moe.experts": lambda: self._experts(dtype),
+            "attention.decode": lambda: self._attention(kind, dtype),
+            "attention.prefill": lambda: self._attention(kind, dtype),
+            "attention.latent_decode": lambda: self._latent(kind, dtype),
+            "attention.latent_prefill": lambda: self._latent(kind, dtype),
+            "collective.all_reduce": lambda: self._all_reduce(dtype),
+            **dict.fromkeys(_COLLECTIVES, lambda: self._nccl(kind, dtype)),
+        }
+        return readers.get(kind, lambda: self._beside(kind, dtype))()
+
+    def _beside(self, kind: str, dtype: str) -> TableRows | None:
+        """Return rows of a kind that only some models have."""
+        found: extra.Found = None
+        if dtype == "bf16":
+            if kind.startswith("latent."):
+                found = extra.latent_products(self._nearest, kind)
+            elif kind.startswith("attention.linear_"):
+                found = extra.linear_attention(self._nearest, kind)
+            elif kind in {"collective.dispatch", "collective.combine"}:
+                node = _NODE_OF_GRACE if self.folder.name.startswith("gb") else _NODE
+                found = extra.expert_exchange(self._nearest, kind, node)
+        elif dtype == "fp8" and kind == "attention.index_decode":
+            found = extra.index_decode(self._nearest, "fp8")
+        elif dtype == "fp8" and kind == "attention.index_prefill":
+            found = extra.index_prefill(self._nearest)
+        if kind == "moe.experts_wide":
+            found = extra.wide_experts(self.file, dtype, _UNEVEN)
+        if found is None:
+            return None
+        columns, path = found
+        return self._rows(kind, dtype, columns, path, along=KINDS[kind].axes[-1])
+
+    def _nearest(self, family: str, name: str) -> Path | None:
+        """Return the file of the own framework, else of one whose kernels it calls."""
+        return next((path for one in self._frameworks if (path := self.file(family, name, one))), None)
 
     @property
     def _frameworks(self) -> tuple[str, ...]:
@@ -150,7 +181,7 @@ class SiliconTables:
         Those of 16 bits are PyTorch's in every framework: the least of them is the least disturbed. Others are taken
         of another framework where the own one was timed launch by launch, which shows the host and not the device.
         """
-        parts = []
+        parts: list[tuple[dict[str, Any], Path]] = []
         for framework in self._frameworks:
             part = self._products(dtype, framework)
             if part is not None and (not parts or dtype == "bf16"):
@@ -271,7 +302,7 @@ class SiliconTables:
         """Return attention over latents of 512 dimensions: DeepSeek's, Kimi's and their kin."""
         decode = kind == "attention.latent_decode"
         name = "generation_mla_perf" if decode else "context_mla_perf"
-        path = next((path for path in (self.file("mla", name, other) for other in self._frameworks) if path), None)
+        path = self._nearest("mla", name)
         if path is None or dtype not in _KV_TYPES:
             return None
         names = {"num_heads": "heads", "batch_size": "batch", "isl": "tokens", "step": "cached"}

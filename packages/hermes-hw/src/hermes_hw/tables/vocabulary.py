@@ -33,6 +33,15 @@ KINDS: Final = {
     "moe.experts": KindSpec(
         ("experts_tensor", "expert_parallel", "tokens"), ("hidden", "intermediate", "top_k", "experts")
     ),
+    "moe.experts_wide": KindSpec(
+        ("experts_tensor", "expert_parallel", "tokens"), ("hidden", "intermediate", "top_k", "experts")
+    ),
+    "latent.keys": KindSpec(("heads", "tokens")),
+    "latent.values": KindSpec(("heads", "tokens")),
+    "attention.index_decode": KindSpec(("batch", "context"), ("heads", "head_dim")),
+    "attention.index_prefill": KindSpec(("batch", "tokens", "cached"), ("heads", "head_dim"), ("cached",)),
+    "attention.linear_decode": KindSpec(("value_heads", "batch"), ("key_dim", "value_dim")),
+    "attention.linear_prefill": KindSpec(("value_heads", "tokens"), ("key_dim", "value_dim")),
     "norm": KindSpec(("hidden", "tokens")),
     "rotary": KindSpec(("heads", "kv_heads", "tokens"), ("head_dim", "qk_norm")),
     "elementwise": KindSpec(("width", "tokens"), ("inputs",)),
@@ -42,6 +51,8 @@ KINDS: Final = {
     "collective.all_gather": KindSpec(("ranks", "bytes")),
     "collective.reduce_scatter": KindSpec(("ranks", "bytes")),
     "collective.all_to_all": KindSpec(("ranks", "bytes")),
+    "collective.dispatch": KindSpec(("ranks", "bytes")),
+    "collective.combine": KindSpec(("ranks", "bytes")),
     "transfer.p2p": KindSpec(("bytes",)),
 }
 """What tables may hold."""
