@@ -251,3 +251,27 @@ def test_an_indexer_goes_over_all_keys_and_attention_over_those_picked():
     times = [one.steps.decode_run(64, long, 64 * 2048, 0)[0] for one in (plain, sparse)]
     assert times[1] < times[0]
     check_step_model(sparse.steps, points=40)
+
+
+def test_a_gated_delta_net_by_hand():
+    model = architecture("Qwen3.5-397B-A17B")
+    linear = model.linear
+    deployment = Deployment(model=model.name, device="h200", tensor_parallel=8)
+    graph = StepGraph(model, parallel_plan(deployment, model, 1.0), BF16)
+    parts = {one.name: one for one in graph.layer_operators(sizes_of(16)) if one.name.startswith("linear_")}
+    heads, keys = linear.value_heads // 8, linear.key_heads // 8
+    # Queries and keys, values and output gates; decay and step are a product of their own.
+    assert parts["linear_in_proj"].attributes["n"] == 2 * keys * linear.key_dim + 2 * heads * linear.value_dim
+    assert parts["linear_gates"].attributes == {"n": 2 * heads, "k": model.hidden}
+    assert parts["linear_convolution"].attributes["width"] == 2 * keys * linear.key_dim + heads * linear.value_dim
+    assert parts["linear_norm"].attributes["hidden"] == heads * linear.value_dim
+    assert {one.count for one in parts.values()} == {linear.layers}
+    weights = sum(one.attributes["n"] * one.attributes["k"] for one in parts.values() if one.kind == "gemm")
+    assert weights == pytest.approx(model.linear_parameters / 8, rel=1e-3)
+
+
+def test_shared_experts_are_marked_as_beside_the_routed_ones():
+    model = architecture("deepseek-v3")
+    graph = StepGraph(model, parallel_plan(Deployment(model="deepseek-v3", device="h200"), model, 1.0), BF16)
+    marked = {one.name for one in graph.layer_operators(sizes_of(4)) if one.attributes.get("beside")}
+    assert marked == {"shared_gate_up_proj", "shared_activation", "shared_down_proj"}

@@ -1,6 +1,6 @@
 """The operators of one step of a transformer on one device of a parallel plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from hermes_hw.models.architecture import Architecture, DraftHead
 from hermes_hw.operators import Figures, Operator, Sizes
 from hermes_hw.parallel import ParallelPlan
 
+_DELTA = 4
+"""Kernels of a gated delta net beside those of attention: a product, the convolution, the gating, a norm."""
 _INDEXING = 8
 """Kernels of an indexer: three products, norm, rotary embedding, narrowing with the cache write, scores, choice."""
 _NARROWING = 2
@@ -130,8 +132,9 @@ class StepGraph:
         collectives = 2 * model.layers if self.plan.tensor > 1 else 0
         latent = 5 * model.layers if model.attention.kv_lora_rank else 0
         narrowing = _NARROWING * self._narrowed_products
-        latent += _INDEXING * model.layers if model.attention.index_heads else 0
-        return 9 * model.layers + latent + 6 * model.moe.layers + collectives + narrowing
+        indexing = _INDEXING * model.layers if model.attention.index_heads else 0
+        kinds = latent + indexing + _DELTA * model.linear.layers + 6 * model.moe.layers
+        return 9 * model.layers + kinds + collectives + narrowing
 
     @property
     def _narrowed_products(self) -> int:
@@ -272,9 +275,17 @@ class StepGraph:
     def _linear_projections(self, tokens: Sizes) -> list[Operator]:
         model, linear, tp = self.model, self.model.linear, self.plan.tensor
         weights = model.quantization.attention
-        values = -(-linear.value_heads // tp) * linear.value_dim
+        heads, keys = -(-linear.value_heads // tp), -(-linear.key_heads // tp)
+        values = heads * linear.value_dim
+        wide = linear.projected - 2 * linear.value_heads
+        sizes, channels = {"tokens": tokens}, 2 * keys * linear.key_dim + values
+        # What sets decay and step is a product of its own, as is the output gate's norm (vLLM, models/qwen3_next.py).
         return [
-            self._gemm("linear_in_proj", tokens, -(-linear.projected // tp), model.hidden, linear.layers, weights),
+            self._gemm("linear_in_proj", tokens, -(-wide // tp), model.hidden, linear.layers, weights),
+            self._gemm("linear_gates", tokens, 2 * heads, model.hidden, linear.layers, model.activation),
+            self._operator("linear_convolution", "elementwise", sizes, {"width": channels, "inputs": 1}, linear.layers),
+            self._operator("linear_gating", "elementwise", sizes, {"width": heads, "inputs": 2}, linear.layers),
+            self._operator("linear_norm", "norm", sizes, {"hidden": values}, linear.layers),
             self._gemm("linear_out_proj", tokens, model.hidden, values, linear.layers, weights),
         ]
 
@@ -282,6 +293,16 @@ class StepGraph:
         ff = self.model.dense
         width = -(-ff.intermediate // self.plan.tensor)
         return self._feed_forward("", tokens, width, ff.matrices_in, ff.layers, self.model.quantization.dense)
+
+    def _shared_experts(self, tokens: Sizes) -> list[Operator]:
+        """Return the shared experts, marked as running beside the routed ones on a stream of their own.
+
+        vLLM (shared_experts_stream), SGLang (alt_stream) and TensorRT-LLM (maybe_execute_in_parallel) do so.
+        """
+        moe, plan = self.model.moe, self.plan
+        width, weights = -(-moe.shared_intermediate // plan.tensor), self.model.quantization.shared_experts
+        operators = self._feed_forward("shared_", tokens, width, moe.matrices_in, moe.layers, weights)
+        return [replace(one, attributes={**one.attributes, "beside": 1}) for one in operators]
 
     def _feed_forward(
         self, prefix: str, tokens: Sizes, width: int, matrices_in: int, layers: int, weights: DType
@@ -323,9 +344,7 @@ class StepGraph:
             Operator("experts", "moe.experts", weights, model.activation, sizes, attributes, moe.layers),
         ]
         if moe.shared_intermediate:
-            width = -(-moe.shared_intermediate // plan.tensor)
-            shared = model.quantization.shared_experts
-            operators.extend(self._feed_forward("shared_", tokens, width, moe.matrices_in, moe.layers, shared))
+            operators.extend(self._shared_experts(tokens))
         return operators
 
     def _hidden_bytes(self, tokens: Sizes) -> Sizes:
