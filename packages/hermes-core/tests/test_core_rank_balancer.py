@@ -1,8 +1,12 @@
 """To which data-parallel rank a newcomer goes: by counts that are as old as the front end's."""
 
+import pytest
 from hermes_core.serving.llm.rank_group import Balancer
+from hermes_core.serving.llm.settings import EngineSettings
+from hermes_core.testing import AffineStepModel, ScriptedSource, simulate, small_plan
 
 MS = 1_000_000
+ONE_MS = AffineStepModel(base_fs=MS * 1_000_000, per_seq_fs=0, per_context_fs=0, per_prompt_token_fs=0, per_pair2_fs=0)
 
 
 def test_between_two_sendings_requests_are_dealt_out_evenly():
@@ -41,3 +45,17 @@ def test_who_waits_weighs_four_times_as_much_as_who_runs():
     assert balancer.choose(0) == 1
     balancer.note(1, [(1, 0), (0, 5)])
     assert balancer.choose(100 * MS) == 0
+
+
+@pytest.mark.parametrize(("preset", "least_ms", "most_ms"), [("vllm-0.15", 80, 90), ("tensorrt-llm", 40, 50)])
+def test_only_vllm_deals_out_by_old_counts(preset, least_ms, most_ms):
+    """One slot a rank. Rank 1 makes a long answer; rank 0 is free when the last request comes, at 40 ms.
+
+    But vLLM's front end has sent two to rank 0 and one to rank 1 by then, and heard nothing.
+    """
+    settings = EngineSettings(preset=preset, kv_blocks=101, max_num_seqs=1, max_num_batched_tokens=64)
+    rows = [(0, 1, 1), (0, 1, 80), (20 * MS, 1, 1), (40 * MS, 1, 1)]
+    run = simulate(small_plan(settings), ScriptedSource(rows), ONE_MS, data_parallel=2)
+    table = run.table("requests")
+    (last,) = table["end_ns"][table["request_id"] == 3]
+    assert least_ms * MS < last < most_ms * MS

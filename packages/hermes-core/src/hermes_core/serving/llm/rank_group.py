@@ -155,7 +155,8 @@ class Balancer:
     The front end does not see the ranks. A coordinator sends it their counts every 100 ms, if they changed; until the
     next time it adds the requests that it sent to each rank itself to those that wait there, though they may run by now
     (v1/engine/core_client.py, DPLBAsyncMPClient.get_core_engine_for_request, and v1/engine/coordinator.py,
-    DPCoordinatorProc.process_input_socket). Counts are taken to be sent at whole multiples of the interval.
+    DPCoordinatorProc.process_input_socket). Counts are taken to be sent at whole multiples of the interval. Other
+    engines know better: TensorRT-LLM's ranks tell one another before each step.
     """
 
     __slots__ = ("_counts", "_noted", "_sent")
@@ -213,7 +214,8 @@ class RankGroup:
         self.queue = Total([*(rank.queue for rank in ranks), *(rank.incoming for rank in ranks)])
         self._owner = owner
         self._step = 0
-        self._balancer = Balancer(len(ranks))
+        self._balancer = Balancer(len(ranks)) if self.settings.preset.startswith("vllm") else None
+        """None for engines that deal out within the step loop, and know their ranks."""
 
     # --- the number of the step ---------------------------------------------------------------------------------------
 
@@ -306,7 +308,7 @@ class RankGroup:
         while incoming and incoming[0].visible_step <= self._step:
             seq = incoming.popleft()
             if seq.kv != FETCHED:
-                seq.rank = self._balancer.choose(seq.enqueue_ns)
+                seq.rank = self._rank_for(seq)
             self.ranks[seq.rank].incoming.append(seq)
         self.chunks = []
         for rank in self.ranks:
@@ -315,8 +317,19 @@ class RankGroup:
         self.preempted = any(rank.preempted for rank in self.ranks)
         self.blocked = any(rank.blocked for rank in self.ranks)
         self.decode = any(rank.decode and rank.batch.count for rank in self.ranks)
-        self._balancer.note(self.now_ns, [(len(rank.queue), len(rank.running)) for rank in self.ranks])
+        if self._balancer is not None:
+            self._balancer.note(self.now_ns, [(len(rank.queue), len(rank.running)) for rank in self.ranks])
         self._sum_up()
+
+    def _rank_for(self, seq: Sequence) -> int:
+        """Return the number of the rank that a newcomer goes to."""
+        if self._balancer is not None:
+            return self._balancer.choose(seq.enqueue_ns)
+        waiting = [len(rank.queue) + len(rank.incoming) for rank in self.ranks]
+        scores = [
+            _WEIGHT_OF_WAITING * waits + len(rank.running) for waits, rank in zip(waiting, self.ranks, strict=True)
+        ]
+        return scores.index(min(scores))
 
     def _sum_up(self) -> None:
         shape = self.shape
