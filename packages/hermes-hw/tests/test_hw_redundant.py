@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from hermes_core.api import Deployment, InputError
+from hermes_core.api import Deployment, InputError, StepShape
 from hermes_hw.gating import activated_experts, popularity, replicas
 from hermes_hw.memory import weights_bytes_per_device
 from hermes_hw.models import architecture_from_config, find_model
@@ -41,6 +41,23 @@ def test_copies_go_to_the_most_popular_and_share_their_picks():
     few, many = activated_experts(256, 8, sizes_of([1, 10**6]), 32)
     assert few == pytest.approx(8, rel=0.05)
     assert many == pytest.approx(288)
+
+
+def test_tensor_parallelism_may_fill_several_nodes():
+    near = Deployment(model="deepseek-v3", device="h100", tensor_parallel=16, expert_parallel=16)
+    whole = compiled(near)
+    assert any("spans nodes of 8" in note for note in whole.notes)
+    eight = compiled(near, device="h200", tensor_parallel=8, expert_parallel=8)
+    sixteen = compiled(near, device="h200")
+    shape = StepShape(decode_seqs=4, decode_context=4000, decode_windowed=4000, sampled_seqs=4)
+    lines = [
+        next(line for line in RooflineModel().breakdown(one.deployment, shape) if line.operator == "all_reduce")
+        for one in (eight, sixteen)
+    ]
+    assert lines[1].duration_s > 3 * lines[0].duration_s
+    odd = {"interconnect": {"kind": "NVLink 4", "domain_devices": 6}}
+    with pytest.raises(InputError, match="neither fits nor fills the 6 devices"):
+        compiled(near, device_spec=odd)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def activation_bytes_per_device(model: Architecture, tensor_parallel: int, max_t
 
 
 def check_tensor_parallel(model: Architecture, device: Device, tensor_parallel: int) -> None:
-    """Raise InputError unless `tensor_parallel` devices can share the heads, and one interconnect joins them."""
+    """Raise InputError unless `tensor_parallel` devices can share the heads, and are within a node or fill several."""
     problem = _split_problem(model, tensor_parallel)
     fitting = ", ".join(str(n) for n in _DEGREES if _split_problem(model, n) is None)
     if problem:
@@ -155,11 +155,11 @@ def check_tensor_parallel(model: Architecture, device: Device, tensor_parallel: 
             f"tensor_parallel {tensor_parallel}: {problem} of {model.name}", remedy=f"Possible: {fitting}."
         )
     domain = device.interconnect.domain_devices
-    if tensor_parallel > domain:
+    if tensor_parallel > domain and tensor_parallel % domain:
         raise InputError(
-            f"tensor_parallel {tensor_parallel} is more than the {domain} devices that {device.interconnect.kind} "
-            f"joins on {device.name}",
-            remedy=f"Use at most {domain}.",
+            f"tensor_parallel {tensor_parallel} neither fits nor fills the {domain} devices that "
+            f"{device.interconnect.kind} joins on {device.name}",
+            remedy=f"Use at most {domain}, or a multiple of it.",
         )
 
 

@@ -107,6 +107,11 @@ def _notes(graph: StepGraph, device: Device) -> list[str]:
         used = device.compute_dtype(item)
         if used != item.compute:
             notes.append(f"{device.name} has no {item.compute} units: {item.name} weights are multiplied in {used}.")
+    domain = device.interconnect.domain_devices
+    if plan.tensor > domain:
+        notes.append(
+            f"tensor_parallel {plan.tensor} spans nodes of {domain} devices: collectives go over {device.network.kind}."
+        )
     if plan.pipeline > 1:
         notes.append(
             f"Pipeline of {plan.pipeline} stages: a step is a batch that passes through all of them, one after another."
