@@ -9,8 +9,8 @@ from hermes_hw.roofline import RooflineModel
 from hermes_hw.roofline.pricer import RooflinePricer
 from hermes_hw.tables import AutoModel, SiliconModel
 from hermes_hw.tables import silicon as module
-from hermes_hw.tables.pricer import TablePricer
 from hermes_hw.tables.package import silicon_folder, version_key
+from hermes_hw.tables.pricer import TablePricer
 from hermes_hw.tables.silicon import SiliconTables
 from hermes_hw.testing import check_step_model
 

@@ -81,14 +81,16 @@ def from_memory(columns: Mapping[str, Any], nbytes: Figures, bytes_per_s: float)
 
 def joined(parts: Sequence[Mapping[str, Any]], shape: Sequence[str]) -> dict[str, Any]:
     """Return the rows of all `parts`; of those after the first only shapes that none before has."""
-    kept, seen = [dict(parts[0])], _shapes(parts[0], shape)
-    for part in parts[1:]:
-        keys = list(zip(*(part[name].tolist() for name in shape), strict=True))
-        new = np.array([key not in seen for key in keys], bool)
-        kept.append({name: value[new] for name, value in part.items()})
-        seen |= set(keys)
-    return {name: np.concatenate([part[name] for part in kept]) for name in kept[0]}
-
-
-def _shapes(part: Mapping[str, Any], shape: Sequence[str]) -> set[tuple[int, ...]]:
-    return set(zip(*(part[name].tolist() for name in shape), strict=True))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    part_of = np.repeat(np.arange(len(parts)), [len(part["latency"]) for part in parts])
+    if len(parts) == 1 or not len(part_of):
+        return columns
+    keys = np.zeros(len(part_of), np.int64)
+    for name in shape:
+        values, place = np.unique(columns[name], return_inverse=True)
+        keys = keys * len(values) + place
+    _, place = np.unique(keys, return_inverse=True)
+    first = np.full(int(place.max()) + 1, len(parts))
+    np.minimum.at(first, place, part_of)
+    keep = part_of == first[place]
+    return {name: value[keep] for name, value in columns.items()}

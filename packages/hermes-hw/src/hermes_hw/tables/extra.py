@@ -23,7 +23,7 @@ _INDEX_DIM: Final = 128
 _NODE: Final = 8
 _US: Final = 1e-3
 _LINEAR: Final = {"num_v_heads": "value_heads", "head_k_dim": "key_dim", "head_v_dim": "value_dim"}
-_EXPERTS: Final = {
+EXPERTS: Final = {
     "num_tokens": "tokens",
     "hidden_size": "hidden",
     "inter_size": "intermediate",
@@ -97,30 +97,20 @@ def index_prefill(files: Files) -> Found:
 
 
 def linear_attention(files: Files, kind: str) -> Found:
-    """Return the recurrence of gated delta nets with its convolution: of prompts of one sequence, or of a new token."""
+    """Return the recurrence of gated delta nets: of prompts of one sequence, or of a new token of each."""
     path = files("linear_attention", "gdn_perf")
     if path is None:
         return None
     prompts = kind == "attention.linear_prefill"
-    names = (*_LINEAR, "num_k_heads", "batch_size", "seq_len")
+    names = (*_LINEAR, "batch_size", "seq_len")
     columns = read_columns(path, names, {"phase": "context" if prompts else "generation"}, texts=("kernel_source",))
-    convolution = np.array(["conv1d" in str(text) for text in columns.pop("kernel_source")], bool)
+    # The convolution before it is an operator of its own.
+    chosen = np.array(["conv1d" not in str(text) for text in columns.pop("kernel_source")], bool)
     if prompts:
-        one = columns["batch_size"] == 1
-        columns, convolution = {key: value[one] for key, value in columns.items()}, convolution[one]
-    first, second = (
-        fastest({name: columns[name][part] for name in names}, columns["latency"][part])
-        for part in (convolution, ~convolution)
-    )
-    latencies = dict(
-        zip(zip(*(first[name].tolist() for name in names), strict=True), first["latency"].tolist(), strict=True)
-    )
-    keys = list(zip(*(second[name].tolist() for name in names), strict=True))
-    known = np.array([key in latencies for key in keys], bool)
-    table = {_LINEAR[name]: second[name][known] for name in _LINEAR}
-    table["tokens" if prompts else "batch"] = second["seq_len" if prompts else "batch_size"][known]
-    added = np.array([latencies[key] for key in keys if key in latencies])
-    return ({**table, "latency": second["latency"][known] + added}, path) if known.any() else None
+        chosen &= columns["batch_size"] == 1
+    table = {_LINEAR[name]: columns[name][chosen] for name in _LINEAR}
+    table["tokens" if prompts else "batch"] = columns["seq_len" if prompts else "batch_size"][chosen]
+    return ({**table, "latency": columns["latency"][chosen]}, path) if chosen.any() else None
 
 
 def wide_experts(files: Files, dtype: str, distribution: str) -> Found:
@@ -131,9 +121,9 @@ def wide_experts(files: Files, dtype: str, distribution: str) -> Found:
         if file is None:
             continue
         where = {"distribution": distribution, "moe_dtype": {"fp8": "fp8_block"}.get(dtype, dtype)}
-        columns = read_columns(file, tuple(_EXPERTS), where)
+        columns = read_columns(file, tuple(EXPERTS), where)
         if len(columns["latency"]):
-            parts.append({_EXPERTS.get(key, key): value for key, value in columns.items()})
+            parts.append({EXPERTS.get(key, key): value for key, value in columns.items()})
             path = path or file
     if path is None:
         return None

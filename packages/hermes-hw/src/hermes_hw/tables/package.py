@@ -54,12 +54,10 @@ def silicon_system(device: str, folder: Path) -> str | None:
     return name if name and any((folder / name).glob("*/*/*/*.parquet")) else None
 
 
-def newest(folder: Path, family: str, framework: str, name: str) -> Path | None:
-    """Return the file `name` of the newest version of a framework in a family of a system; None where there is none."""
-    versions = sorted(
-        (path.parent for path in (folder / family / framework).glob(f"*/{name}.parquet")), key=version_key
-    )
-    return versions[-1] / f"{name}.parquet" if versions else None
+def versions(folder: Path, family: str, framework: str, name: str) -> list[Path]:
+    """Return the files `name` of all versions of a framework in a family of a system, the newest first."""
+    files = (folder / family / framework).glob(f"*/{name}.parquet")
+    return sorted(files, key=lambda path: version_key(path.parent), reverse=True)
 
 
 def version_key(folder: Path) -> tuple[tuple[int, ...], int, int, str]:
@@ -120,6 +118,6 @@ def read_columns(
             row = int(pc.index(pc.is_null(table[name]), True).as_py())
             raise InputError(f"{name} is empty", place=Place(file=str(path), line=row + 2), remedy=remedy)
         columns[name] = table[name].to_numpy().astype(np.int64)
-    columns |= {name: np.asarray(table[name].to_pylist(), dtype=object) for name in texts}
+    columns |= {name: table[name].to_numpy(zero_copy_only=False) for name in texts}
     columns[latency] = table[latency].to_numpy(zero_copy_only=False).astype(np.float64)
     return columns

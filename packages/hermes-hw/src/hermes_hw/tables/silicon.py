@@ -2,7 +2,7 @@
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -24,10 +24,10 @@ from hermes_hw.tables.package import (
     FRAMEWORKS,
     SYSTEMS,
     kernel_of,
-    newest,
     read_columns,
     silicon_folder,
     silicon_system,
+    versions,
 )
 from hermes_hw.tables.rows import TableRows, checked_rows
 from hermes_hw.tables.vocabulary import KINDS
@@ -127,7 +127,11 @@ class SiliconTables:
 
     def file(self, family: str, name: str, framework: str | None = None) -> Path | None:
         """Return the file of the newest version of a family; None when the system has none."""
-        return newest(self.folder, family, framework or self.framework, name)
+        return next(iter(self.files(family, name, framework)), None)
+
+    def files(self, family: str, name: str, framework: str | None = None) -> list[Path]:
+        """Return the files of all versions of a family, the newest first: a newer one may hold new models alone."""
+        return versions(self.folder, family, framework or self.framework, name)
 
     def _find(self, kind: str, dtype: str) -> TableRows | None:
         readers: Mapping[str, Callable[[], TableRows | None]] = {
@@ -192,17 +196,14 @@ class SiliconTables:
         return self._rows("gemm", dtype, columns, parts[0][1], along="m")
 
     def _products(self, dtype: str, framework: str) -> tuple[dict[str, Any], Path] | None:
-        path = self.file("gemm", "gemm_perf", framework)
-        if path is None:
-            return None
-        for written in _GEMM_TYPES.get(dtype, ()):
-            columns = read_columns(path, ("m", "n", "k"), {"gemm_dtype": written})
-            nbytes = columns["n"] * columns["k"] * DTYPES[dtype].bytes
-            columns = from_memory(columns, nbytes, self.bytes_per_s)
+        written = _GEMM_TYPES.get(dtype, ())
+        for path, name in ((path, name) for path in self.files("gemm", "gemm_perf", framework) for name in written):
+            columns = read_columns(path, ("m", "n", "k"), {"gemm_dtype": name})
+            columns = from_memory(columns, columns["n"] * columns["k"] * DTYPES[dtype].bytes, self.bytes_per_s)
             latency = columns["latency"]
             if not len(latency) or float(latency.min()) > _LAUNCHED_MS:
                 continue
-            if written == "fp8" and framework == "trtllm":
+            if name == "fp8" and framework == "trtllm":
                 # Its checkpoints (ModelOpt's) have fixed scales; finding them was timed in PyTorch.
                 found = self._scales_ms(columns["m"], columns["k"])
                 columns["latency"] = np.maximum(latency - found, _LEAST_SHARE * latency)
@@ -221,34 +222,33 @@ class SiliconTables:
     # ---- experts ---------------------------------------------------------------------------------------------
 
     def _experts(self, dtype: str) -> TableRows | None:
-        path = self.file("moe", "moe_perf")
-        names = {
-            "num_tokens": "tokens",
-            "hidden_size": "hidden",
-            "inter_size": "intermediate",
-            "topk": "top_k",
-            "num_experts": "experts",
-            "moe_tp_size": "experts_tensor",
-            "moe_ep_size": "expert_parallel",
-        }
-        if path is None:
-            return None
-        tables = [(path, written) for written in _MOE_TYPES.get(dtype, ())]
+        """Return experts: of each model's shape the newest version that has it."""
+        written = _MOE_TYPES.get(dtype, ())
+        files = self.files("moe", "moe_perf")
+        parts = [part for file in files for part in [self._experts_of(file, written)] if len(part["latency"])]
         if dtype in _NARROWER:
-            others = (self.file("moe", "moe_perf", framework) for framework in self._frameworks[1:])
-            tables += [(other, _NARROWER[dtype]) for other in others if other]
-        parts = []
-        for file, written in tables:
-            for distribution in self._distributions:
-                part = read_columns(file, tuple(names), {"moe_dtype": written, "distribution": distribution})
-                part = self._as_picked({names.get(key, key): value for key, value in part.items()}, distribution)
-                if len(part["latency"]):
-                    parts.append(part)
+            others = (file for one in self._frameworks[1:] for file in self.files("moe", "moe_perf", one)[:1])
+            narrower = [self._experts_of(file, (_NARROWER[dtype],)) for file in others]
+            parts = (
+                [{key: np.concatenate([part[key] for part in (*parts, *narrower)]) for key in parts[0]}]
+                if parts
+                else []
+            )
         if not parts:
             return None
-        # A model's shape was measured in the format that it is published in: rarely in several.
-        columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        return self._rows("moe.experts", dtype, columns, path, along="tokens")
+        shape = ("hidden", "intermediate", "top_k", "experts", "experts_tensor", "expert_parallel")
+        return self._rows("moe.experts", dtype, joined(parts, shape), files[0], along="tokens")
+
+    def _experts_of(self, path: Path, written: Sequence[str]) -> dict[str, Any]:
+        """Return rows in the formats `written`: a model's shape was measured in the one that it is published in."""
+        columns = read_columns(path, tuple(extra.EXPERTS), {}, texts=("moe_dtype", "distribution"))
+        formats, distributions = columns.pop("moe_dtype"), columns.pop("distribution")
+        parts = []
+        for distribution in self._distributions:
+            chosen = np.isin(formats, np.array(written, object)) & (distributions == distribution)
+            part = {extra.EXPERTS.get(key, key): value[chosen] for key, value in columns.items()}
+            parts.append(self._as_picked(part, distribution))
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     @property
     def _distributions(self) -> tuple[str, ...]:
@@ -269,14 +269,10 @@ class SiliconTables:
         if dtype not in _KV_TYPES:
             return None
         parts, files = [], []
-        for framework in self._frameworks:
-            path = self.file(
-                "attention",
-                "generation_attention_perf" if kind == "attention.decode" else "context_attention_perf",
-                framework,
-            )
-            table = self._attention_of(path, kind, dtype) if path else {}
-            if path and len(table["latency"]):
+        name = "generation_attention_perf" if kind == "attention.decode" else "context_attention_perf"
+        for path in (path for one in self._frameworks for path in self.files("attention", name, one)):
+            table = self._attention_of(path, kind, dtype)
+            if len(table["latency"]):
                 parts.append(table)
                 files.append(path)
         if not parts:
@@ -360,12 +356,12 @@ def _as_drawn(part: Mapping[str, Any]) -> dict[str, Any]:
     Taking turns, `m` tokens activate min(E, k m) experts; picked by chance fewer. Up to where all are activated the
     time is that of reading them.
     """
-    rows = {key: value.copy() for key, value in part.items()}
+    rows = fastest({key: value for key, value in part.items() if key != "latency"}, part["latency"])
     shape = ("hidden", "intermediate", "top_k", "experts", "experts_tensor", "expert_parallel")
     keys = np.stack([rows[name] for name in shape], axis=1)
     for key in np.unique(keys, axis=0):
         places = np.flatnonzero((keys == key).all(axis=1))
-        places = places[np.argsort(rows["tokens"][places], kind="stable")]
+        places = places[np.argsort(rows["tokens"][places])]
         top_k, experts = int(key[2]), int(key[3])
         tokens, latency = rows["tokens"][places], rows["latency"][places]
         turned = np.minimum(tokens * top_k, experts).astype(np.float64)
