@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -79,15 +79,22 @@ def read_table(place: Path) -> Requests | None:
 def read_vllm_bench(place: Path) -> Requests | Means | None:
     """Read what `vllm bench serve --save-result` wrote: every request with `--save-detailed`, else means."""
     content = _json(place)
-    if not isinstance(content, dict) or "mean_tpot_ms" not in content:
+    if not isinstance(content, dict) or not {"mean_tpot_ms", "total_output_tokens"} & content.keys():
         return None
-    starts = content.get("start_times")
-    if starts and content.get("itls"):
+    if content.get("start_times") and content.get("itls"):
+        names = ("start_times", "ttfts", "itls", "input_lens", "output_lens")
+        columns = [_listed(place, content, name) for name in names]
+        if len({len(column) for column in columns}) > 1:
+            lengths = ", ".join(f"{name} {len(column)}" for name, column in zip(names, columns, strict=True))
+            raise CalibrationError(f"{place}: lists of requests of unequal lengths: {lengths}")
         rows: list[Row] = []
-        columns = [_listed(place, content, name) for name in ("ttfts", "itls", "input_lens", "output_lens")]
-        for start, ttft, gaps, prompt, output in zip(starts, *columns, strict=True):
-            if output and ttft:
-                rows.append((start, start + ttft, start + ttft + sum(gaps), prompt, output))
+        for number, (start, ttft, gaps, prompt, output) in enumerate(zip(*columns, strict=True)):
+            if output and ttft:  # those that failed have neither
+                where = f"{place}: request {number}"
+                span = sum(_number(where, gap, "itls") for gap in (gaps if isinstance(gaps, list) else [gaps]))
+                begin, first = _number(where, start, "start_times"), _number(where, ttft, "ttfts")
+                tokens = _number(where, prompt, "input_lens"), _number(where, output, "output_lens")
+                rows.append((begin, begin + first, begin + first + span, *tokens))
         return _requests(place, rows)
     completed = _figure(place, content, "completed")
     return Means(
@@ -105,39 +112,76 @@ def read_guidellm(place: Path) -> Requests | None:
     if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
         return None
     rows: list[Row] = []
-    for benchmark in content["benchmarks"]:
-        requests = benchmark.get("requests") or {}
-        for one in requests.get("successful", requests) if isinstance(requests, dict) else requests:
-            start = _first(place, one, "request_start_time", "start_time")
-            end = _first(place, one, "request_end_time", "end_time")
-            first = start + _first(place, one, "time_to_first_token_ms") * _MS
-            rows.append((start, first, end, _first(place, one, "prompt_tokens"), _first(place, one, "output_tokens")))
+    for at, benchmark in enumerate(content["benchmarks"]):
+        part = _part(benchmark, "requests", "requests_truncated")
+        listed = part.get("successful") if isinstance(part, dict) else part
+        for number, one in enumerate(listed if isinstance(listed, list) else ()):
+            rows.append(_guidellm_row(f"{place}: benchmarks[{at}], request {number}", one))
     return _requests(place, rows)
 
 
-def read_aiperf(place: Path) -> Requests | None:
-    """Read records of AIPerf (`profile_export.jsonl`), one a line."""
+def _guidellm_row(where: str, one: Any) -> Row:
+    """Return one request. What reports compute is preferred; a request's moments and usage are the next choice."""
+    if not isinstance(one, dict):
+        raise CalibrationError(f"{where}: is no object")
+    moments = _part(_part(one, "info"), "timings") or {}
+    usage = [_part(_part(one, key), "text_tokens") for key in ("input_metrics", "output_metrics")]
+    values = {
+        **one,
+        "start": one.get("request_start_time") or one.get("start_time") or _part(moments, "request_start"),
+        "end": one.get("request_end_time") or one.get("end_time") or _part(moments, "request_end"),
+        "prompt_tokens": one.get("prompt_tokens") or usage[0],
+        "output_tokens": one.get("output_tokens") or usage[1],
+    }
+    start, end = _first(where, values, "start"), _first(where, values, "end")
+    first = _part(moments, "first_token_iteration", "first_iteration")
+    if one.get("time_to_first_token_ms") is not None or first is None:
+        first = start + _first(where, values, "time_to_first_token_ms") * _MS
+    tokens = _first(where, values, "prompt_tokens"), _first(where, values, "output_tokens")
+    return (start, _number(where, first, "first_token_iteration"), end, *tokens)
+
+
+def read_aiperf(place: Path) -> Requests | Means | None:
+    """Read records of AIPerf (`profile_export.jsonl`), one a line, or its summary (`profile_export_aiperf.json`)."""
+    if place.suffix.lower() == ".json":
+        return _aiperf_summary(place)
     if place.suffix.lower() != ".jsonl":
         return None
     rows: list[Row] = []
     for number, line in enumerate(_text(place).splitlines(), 1):
         where = f"{place}:{number}"
+        if not line.strip():
+            continue
         try:
             record = json.loads(line)
         except json.JSONDecodeError as fault:
             raise CalibrationError(f"{where}: is not JSON: {fault.msg}") from None
-        metrics = record.get("metrics") if isinstance(record, dict) else None
-        if not isinstance(metrics, dict) or "time_to_first_token" not in metrics:
+        if not isinstance(record, dict) or not isinstance(record.get("metadata"), dict) or "metrics" not in record:
             if number == 1:
                 return None
+            raise CalibrationError(f"{where}: is no record of a request: it has no metadata and metrics")
+        metadata, metrics = record["metadata"], record["metrics"]
+        if metadata.get("benchmark_phase") == "warmup" or not isinstance(metrics, dict):
             continue
-        start = _first(where, record.get("metadata", {}), "request_start_ns", "timestamp_ns") * _NS
+        if record.get("error") or "time_to_first_token" not in metrics:
+            continue
+        start = _first(where, metadata, "request_start_ns", "timestamp_ns") * _NS
         values = {key: _value(part) for key, part in metrics.items()}
         first = start + _first(where, values, "time_to_first_token") * _MS
         end = start + _first(where, values, "request_latency") * _MS
         prompt = _first(where, values, "input_sequence_length")
         rows.append((start, first, end, prompt, _first(where, values, "output_sequence_length")))
     return _requests(place, rows)
+
+
+def _aiperf_summary(place: Path) -> Means | None:
+    content = _json(place)
+    if not isinstance(content, dict) or not isinstance(content.get("inter_token_latency"), dict):
+        return None
+    keys = ("request_throughput", "input_sequence_length", "output_sequence_length", "inter_token_latency")
+    averages = {key: _part(content.get(key), "avg") for key in keys}
+    rate, prompt, output, gap_ms = (_figure(f"{place}: avg of", averages, key) for key in keys)
+    return Means(place.name, rate, prompt, output, gap_ms * _MS)
 
 
 def _requests(place: Path, rows: Sequence[Row]) -> Requests:
@@ -165,10 +209,22 @@ def _json(place: Path) -> Any:
     try:
         return json.loads(_text(place))
     except json.JSONDecodeError as fault:
+        if fault.msg == "Extra data":
+            # `vllm bench serve --append-result` writes one after the other.
+            raise CalibrationError(
+                f"{place}:{fault.lineno}: holds several results; give each a file of its own"
+            ) from None
         raise CalibrationError(f"{place}:{fault.lineno}:{fault.colno}: is not JSON: {fault.msg}") from None
 
 
-def _listed(place: Path, content: Mapping[str, Any], key: str) -> Iterable[Any]:
+def _part(values: object, *keys: str) -> Any:
+    """Return what is under the first present of `keys`; None where `values` is no object, or has none of them."""
+    if not isinstance(values, dict):
+        return None
+    return next((values[key] for key in keys if values.get(key) is not None), None)
+
+
+def _listed(place: Path, content: Mapping[str, Any], key: str) -> list[Any]:
     value = content.get(key)
     if not isinstance(value, list):
         raise CalibrationError(f"{place}: {key} is no list")
@@ -176,8 +232,14 @@ def _listed(place: Path, content: Mapping[str, Any], key: str) -> Iterable[Any]:
 
 
 def _figure(place: object, content: Mapping[str, Any], key: str) -> float:
-    value = content.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    value = _number(place, content.get(key), key)
+    if value <= 0:
+        raise CalibrationError(f"{place}: {key} must be a positive number, found {value!r}")
+    return value
+
+
+def _number(place: object, value: object, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise CalibrationError(f"{place}: {key} must be a positive number, found {value!r}")
     return float(value)
 
