@@ -339,7 +339,9 @@ def workers(engine, users, **columns):
 def test_workers_of_public_recipes_take_what_these_let_them():
     rows = closed_loop.prepared([workers("trtllm", users) for users in (12, 192)])
     few, many = (closed_loop.case_of(row).scenario["pools"] for row in rows)
-    # The sweep ends with 48 users a worker: 32 is the power of two that these overfill.
+    # The sweep ends with 48 users a worker: 32 is the power of two that these overfill. In fp8 there is none.
+    alone = closed_loop.case_of(rows[0] | {"precision": "fp8", "decode_batch_size": "3"}).scenario["pools"]["decode"]
+    assert alone["engine"]["max_num_seqs"] == 2
     assert (few["decode"]["engine"]["max_num_seqs"], many["decode"]["engine"]["max_num_seqs"]) == (32, 32)
     assert few["prefill"]["engine"]["max_num_batched_tokens"] == 8_192
     assert "latency" in few["decode"]["kv_transfer"]

@@ -44,9 +44,10 @@ def worker(row: Mapping[str, str], stage: str, batch: int, told: list[str]) -> d
     """Return what recipes set of the engine of a worker; `batch` is the batch size that the row has.
 
     That of prefill workers is 1 in all rows, and of decode workers the users that each rank has: neither is a limit of
-    an engine. TensorRT-LLM's decode workers take a power of two, which a sweep over users overfills at its end, so that
-    some wait (names such as `ctx1_gen4_tep8_batch16_eplb0_mtp0_84`); those with data-parallel attention, and the other
-    engines, take all.
+    an engine. TensorRT-LLM's decode workers take a power of two, which users overfill, so that some wait (names such as
+    `gb300-fp8/1k1k/stp/ctx1_gen4_tep8_batch16_eplb0_mtp0_84`: 84 users, four workers of 16 sequences). Recipes in fp8
+    are for one number of users each, others for a sweep, whose end overfills them. Workers with data-parallel
+    attention, and the other engines, take all.
     """
     if stage == "prefill":
         told.append(PREFILLING)
@@ -55,7 +56,8 @@ def worker(row: Mapping[str, str], stage: str, batch: int, told: list[str]) -> d
     if row["backend"] != "trtllm" or int(float(row.get("decode_attention_dp_size") or 1)) > 1:
         return {"max_num_seqs": max(batch, _ANY)}
     told.append(DECODING)
-    most = int(row.get(_MOST_USERS) or 0) // int(float(row["decode_num_workers"]))
+    swept_to = 0 if row["precision"] == "fp8" else int(row.get(_MOST_USERS) or 0)
+    most = swept_to // int(float(row["decode_num_workers"]))
     return {"max_num_seqs": 1 << (max(most, batch, 1).bit_length() - 1)}
 
 
