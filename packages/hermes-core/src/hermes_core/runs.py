@@ -204,10 +204,20 @@ def placed(error: InputError, plan: SimulationPlan) -> InputError:
     Packages that price and generate know names and values, not files and lines. What they say begins with a path in the
     canonical workload (`workload.entries[0].format: ...`), or has the name of a model or a device in it.
     """
+    origins = dict(plan.origins)
+    if error.place is not None and error.place.file is None and error.place.path is not None:
+        path = error.place.path
+        starts = tuple(f"/pools/{pool.name}/{path.replace('.', '/')}" for pool in plan.pools)
+        written = (origin for at, origin in origins.items() if at.startswith(starts))
+        origin = next((one for one in written if one != DEFAULT and not one.startswith("preset ")), None)
+        return (
+            error
+            if origin is None
+            else type(error)(error.problem, place=Place(file=origin, path=path), remedy=error.remedy)
+        )
     pointer = _subject(error.problem, plan) if error.place is None else None
     if pointer is None:
         return error
-    origins = dict(plan.origins)
     while pointer and pointer not in origins:
         # A path may end in a section; its first leaf stands nearest.
         within = [path for path in origins if path.startswith(f"{pointer}/")]

@@ -62,8 +62,21 @@ class Deployments:
                     at_key=True,
                 )
         self._parts.check_routing(sections)
-        plans = [self._pool(name, section, accepts[name]) for name, section in sections.items()]
-        return [plan for plan in plans if plan is not None]
+        found = [self._pool(name, section, accepts[name]) for name, section in sections.items()]
+        plans = [plan for plan in found if plan is not None]
+        self._check_pairs([plan for plan in plans if isinstance(plan, PoolPlan)])
+        return plans
+
+    def _check_pairs(self, plans: list[PoolPlan]) -> None:
+        """Note a pool whose clients are paired with those that prefill, and has more of them."""
+        feeders = sum(plan.clients for plan in plans if "prefill" in plan.stages)
+        for plan in plans:
+            if plan.kv_transfer.pairing == "local" and "prefill" not in plan.stages and 0 < feeders < plan.clients:
+                self._findings.add(
+                    ("pools", plan.name, "kv_transfer", "pairing"),
+                    f"{plan.clients} clients are fed by {feeders} that prefill, one each: the others never work",
+                    f"write `clients: {feeders}`, or `pairing: global`",
+                )
 
     def _pool(self, name: str, section: PoolSection, stages: tuple[str, ...]) -> AnyPoolPlan | None:
         here: Route = ("pools", name) if self._scenario.pools else ()
@@ -89,7 +102,7 @@ class Deployments:
         config = self._parts.model_config(model_section, model_at)
         spec = self._parts.device_spec(hardware_section)
         at: Route = ("pools", name)
-        settings = self._engine(section, here, (hardware_section, hardware_at, spec), at)
+        settings = self._engine(section, here, (hardware_section, hardware_at, spec), at, stages)
         router = self._parts.router(name, at, DEFAULT_ROUTER)
         if settings is None:
             return None
@@ -115,6 +128,7 @@ class Deployments:
         here: Route,
         device: tuple[HardwareSection, Route, Mapping[str, Any] | None],
         at: Route,
+        stages: tuple[str, ...],
     ) -> EngineSettings | None:
         hardware, hardware_at, spec = device
         layers: list[tuple[Section, Route]] = []
@@ -141,23 +155,29 @@ class Deployments:
                 return None
             settings = dataclasses.replace(overlay(settings, layer), preset=base)
         settings, ahead_off = self._planning(settings, layers, hardware.pipeline_parallel)
-        self._check(settings, layers)
+        self._check(settings, layers, stages)
         self._write_engine((*at, "engine"), dataclasses.asdict(settings), layers, origin)
         if ahead_off:
             self._tree.put((*at, "engine", _AHEAD), value=False, origin=f"{hardware.pipeline_parallel} pipeline stages")
         return settings
 
-    def _check(self, settings: EngineSettings, layers: list[tuple[Section, Route]]) -> None:
+    def _check(self, settings: EngineSettings, layers: list[tuple[Section, Route]], stages: tuple[str, ...]) -> None:
         """Note what the settings must not say, where the user said it."""
 
         def place(key: str) -> Route:
-            written = (r for layer, r in reversed(layers) if key in map(yaml_key, layer.model_fields_set))
-            return (*next(written, layers[-1][1] if layers else ("engine",)), key)
+            first, *inner = key.split(".")
+            written = (r for layer, r in reversed(layers) if first in map(yaml_key, layer.model_fields_set))
+            return (*next(written, layers[-1][1] if layers else ("engine",)), first, *inner)
 
         for key, problem, remedy in unsupported(settings):
             self._findings.add_unsupported(place(key), problem, remedy)
-        for key, problem, remedy in contradictions(settings):
+        for key, problem, remedy in contradictions(settings, stages):
             self._findings.add(place(key), problem, remedy)
+        given = {name for layer, _ in layers for name in layer.model_fields_set}
+        if "client_backoff_ns" in given and not settings.client_retries:
+            self._findings.add(
+                place("client_backoff"), "nothing is ever tried again", "set client_retries, or leave it out"
+            )
         for field, group in _ENGINE_CHOICES.items():
             self._parts.check_plugin(group, getattr(settings, field), place(field), field)
         if settings.admission.kind != "always":

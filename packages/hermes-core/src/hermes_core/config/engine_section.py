@@ -10,8 +10,9 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import BeforeValidator, Field, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
+from hermes_core.api.errors import InputError
 from hermes_core.config.fields import (
     BytesPerS,
     CountOrZero,
@@ -59,6 +60,21 @@ def _quantity(field: str, plain: Any) -> Any:
     return _PLAIN[plain]
 
 
+def _known_preset(name: str) -> str:
+    """Refuse an unknown preset while the scenario is read, beside all other mistakes."""
+    # Late, so that reading a scenario's models and pools does not need the presets.
+    from hermes_core.serving.llm.presets import engine_preset  # noqa: PLC0415
+
+    try:
+        engine_preset(name, device_memory_bytes=None, device="")
+    except InputError as error:
+        raise mistake(error.problem, error.remedy or "") from None
+    return name
+
+
+_preset_name: Final[Any] = Annotated[Name, AfterValidator(_known_preset)]
+
+
 def _one_or_many(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
@@ -98,7 +114,7 @@ def section_of(settings: type) -> type[Section]:
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         key = yaml_key(field.name)
-        kind = _field_type(field.name, hints[field.name])
+        kind = _preset_name if field.name == "preset" else _field_type(field.name, hints[field.name])
         fields[field.name] = (kind | None, Field(None, alias=key) if key != field.name else None)
     name = settings.__name__.removesuffix("Settings")
     return create_model(f"{name}Section", __base__=Section, __doc__=(settings.__doc__ or name).split("\n")[0], **fields)

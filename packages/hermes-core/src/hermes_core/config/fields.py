@@ -1,6 +1,7 @@
 """What the sections of a scenario are made of: quantities, names, choices, and sections that report every mistake."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, TypeAlias, cast
@@ -247,6 +248,12 @@ def _again(error: Mapping[str, Any]) -> InitErrorDetails:
     elif error["type"] == "too_short":
         kind = mistake(f"{shown(error['input'])} has too few items", f"write {context['min_length']} or more of them")
         context = {}
+    elif error["type"] == "literal_error":
+        kind = _no_choice(error["input"], str(context["expected"]))
+        context = {}
+    elif error["type"] == "dict_type":
+        kind = mistake(f"{shown(error['input'])} is not a section", "write keys and values here")
+        context = {}
     else:
         kind = mistake(f"{shown(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}")
         context = {}
@@ -254,6 +261,13 @@ def _again(error: Mapping[str, Any]) -> InitErrorDetails:
     if context and not isinstance(kind, PydanticCustomError):
         details["ctx"] = context
     return details
+
+
+def _no_choice(value: Any, expected: str) -> PydanticCustomError:
+    """Return an error for a value that is none of those expected, as in "'a', 'b' or 'c'"."""
+    near = nearest(str(value).lower(), re.findall(r"'([^']*)'", expected))
+    hint = f"did you mean {near!r}? " if near else ""
+    return mistake(f"{shown(value)} is none of the choices", f"{hint}write {expected}")
 
 
 @dataclass(frozen=True, eq=False)

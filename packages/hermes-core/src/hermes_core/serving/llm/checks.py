@@ -2,9 +2,19 @@
 
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
+from typing import Final
 
 from hermes_core.api.errors import InputError, Place, UnsupportedError
-from hermes_core.serving.llm.settings import EngineSettings
+from hermes_core.api.time import FS_PER_NS, NS_PER_S
+from hermes_core.serving.llm.settings import AdmissionSettings, EngineSettings
+
+_LONGEST_NS: Final = 100 * NS_PER_S
+"""More of one cause in a step is a mistake: thousands of seconds do not fit the femtoseconds of the record."""
+_BUILT_IN: Final = {
+    "batching": ("static", "continuous", "mixed", "chunked", "prefill_first", "prefill_only", "decode_only"),
+    "queue": ("fcfs", "shortest_prompt", "priority", "deadline", "fair"),
+}
+"""Policies that read no `options`."""
 
 
 def check_settings(pool: str, settings: EngineSettings, stages: SequenceOf[str] = (), adapters: int = 0) -> None:
@@ -27,6 +37,8 @@ def unsupported(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:  # 
 def contradictions(settings: EngineSettings, stages: SequenceOf[str] = ()) -> Iterator[tuple[str, str, str]]:
     """Yield (key as a user writes it, problem, remedy) of what cannot be, or would change nothing."""
     yield from _sizes(settings)
+    yield from _lists(settings)
+    yield from _lengths(settings)
     yield from _policies(settings)
     yield from _halves(settings, stages)
     yield from _speculation(settings)
@@ -52,6 +64,8 @@ def _sizes(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
             f"a budget of {budget} tokens a step cannot serve {seqs} sequences that decode {tokens} each",
             f"Raise max_num_batched_tokens to {seqs * each}, or lower max_num_seqs.",
         )
+    if settings.max_model_len is not None and settings.max_model_len < 1:
+        yield "max_model_len", f"{settings.max_model_len} is not a length", "Give at least 1, or leave it out."
     if settings.kv_blocks is not None and settings.kv_blocks <= 1:
         yield "kv_blocks", f"{settings.kv_blocks} KV blocks hold nothing", "Give at least 2; one is never used."
     if not 0 < settings.gpu_memory_utilization <= 1:
@@ -59,10 +73,44 @@ def _sizes(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
         yield "gpu_memory_utilization", f"{share} is not a share of memory", "Give a number above 0 and up to 1."
     if not 0 <= settings.watermark < 1:
         yield "watermark", f"{settings.watermark} is not a share of the blocks", "Give a number from 0 to below 1."
-    if any(low >= high for low, high in zip(settings.graph_sizes, settings.graph_sizes[1:], strict=False)):
+
+
+def _lists(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
+    if any(size < 1 for size in settings.graph_sizes):
+        yield "graph_sizes", f"{min(settings.graph_sizes)} is not a size of a batch", "Give sizes of at least 1."
+    elif any(low >= high for low, high in zip(settings.graph_sizes, settings.graph_sizes[1:], strict=False)):
         yield "graph_sizes", "the sizes do not ascend", "Sort them, each once."
     if any(number < 1 for number in settings.first_use_multiples):
         yield "first_use_multiples", "0 has no multiples to count", "Give numbers of at least 1."
+
+
+def _lengths(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
+    """Times that are part of a step, each at its most."""
+    seqs = settings.max_num_seqs
+    times = {
+        "host_base": settings.host_base_ns,
+        "host_per_seq": settings.host_per_seq_ns * seqs,
+        "first_use": settings.first_use_ns,
+    }
+    if (speculation := settings.speculation) is not None:
+        passes = speculation.draft_tokens
+        times["speculation.draft_cost"] = (speculation.draft_cost_fs or 0) * passes // FS_PER_NS
+        times["speculation.draft_cost_per_seq"] = speculation.draft_cost_per_seq_fs * passes * seqs // FS_PER_NS
+    if (lora := settings.lora) is not None:
+        tokens = settings.max_num_batched_tokens * lora.rank
+        times["lora.per_step"] = lora.per_step_ns or 0
+        times["lora.per_adapter"] = (lora.per_adapter_ns or 0) * lora.max_loras
+        times["lora.per_token_and_rank"] = (lora.per_token_and_rank_fs or 0) * tokens // FS_PER_NS
+    if (structured := settings.structured_output) is not None:
+        times["structured_output.per_step"] = structured.per_step_ns
+        times["structured_output.per_seq"] = structured.per_seq_ns * seqs
+    for key, time_ns in times.items():
+        if time_ns > _LONGEST_NS:
+            yield (
+                key,
+                f"a step could take {time_ns / NS_PER_S:,.0f} s of it alone",
+                "Check the unit: us and ms are usual.",
+            )
 
 
 def _policies(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
@@ -72,6 +120,15 @@ def _policies(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
             f"aging changes nothing in a queue ordered by {settings.queue}",
             "Leave it out, or set queue to priority or shortest_prompt.",
         )
+    if settings.options and all(getattr(settings, key) in names for key, names in _BUILT_IN.items()):
+        yield (
+            "options",
+            f"{settings.batching} batching and a queue ordered by {settings.queue} read no options",
+            "Leave them out, or name the policy of yours that they are for.",
+        )
+    for key in ("first_use_at", "first_use_multiples"):
+        if getattr(settings, "first_use_at_tokens" if key == "first_use_at" else key) and not settings.first_use_ns:
+            yield key, "it says of which steps the first lasts longer, and not how much", "Give first_use, as in 0.9 s."
     threshold = settings.long_prefill_token_threshold
     if threshold and settings.batching != "chunked":
         yield (
@@ -97,19 +154,28 @@ def _speculation(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
     if speculation is None:
         return
     if speculation.draft_tokens < 1:
-        yield "speculation", "without draft tokens there is nothing to verify", "Give draft_tokens of at least 1."
+        yield (
+            "speculation.draft_tokens",
+            f"with {speculation.draft_tokens} draft tokens there is nothing to verify",
+            "Give at least 1, or leave speculation out.",
+        )
     given = speculation.acceptance
     if not given or any(not 0 <= share <= 1 for share in given):
-        yield "speculation", "acceptance is not a list of probabilities", "Give one from 0 to 1 for each position."
+        shown = ", ".join(map(str, given)) or "nothing"
+        yield (
+            "speculation.acceptance",
+            f"{shown} is not a list of probabilities",
+            "Give one from 0 to 1 for each position.",
+        )
     elif len(given) > max(1, speculation.draft_tokens):
         yield (
-            "speculation",
+            "speculation.acceptance",
             f"{len(given)} acceptance probabilities for {speculation.draft_tokens} draft tokens",
             "Give at most one for each draft token.",
         )
     if speculation.draft_model is not None and speculation.method != "draft_model":
         yield (
-            "speculation",
+            "speculation.draft_model",
             f"a draft_model and method {speculation.method} exclude one another",
             "Leave draft_model out and give draft_cost, or set method: draft_model.",
         )
@@ -132,16 +198,20 @@ def _lora(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
     if lora is None:
         return
     if lora.max_loras < 1 or lora.rank < 1:
-        yield "lora", "an engine with adapters has a slot and a rank", "Give max_loras and rank of at least 1."
+        yield (
+            "lora.max_loras" if lora.max_loras < 1 else "lora.rank",
+            f"{min(lora.max_loras, lora.rank)}: an engine with adapters has a slot and a rank",
+            "Give max_loras and rank of at least 1.",
+        )
     if 0 < lora.max_cpu_loras < lora.max_loras:
         yield (
-            "lora",
+            "lora.max_cpu_loras",
             f"max_cpu_loras {lora.max_cpu_loras} is below the {lora.max_loras} slots that are filled from there",
             "Raise max_cpu_loras to max_loras, or leave it out.",
         )
     if lora.max_loras > settings.max_num_seqs:
         yield (
-            "lora",
+            "lora.max_loras",
             f"{lora.max_loras} slots for adapters of at most {settings.max_num_seqs} sequences",
             "Lower max_loras to max_num_seqs.",
         )
@@ -166,9 +236,13 @@ def _structured(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
     if structured is None:
         return
     if not 0 < structured.share <= 1:
-        yield "structured_output", f"{structured.share} is not a share of the requests", "Give one above 0, up to 1."
+        yield (
+            "structured_output.share",
+            f"{structured.share} is not a share of the requests",
+            "Give one above 0, up to 1.",
+        )
     if structured.grammars < 1:
-        yield "structured_output", "answers follow at least one grammar", "Give grammars of at least 1."
+        yield "structured_output.grammars", "0: answers follow at least one grammar", "Give grammars of at least 1."
 
 
 def _clients(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
@@ -177,6 +251,7 @@ def _clients(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
         yield "admission", "a token bucket needs a rate and a burst of at least 1", "Write rate: 10/s, burst: 5."
     if admission.kind == "queue_cap" and admission.max_waiting < 1:
         yield "admission", "a queue cap needs max_waiting", "Write max_waiting: 100."
+    yield from _unread(admission)
     if settings.client_retries and not settings.client_timeout_ns and admission.kind == "always":
         yield (
             "client_retries",
@@ -196,3 +271,23 @@ def _clients(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
             "clients give up before their requests have passed the front end",
             "Give a longer client_timeout.",
         )
+
+
+def _unread(admission: AdmissionSettings) -> Iterator[tuple[str, str, str]]:
+    """Settings of an admission that its kind does not read."""
+    kind = admission.kind
+    bucket, cap = kind == "token_bucket", kind == "queue_cap"
+    given = (
+        ("rate", bucket, admission.rate_per_s > 0, "token_bucket"),
+        ("burst", bucket, admission.burst != AdmissionSettings().burst, "token_bucket"),
+        ("max_waiting", cap, admission.max_waiting > 0, "queue_cap"),
+        ("shed_classes", bucket or cap, bool(admission.shed_classes), "token_bucket or queue_cap"),
+    )
+    if bucket or cap or kind == "always":
+        for key, read, present, kinds in given:
+            if present and not read:
+                yield (
+                    f"admission.{key}",
+                    f"admission of kind {kind} does not read {key}",
+                    f"Leave it out, or set kind: {kinds}.",
+                )

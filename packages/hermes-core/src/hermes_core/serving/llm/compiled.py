@@ -33,13 +33,27 @@ def compile_engine(model: HardwareModel, deployment: Deployment, settings: Engin
     Raises InputError where the hardware model does not know such a head and nobody says what it costs.
     """
     compiled = in_rounds(model.compile(deployment), settings)
+    if settings.max_model_len is not None and settings.max_model_len > compiled.max_model_len:
+        raise InputError(
+            f"{deployment.model} was made for contexts of up to {compiled.max_model_len} tokens, not of "
+            f"{settings.max_model_len}",
+            place=Place(path="engine.max_model_len"),
+            remedy=f"Give at most {compiled.max_model_len}, or leave it out.",
+        )
     speculation = settings.speculation
     if speculation is None:
         return compiled
     # What drafts runs within the step of the large model: the scheduler's work is done once.
     within = replace(deployment, host=HostOverhead(), within_step=True)
     if speculation.draft_model is not None:
-        draft = model.compile(replace(within, model=speculation.draft_model, model_config=None))
+        try:
+            draft = model.compile(replace(within, model=speculation.draft_model, model_config=None))
+        except InputError as error:
+            raise InputError(
+                f"the draft model {speculation.draft_model}: {error.problem}",
+                place=Place(path="engine.speculation.draft_model"),
+                remedy=error.remedy,
+            ) from error
         return _beside(compiled, draft, f"Draft model {draft.deployment.model}", timed=True)
     if speculation.method not in HEADS:
         say = "draft_cost" if speculation.method == "ngram" else "draft_model or draft_cost"
@@ -118,8 +132,10 @@ def kv_blocks_of(compiled: CompiledDeployment, settings: EngineSettings) -> int:
     left = usable - memory.weights_bytes - memory.activation_bytes - slots
     blocks = int(left / block_bytes(memory, deployment.block_size_tokens))
     if blocks < _LEAST_BLOCKS:
+        beside = f", with {slots / 2**30:.1f} GiB of slots for adapters beside it," if slots else ""
         raise DoesNotFitError(
-            f"{deployment.model} leaves {left / 2**30:.1f} GiB for KV on {deployment.device}",
-            remedy="Use a larger tensor_parallel, a smaller type, or a device with more memory.",
+            f"{deployment.model}{beside} leaves {left / 2**30:.1f} GiB for KV on {deployment.device}",
+            remedy=("Lower lora.max_loras or lora.size, or use" if slots else "Use")
+            + " a larger tensor_parallel, a smaller type, or a device with more memory.",
         )
     return blocks

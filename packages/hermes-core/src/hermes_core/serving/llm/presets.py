@@ -131,7 +131,7 @@ def engine_preset(name: str, *, device_memory_bytes: int | None, device: str) ->
     """
     make = _PRESETS.get(name)
     if make is None:
-        near = get_close_matches(name, _PRESETS, n=1)
+        near = get_close_matches(name.lower(), _PRESETS, n=1)
         hint = f"Did you mean {near[0]!r}? " if near else ""
         raise InputError(f"there is no engine preset {name!r}", remedy=f"{hint}Known: {', '.join(_PRESETS)}.")
     return make(device_memory_bytes, device)

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hermes_core.api.errors import InputError
+from hermes_core.api.errors import InputError, Place
 from hermes_core.serving.request import Request
 from hermes_core.serving.routing.routers import PoolLoad
 
@@ -27,7 +27,9 @@ class AdapterAffinity:
         self._slack = float(options.get("slack", 1.25))
         if not self._slack >= 1.0:
             raise InputError(
-                f"slack {self._slack} lets clients have less than the mean", remedy="Give at least 1, as in 1.25."
+                f"slack {self._slack} lets clients have less than the mean",
+                place=Place(path="routing.slack"),
+                remedy="Give at least 1, as in 1.25.",
             )
 
     def pick(self, request: Request, load: PoolLoad) -> int:

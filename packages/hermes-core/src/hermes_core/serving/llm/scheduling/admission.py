@@ -3,6 +3,7 @@
 from collections.abc import Sequence as SequenceOf
 from typing import Protocol
 
+from hermes_core.api.errors import InputError, Place
 from hermes_core.api.time import NS_PER_S, Nanos
 from hermes_core.serving.llm.settings import AdmissionSettings
 from hermes_core.serving.request import Request
@@ -25,6 +26,13 @@ class _Sheddable:
     __slots__ = ("_all", "_numbers")
 
     def __init__(self, settings: AdmissionSettings, classes: SequenceOf[str]) -> None:
+        for name in settings.shed_classes:
+            if name not in classes:
+                raise InputError(
+                    f"no request is of the class {name!r}, which is to be shed",
+                    place=Place(path="engine.admission.shed_classes"),
+                    remedy=f"Classes of the workload: {', '.join(classes)}.",
+                )
         self._all = not settings.shed_classes
         self._numbers = frozenset(i for i, name in enumerate(classes) if name in settings.shed_classes)
 
