@@ -359,6 +359,15 @@ def test_what_a_row_has_from_others_does_not_depend_on_the_sample(tmp_path, monk
     assert asked[0]["pools"]["decode"]["engine"]["max_num_seqs"] == 32
 
 
+def test_ranks_take_the_place_of_tensor_parallel_devices():
+    row = made(
+        backend="vllm", tp_size="4", attention_dp_size="4", moe_ep_size="16", model_path="MiniMaxAI/MiniMax-M2.5"
+    )
+    case = closed_loop.case_of(row)
+    assert case.scenario["hardware"] == {"device": "h100_sxm", "tp": 1, "pp": 1, "dp": 4, "ep": 4}
+    assert any("16 devices as 4" in told for told in case.assumptions)
+
+
 def test_all_devices_of_a_rack_are_not_one_worker():
     rack = made(system="gb200", tp_size="36", model_path="deepseek-ai/DeepSeek-R1", backend_version="")
     with pytest.raises(NotRepresentedError, match="disaggregated system as one worker"):

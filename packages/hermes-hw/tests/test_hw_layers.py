@@ -180,7 +180,7 @@ def test_the_state_of_each_decoding_sequence_is_read_and_written():
 
 def test_a_norm_over_all_heads_is_added_up_by_tensor_parallel_devices():
     model = architecture_from_config("m2", find_model("MiniMax-M2.5").config)
-    for degree, reductions in ((1, 0), (4, 2 * model.layers)):
+    for degree, reductions in ((1, 0), (4, model.layers)):
         plan = parallel_plan(Deployment(model="m2", device="h100", tensor_parallel=degree), model, 1.0)
         operators = StepGraph(model, plan, model.activation).layer_operators(sizes_of(32))
         assert sum(item.count for item in operators if item.name == "norm_all_reduce") == reductions
@@ -268,6 +268,23 @@ def test_a_gated_delta_net_by_hand():
     assert {one.count for one in parts.values()} == {linear.layers}
     weights = sum(one.attributes["n"] * one.attributes["k"] for one in parts.values() if one.kind == "gemm")
     assert weights == pytest.approx(model.linear_parameters / 8, rel=1e-3)
+
+
+def test_norms_over_all_heads_by_hand():
+    model = architecture("MiniMax-M2.5")
+    a, layers = model.attention, model.layers
+
+    def parts(degree):
+        plan = parallel_plan(Deployment(model=model.name, device="b200", tensor_parallel=degree), model, 1.0)
+        return {one.name: one for one in StepGraph(model, plan, BF16).layer_operators(sizes_of(16))}
+
+    alone, four = parts(1), parts(4)
+    assert (alone["query_norm"].count, four["query_norm"].count) == (layers, 2 * layers)
+    assert four["query_norm"].attributes["width"] == a.heads // 4 * a.head_dim
+    assert four["key_norm"].attributes["width"] == a.kv_heads // 4 * a.head_dim
+    # Two sums of squares in float32 for each of 16 tokens, once a layer.
+    assert (four["norm_all_reduce"].count, four["norm_all_reduce"].sizes["bytes"][0]) == (layers, 128)
+    assert "norm_all_reduce" not in alone
 
 
 def test_shared_experts_are_marked_as_beside_the_routed_ones():

@@ -218,10 +218,27 @@ class StepGraph:
             self._operator("norm", "norm", sizes, {"hidden": model.hidden}, 2 * model.layers),
             self._operator("rotary", "rotary", sizes, rotary, model.layers),
         ]
+        if a.wide_norm:
+            operators.extend(self._wide_norms(tokens))
         if a.latent:
             count = (2 if a.q_lora_rank else 1) * self._layers
             operators.append(self._operator("latent_norm", "norm", sizes, {"hidden": a.kv_lora_rank}, count))
         return operators
+
+    def _wide_norms(self, tokens: Sizes) -> list[Operator]:
+        """Return the norms of queries and keys over all heads: with devices that add up between, two kernels for each.
+
+        One sums squares, one applies what they come to (vLLM, minimax_m2.py and linear_attn.py, forward_qk).
+        """
+        a, passes = self.model.attention, 2 if self.plan.tensor > 1 else 1
+        widths = (self._heads * a.head_dim, kv_heads_per_device(a, self.plan.tensor) * a.head_dim)
+        names = ("query_norm", "key_norm")
+        return [
+            self._operator(
+                name, "elementwise", {"tokens": tokens}, {"width": width, "inputs": 1}, passes * self._layers
+            )
+            for name, width in zip(names, widths, strict=True)
+        ]
 
     def _attention_projections(self, tokens: Sizes) -> list[Operator]:
         model, a, layers = self.model, self.model.attention, self._layers
@@ -377,8 +394,8 @@ class StepGraph:
         if plan.context > 1:
             operators.extend(self._context_exchange(tokens))
         if plan.tensor > 1 and model.attention.wide_norm:
-            # One sum of squares of a token in float32, of queries and of keys.
-            operators.append(self._collective("norm_all_reduce", "all_reduce", tokens * 4, 2 * self._layers))
+            # The sums of squares of queries and of keys, a token's in float32, travel together.
+            operators.append(self._collective("norm_all_reduce", "all_reduce", tokens * 8, self._layers))
         if spread and plan.expert > 1:
             # A token goes once to each group that holds one of its experts, from one device of its own group.
             reached = float(expected_distinct_experts(plan.expert, 1, float(model.moe.top_k)))

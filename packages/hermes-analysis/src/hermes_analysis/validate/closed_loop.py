@@ -190,6 +190,10 @@ def _degrees(row: Mapping[str, str], role: str, told: list[str]) -> dict[str, An
         told.append(f"{tensor * data} devices as {devices}: degrees of tensors and experts are of the same devices")
         tensor, data = (1, devices) if data > 1 else (devices, 1)
         expert = min(expert, devices)
+    elif not role and 1 < tensor == data and expert == tensor * data and inferencex.made(row):
+        # Its scripts start as many ranks as a row without them has tensor-parallel devices, of one device each.
+        told.append(f"{tensor * data} devices as {data}: degrees of tensors, ranks and experts are of the same devices")
+        tensor, expert = 1, data
     if data > NODE and expert == 1 and _moe(row):
         told.append(f"experts spread over the {data} ranks of data-parallel attention: nobody cuts one over nodes")
         expert = tensor * data
