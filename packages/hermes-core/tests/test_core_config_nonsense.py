@@ -191,7 +191,6 @@ ENGINES = [
     ("preset: 7", "engine.preset", "7 is not a name"),
     ("preset: VLLM", "engine.preset", "there is no engine preset 'VLLM'"),
     ("presett: vllm", "engine.presett", "unknown key 'presett'"),
-    ("options: {a: 1}", "engine.options", "chunked batching and a queue ordered by fcfs"),
     ("options: fast", "engine.options", "'fast' is not a section"),
     ("max_tokens: 5", "engine.max_tokens", "unknown key 'max_tokens'"),
     ("kv_block: 5", "engine.kv_block", "unknown key 'kv_block'"),

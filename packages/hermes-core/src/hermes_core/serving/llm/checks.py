@@ -10,11 +10,6 @@ from hermes_core.serving.llm.settings import AdmissionSettings, EngineSettings
 
 _LONGEST_NS: Final = 100 * NS_PER_S
 """More of one cause in a step is a mistake: thousands of seconds do not fit the femtoseconds of the record."""
-_BUILT_IN: Final = {
-    "batching": ("static", "continuous", "mixed", "chunked", "prefill_first", "prefill_only", "decode_only"),
-    "queue": ("fcfs", "shortest_prompt", "priority", "deadline", "fair"),
-}
-"""Policies that read no `options`."""
 
 
 def check_settings(pool: str, settings: EngineSettings, stages: SequenceOf[str] = (), adapters: int = 0) -> None:
@@ -119,12 +114,6 @@ def _policies(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
             "aging",
             f"aging changes nothing in a queue ordered by {settings.queue}",
             "Leave it out, or set queue to priority or shortest_prompt.",
-        )
-    if settings.options and all(getattr(settings, key) in names for key, names in _BUILT_IN.items()):
-        yield (
-            "options",
-            f"{settings.batching} batching and a queue ordered by {settings.queue} read no options",
-            "Leave them out, or name the policy of yours that they are for.",
         )
     for key in ("first_use_at", "first_use_multiples"):
         if getattr(settings, "first_use_at_tokens" if key == "first_use_at" else key) and not settings.first_use_ns:
