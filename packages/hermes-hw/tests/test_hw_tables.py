@@ -263,7 +263,7 @@ HEADER = "kind,dtype,n,k,m,latency_us\n"
         (HEADER + "gemm,bf16,8,8,1,x\n", r"t\.csv:2: latency_us must be a number"),
         (HEADER + "gemm,bf16,8,8,1.5,5\n", r"t\.csv:2: m must be a whole number"),
         (HEADER + "gemm,bf16,8,8,-1,5\n", r"t\.csv:2: m must be at least 1"),
-        (HEADER + "gemm,bf16,8,8,2,5\ngemm,bf16,8,8,1,5\n", r"t\.csv:2: rows of kind gemm must ascend"),
+        (HEADER + "gemm,bf16,8,8,2,5\ngemm,bf16,8,8,1,5\n", r"t\.csv:3: rows of kind gemm must ascend"),
         (HEADER + "gemm,bf16,8,8,1,5\ngemm,bf16,8,8,1,6\n", r"t\.csv:3: .*there twice"),
         (HEADER + "gemm,bf16,8,8,1\n", r"t\.csv:2: 5 values, but 6 columns"),
         (HEADER + "gem,bf16,8,8,1,5\n", r"t\.csv:2: unknown kind 'gem'"),

@@ -75,7 +75,7 @@ def cold(columns: Mapping[str, Any], nbytes: Figures, cache_bytes: int) -> dict[
 
 def from_memory(columns: Mapping[str, Any], nbytes: Figures, bytes_per_s: float) -> dict[str, Any]:
     """Return the rows without those that were faster than memory: their weights came from a cache."""
-    keep: npt.NDArray[np.bool_] = columns["latency"] * 1e-3 >= nbytes / bytes_per_s
+    keep: npt.NDArray[np.bool_] = ~(columns["latency"] * 1e-3 < nbytes / bytes_per_s)
     return {name: value[keep] for name, value in columns.items()}
 
 

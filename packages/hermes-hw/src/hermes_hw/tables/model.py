@@ -29,9 +29,12 @@ from hermes_hw.tables.steps import TabulatedStepModel
 
 _OUTSIDE: Final = ("label", "refuse")
 _MEASURED_SEQ_S: Final = 3e-6
-"""Time of a step for each sequence around measured operators. The constant of the roofline holds what attention takes
-for a sequence whatever its length, too, which tables have themselves; this is what was found around LLMServingSim's
-profiles, on the two dense runs that it publishes (`docs/validation/README.md`)."""
+_FOUND_UNDER: Final = "vllm"
+"""Time of a step for each sequence around measured operators, under vLLM.
+
+The constant of the roofline holds what attention takes for a sequence whatever its length, too, which tables have
+themselves; this is what was found around LLMServingSim's profiles, on the two dense runs that it publishes
+(`docs/validation/README.md`)."""
 _SILICON_OPTIONS: Final = ("framework", "expert_distribution")
 
 
@@ -177,7 +180,8 @@ def _around_measured(
     kind = f"attention.{'latent_' if a.latent else ''}decode"
     measured = pricer.covers(kind, resolved.graph.kv.name)
     named = deployment.options.get("efficiency", {})
-    if measured and (not isinstance(named, Mapping) or "seq_s" not in named):
+    found = framework_of(deployment.engine) == _FOUND_UNDER
+    if measured and found and (not isinstance(named, Mapping) or "seq_s" not in named):
         efficiency = resolved.efficiency
         efficiency = dataclasses.replace(efficiency, seq_s=min(efficiency.seq_s, _MEASURED_SEQ_S))
         pricer = dataclasses.replace(pricer, roofline=dataclasses.replace(pricer.roofline, efficiency=efficiency))

@@ -89,11 +89,20 @@ def write_tables(folder: Path, tables: Iterable[TableRows], meta: Mapping[str, A
     (folder / "meta.json").write_text(text + "\n", encoding="utf-8")
 
 
+_FAULTY: Final = "Write it as one, or take the row out."
+
+
 def _read_file(path: Path) -> list[TableRows]:
     columns = _parquet(path) if path.suffix == ".parquet" else _csv(path)
     missing = [name for name in _FIXED if name not in columns]
     if missing:
-        raise InputError(f"columns are missing: {', '.join(missing)}", place=Place(file=str(path), line=1))
+        raise InputError(
+            f"columns are missing: {', '.join(missing)}",
+            place=Place(file=str(path), line=1),
+            remedy=f"A table has {', '.join(_FIXED)} and the columns of its kind.",
+        )
+    if not len(columns["kind"]):
+        raise InputError("there are no rows", place=Place(file=str(path)), remedy="Measure something, or leave it out.")
     groups: dict[tuple[str, str], list[int]] = {}
     for i, key in enumerate(zip(columns["kind"], columns["dtype"], strict=True)):
         groups.setdefault((str(key[0]), str(key[1])), []).append(i)
@@ -113,7 +122,11 @@ def _group(path: Path, columns: Mapping[str, Sequence[Any]], kind: str, dtype: s
     sizes = {}
     for name in KINDS[kind].columns:
         if name not in columns:
-            raise InputError(f"kind {kind} needs the column {name!r}", place=Place(file=str(path), line=1))
+            raise InputError(
+                f"kind {kind} needs the column {name!r}",
+                place=Place(file=str(path), line=1),
+                remedy=f"Its columns are {', '.join(KINDS[kind].columns)}.",
+            )
         values = [_whole(path, i + 2, name, columns[name][i]) for i in places]
         sizes[name] = np.array(values, dtype=np.int64)
     seconds = np.array([_number(path, i + 2, columns["latency_us"][i]) for i in places]) * _US
@@ -127,7 +140,9 @@ def _whole(path: Path, line: int, name: str, value: Any) -> int:
     except (TypeError, ValueError):
         number = float("nan")
     if not number.is_integer():
-        raise InputError(f"{name} must be a whole number, found {value!r}", place=Place(file=str(path), line=line))
+        raise InputError(
+            f"{name} must be a whole number, found {value!r}", place=Place(file=str(path), line=line), remedy=_FAULTY
+        )
     return int(number)
 
 
@@ -136,7 +151,7 @@ def _number(path: Path, line: int, value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise InputError(
-            f"latency_us must be a number, found {value!r}", place=Place(file=str(path), line=line)
+            f"latency_us must be a number, found {value!r}", place=Place(file=str(path), line=line), remedy=_FAULTY
         ) from None
 
 
@@ -151,6 +166,7 @@ def _csv(path: Path) -> dict[str, list[Any]]:
                     raise InputError(
                         f"{len(row)} values, but {len(header)} columns",
                         place=Place(file=str(path), line=reader.line_num),
+                        remedy="Give each row a value for each column.",
                     )
                 rows.append(row)
     except OSError as error:

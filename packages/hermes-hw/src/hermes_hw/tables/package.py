@@ -85,9 +85,12 @@ def read_columns(
     *,
     optional: Mapping[str, int] | None = None,
     texts: Sequence[str] = (),
+    among: Mapping[str, Sequence[str]] | None = None,
     latency: str = "latency",
 ) -> dict[str, Any]:
     """Return columns of whole numbers, `texts` as they are, and `latency` of the rows where text columns have a value.
+
+    `among` keeps the rows whose text column has one of some values.
 
     Raises InputError with the file for one that cannot be read or lacks a column, with the row for a size or a latency
     that is no number.
@@ -103,12 +106,14 @@ def read_columns(
         absent = [name for name in (*names, *where, *texts, latency) if name not in schema and name not in default]
         if absent:
             raise InputError(f"{path}: columns are missing: {', '.join(absent)}", remedy=remedy)
-        wanted = [name for name in dict.fromkeys((*names, *where, *texts, latency)) if name in schema]
+        wanted = [name for name in dict.fromkeys((*names, *where, *texts, *(among or ()), latency)) if name in schema]
         table = pq.read_table(path, columns=wanted)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"cannot read {path}: {str(error).splitlines()[0]}", remedy=remedy) from None
     for name, value in where.items():
         table = table.filter(pc.equal(table[name], value))
+    for name, values in (among or {}).items():
+        table = table.filter(pc.is_in(table[name], value_set=pa.array(list(values), pa.string())))
     columns: dict[str, Any] = {}
     for name in names:
         if name not in wanted:

@@ -46,19 +46,25 @@ def checked_rows(
     spec = KINDS[kind]
     for name in spec.columns:
         if name not in columns:
-            raise InputError(f"kind {kind} needs the column {name!r}", place=Place(file=file))
+            raise InputError(
+                f"kind {kind} needs the column {name!r}",
+                place=Place(file=file),
+                remedy=f"Its columns are {', '.join(spec.columns)}.",
+            )
 
     def fail(place: int, problem: str, remedy: str | None = None) -> InputError:
         line = lines[place] if lines else place + 2  # after the header
         return InputError(problem, place=Place(file=file, line=line), remedy=remedy)
 
     for place, problem in _unsound(spec, columns, seconds):
-        raise fail(place, problem)
+        raise fail(place, problem, "Measure it again, or take the row out.")
     keys = np.stack([np.asarray(columns[name], dtype=np.int64) for name in spec.columns])
     order = np.lexsort(keys[::-1])
-    descending = np.flatnonzero(order != np.arange(len(order)))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    descending = np.flatnonzero(np.diff(rank) < 0)
     if ordered and len(descending):
-        place = int(descending[0])
+        place = int(descending[0]) + 1
         raise fail(place, f"rows of kind {kind} must ascend by {', '.join(spec.columns)}", "Sort the rows.")
     again = np.flatnonzero((np.diff(keys[:, order], axis=1) == 0).all(axis=0))
     if len(again):
@@ -73,7 +79,7 @@ def _unsound(spec: KindSpec, columns: Mapping[str, Sizes], seconds: Figures) -> 
     wrong = ~(np.isfinite(seconds) & (seconds > 0))
     if wrong.any():
         place = int(np.argmax(wrong))
-        yield place, f"a latency must be a positive number, found {float(seconds[place])!r} s"
+        yield place, f"a latency must be a positive number, found {float(seconds[place]) * 1e6:g} us"
     for name in spec.columns:
         least = 0 if name in spec.origin or name in spec.shape else 1
         small = columns[name] < least

@@ -43,9 +43,10 @@ _GEMM_TYPES: Final = {
 }
 """Names in the tables of each of our formats, best first."""
 _MOE_TYPES: Final = {**_GEMM_TYPES, "mxfp4": ("w4a8_mxfp4_mxfp8", "w4a16_mxfp4", "mxfp4")}
-_NARROWER: Final = {"mxfp4": "w4a8_mxfp4_mxfp8"}
-"""Experts whose activations are narrowed too, where kernels can: FlashInfer's, which deployments turn on in each of the
-frameworks, though not each was measured with it."""
+_SHARED: Final = "trtllm"
+"""Experts' kernels of TensorRT-LLM for Blackwell, by what their names hold: FlashInfer has them too, and through it
+vLLM and SGLang, but not each framework was measured with them in each format."""
+_BLACKWELL: Final = ("b200_sxm", "b300_sxm", "gb200", "gb300")
 _KV_TYPES: Final = {"bf16": "bfloat16", "fp8": "fp8", "int8": "int8"}
 _LATENT: Final = 512
 """Dimensions of the latents in the tables of attention over them."""
@@ -226,23 +227,26 @@ class SiliconTables:
         written = _MOE_TYPES.get(dtype, ())
         files = self.files("moe", "moe_perf")
         parts = [part for file in files for part in [self._experts_of(file, written)] if len(part["latency"])]
-        if dtype in _NARROWER:
+        if self.folder.name in _BLACKWELL:
             others = (file for one in self._frameworks[1:] for file in self.files("moe", "moe_perf", one)[:1])
-            narrower = [self._experts_of(file, (_NARROWER[dtype],)) for file in others]
-            parts = (
-                [{key: np.concatenate([part[key] for part in (*parts, *narrower)]) for key in parts[0]}]
-                if parts
-                else []
-            )
+            shared = [self._experts_of(file, written, _SHARED) for file in others]
+            parts = [{key: np.concatenate([part[key] for part in (one, *shared)]) for key in one} for one in parts]
         if not parts:
             return None
         shape = ("hidden", "intermediate", "top_k", "experts", "experts_tensor", "expert_parallel")
         return self._rows("moe.experts", dtype, joined(parts, shape), files[0], along="tokens")
 
-    def _experts_of(self, path: Path, written: Sequence[str]) -> dict[str, Any]:
-        """Return rows in the formats `written`: a model's shape was measured in the one that it is published in."""
-        columns = read_columns(path, tuple(extra.EXPERTS), {}, texts=("moe_dtype", "distribution"))
-        formats, distributions = columns.pop("moe_dtype"), columns.pop("distribution")
+    def _experts_of(self, path: Path, written: Sequence[str], kernel: str = "") -> dict[str, Any]:
+        """Return rows in the formats `written`, of kernels whose name holds `kernel`.
+
+        A model's shape was measured in the format that it is published in.
+        """
+        texts = ("moe_dtype", "distribution", "kernel_source")
+        columns = read_columns(path, tuple(extra.EXPERTS), {}, texts=texts, among={"moe_dtype": written})
+        formats, distributions, kernels = (columns.pop(name) for name in texts)
+        if kernel:
+            named = np.array([kernel in str(name) for name in kernels], bool)
+            formats = np.where(named, formats, "")
         parts = []
         for distribution in self._distributions:
             chosen = np.isin(formats, np.array(written, object)) & (distributions == distribution)
@@ -338,6 +342,14 @@ class SiliconTables:
             fastest({key: value for key, value in columns.items() if key != "latency"}, columns["latency"]), along
         )
         seconds = unique.pop("latency") * _MS
+        wrong = ~(np.isfinite(seconds) & (seconds > 0))
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            shape = ", ".join(f"{name} {int(values[place])}" for name, values in unique.items())
+            raise InputError(
+                f"{path}: a latency of {seconds[place] / _MS} ms at {shape}",
+                remedy="Reinstall the package: pip install --force-reinstall 'hermes-hw[silicon]'.",
+            )
         return checked_rows(kind, dtype, unique, seconds, self.origin, file=str(path))
 
 
