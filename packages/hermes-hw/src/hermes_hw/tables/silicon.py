@@ -338,18 +338,17 @@ class SiliconTables:
         return self._rows(kind, dtype, _ranks_bytes(columns), path, along="bytes") if len(columns["latency"]) else None
 
     def _rows(self, kind: str, dtype: str, columns: Mapping[str, Any], path: Path, along: str) -> TableRows:
-        unique = rising(
-            fastest({key: value for key, value in columns.items() if key != "latency"}, columns["latency"]), along
-        )
-        seconds = unique.pop("latency") * _MS
-        wrong = ~(np.isfinite(seconds) & (seconds > 0))
+        unique = fastest({key: value for key, value in columns.items() if key != "latency"}, columns["latency"])
+        wrong = ~(np.isfinite(unique["latency"]) & (unique["latency"] > 0))
         if wrong.any():
             place = int(np.argmax(wrong))
-            shape = ", ".join(f"{name} {int(values[place])}" for name, values in unique.items())
+            shape = ", ".join(f"{name} {int(values[place])}" for name, values in unique.items() if name != "latency")
             raise InputError(
-                f"{path}: a latency of {seconds[place] / _MS} ms at {shape}",
+                f"{path}: a latency of {unique['latency'][place]} ms at {shape}",
                 remedy="Reinstall the package: pip install --force-reinstall 'hermes-hw[silicon]'.",
             )
+        unique = rising(unique, along)
+        seconds = unique.pop("latency") * _MS
         return checked_rows(kind, dtype, unique, seconds, self.origin, file=str(path))
 
 
