@@ -24,7 +24,9 @@ class Efficiency:
     compute: float
     """Share of peak FLOP/s that a large matrix product of 16-bit numbers reaches."""
     narrow_compute: float
-    """The same of products in 8 or 4 bits."""
+    """The same of products in 8 bits."""
+    fp4_compute: float
+    """The same of products in 4 bits."""
     experts_compute: float
     """The same of grouped products: those of experts with many tokens, in 16 bits."""
     narrow_experts_compute: float
@@ -39,12 +41,18 @@ class Efficiency:
     """The same for experts of narrower weights."""
     gemm_s: float
     """Fixed time of a matrix product: launch, filling and draining the pipeline."""
+    depth_s: float
+    """Time of a matrix product for each element of its inner dimension: a tile goes through it step by step."""
+    narrow_gemm_s: float
+    """Fixed time of a product in 8 or 4 bits."""
+    narrow_depth_s: float
+    """Time of such a product for each element of its inner dimension."""
     elementwise_s: float
     """Fixed time of an element-wise kernel (norm, rotary embedding with cache write, activation)."""
     attention_s: float
     """Fixed time of an attention call, with the merge of its splits."""
     experts_s: float
-    """Fixed time of a mixture-of-experts layer: routing, sorting tokens, grouped products, weighted sum."""
+    """Fixed time of a mixture-of-experts layer: routing, sorting and casting tokens, grouped products, weighted sum."""
     expert_s: float
     """Time of such a layer for each expert of the model: routing and sorting go through all of them."""
     step_s: float

@@ -1,4 +1,8 @@
-"""Prices operators by the roofline: fixed time, and the larger of compute and memory time."""
+"""Prices operators by the roofline: fixed time, and the larger of compute and memory time.
+
+An operator with the attribute `beside` runs on a stream of its own beside others (shared experts beside routed
+ones): it costs bytes and FLOPs, but no fixed time.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -105,25 +109,37 @@ class RooflinePricer:
 
     def _gemm(self, op: Operator) -> Price:
         m, n, k = op.sizes["m"], op.attributes["n"], op.attributes["k"]
-        narrow = self.device.compute_dtype(op.dtype) in NARROW
-        peak = self.peak_flops(op.dtype) * (self.efficiency.narrow_compute if narrow else self.efficiency.compute)
+        share, fixed_s = self._product(op.dtype, k)
+        peak = self.peak_flops(op.dtype) * share
         tiled_s = gemm_compute_s(m, n, k, peak, self.device.compute_units)
         nbytes = n * k * op.dtype.bytes + m * ((n + k) * op.activation.bytes)
-        fixed_s = self.efficiency.gemm_s
         if self.quantizes(op.dtype):
             fixed_s += self.efficiency.elementwise_s
+        if op.attributes.get("beside"):
+            fixed_s = 0.0
         flop = 2.0 * n * k * m
         memory_s = nbytes / (self.device.memory_bandwidth_bytes_per_s * self.efficiency.memory)
         seconds = fixed_s + np.maximum(tiled_s, memory_s)
         joules = Energy.of(self.device).joules(seconds, flop / peak, nbytes)
         return _price(seconds, joules, flop, nbytes, compute_s=tiled_s, memory_s=memory_s, fixed_s=fixed_s)
 
+    def _product(self, weights: DType, k: Any) -> tuple[float, Any]:
+        """Return the share of the peak that large products of such weights reach, and their time before any work.
+
+        A tile goes through the inner dimension step by step, however few its rows.
+        """
+        eff, used = self.efficiency, self.device.compute_dtype(weights)
+        if used not in NARROW:
+            return eff.compute, eff.gemm_s + eff.depth_s * k
+        share = eff.fp4_compute if used == "fp4" else eff.narrow_compute
+        return share, eff.narrow_gemm_s + eff.narrow_depth_s * k
+
     def _stream(self, op: Operator) -> Price:
         """Element-wise kernels: a fixed time, and bytes at the bandwidth of streaming."""
         nbytes = stream_bytes(op)
         rate = self.device.memory_bandwidth_bytes_per_s * self.efficiency.memory
         memory_s = nbytes / rate
-        fixed_s = self.efficiency.elementwise_s
+        fixed_s = 0.0 if op.attributes.get("beside") else self.efficiency.elementwise_s
         seconds = fixed_s + memory_s
         zero = np.zeros_like(nbytes)
         joules = Energy.of(self.device).joules(seconds, zero, nbytes)
@@ -149,9 +165,7 @@ class RooflinePricer:
         # On average the last tile of an expert is half empty.
         padded = np.maximum(rows + tile / 2.0, tile) * distinct
         compute_s = padded * (2.0 * parameters / peak)
-        fixed_s = (
-            eff.experts_s + eff.expert_s * a["experts"] + (2 * eff.elementwise_s if self.quantizes(op.dtype) else 0.0)
-        )
+        fixed_s = eff.experts_s + eff.expert_s * a["experts"]
         seconds = fixed_s + np.maximum(compute_s, memory_s)
         flop = picks * (2.0 * parameters)
         joules = Energy.of(self.device).joules(seconds, flop / peak, nbytes)
@@ -232,7 +246,7 @@ def _price(
     compute_s: Figures | float = 0.0,
     memory_s: Figures | float = 0.0,
     network_s: Figures | float = 0.0,
-    fixed_s: float = 0.0,
+    fixed_s: Figures | float = 0.0,
 ) -> Price:
     def column(value: Figures | float) -> Figures:
         return np.broadcast_to(np.asarray(value, dtype=np.float64), seconds.shape)
