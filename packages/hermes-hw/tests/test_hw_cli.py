@@ -146,6 +146,12 @@ def test_profile_check_and_price_work_together(tmp_path):
     )
     assert priced.exit_code == 0, priced.output
     assert json.loads(priced.stdout)["sources"].get("analytical", 0) < 0.5
+    scenario = tmp_path / "scenario.yaml"
+    hardware = {"device": "this-cpu", "kind": "measured", "options": {"tables": folder}}
+    workload = {"rate": "1/s", "prompt": 9, "output": 3, "requests": 2}
+    scenario.write_text(json.dumps({"model": "llama-3.2-1b", "hardware": hardware, "workload": workload}))
+    served = CliRunner().invoke(core_app, ["run", str(scenario), "--json"])
+    assert served.exit_code == 0, served.output
 
 
 def test_check_asks_for_the_device_of_tables_that_do_not_say(tmp_path):

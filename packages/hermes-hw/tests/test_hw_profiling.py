@@ -1,11 +1,12 @@
 import dataclasses
 import importlib.util
+import time
 
 import numpy as np
 import pytest
 from hermes_core.api import Deployment, InputError, MissingExtraError
 from hermes_hw.profiling import ProfilePlan, profile
-from hermes_hw.profiling.backends import NumpyBackend, TorchBackend
+from hermes_hw.profiling.backends import NumpyBackend, TorchBackend, run_seconds
 from hermes_hw.tables import MeasuredModel, write_tables
 from hermes_hw.testing import check_step_model
 
@@ -75,3 +76,28 @@ def test_torch_is_an_extra():
         return
     with pytest.raises(InputError, match="no device"):
         TorchBackend("cuda:99")
+
+
+def test_work_that_takes_long_is_run_twice_and_short_work_often():
+    class Slow(NumpyBackend):
+        runs = 0
+
+        def wait(self):
+            self.runs += 1
+
+    long, short = Slow(), Slow()
+    run_seconds(long, lambda: time.sleep(0.2))
+    run_seconds(short, lambda: None)
+    # The first of all runs is dropped.
+    assert long.runs == 3
+    assert short.runs > 7
+
+
+def test_numpy_runs_on_no_accelerator(tmp_path):
+    typer_testing = pytest.importorskip("typer.testing", reason="the extra cli is not installed")
+    from hermes_hw.cli import app  # noqa: PLC0415 - needs the extra
+
+    result = typer_testing.CliRunner().invoke(app, ["profile", str(tmp_path / "t"), "--device", "cuda"])
+    assert isinstance(result.exception, InputError)
+    assert "--backend torch" in str(result.exception)
+    assert not (tmp_path / "t").exists()

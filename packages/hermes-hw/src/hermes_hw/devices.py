@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 from hermes_core.api.errors import InputError
@@ -159,8 +160,20 @@ def part_of(device: Device, share: float) -> Device:
     )
 
 
-def device_memory_bytes(name: str, spec: Mapping[str, Any] | None = None) -> int:
-    """Return the memory of one device, which engines choose their defaults by. Raises InputError; see `find_device`."""
+def device_memory_bytes(
+    name: str, spec: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+) -> int:
+    """Return the memory of one device, which engines choose their defaults by.
+
+    `options` are those of its hardware model: tables of measurements may bring the device that they are of. Raises
+    InputError; see `find_device`.
+    """
+    if spec is None and options and "tables" in options:
+        from hermes_hw.tables.model import measured_device  # noqa: PLC0415 - which builds on devices
+
+        found = measured_device(Path(str(options["tables"])))
+        if found is not None and normalised(found[0]) == normalised(name):
+            spec = found[1]
     return find_device(name, spec).memory_bytes
 
 

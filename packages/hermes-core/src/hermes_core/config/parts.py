@@ -130,7 +130,7 @@ class Parts:
         if hardware.kind not in plugin_names(DEVICE_CATALOGUES):
             return None
         try:
-            return int(load_plugin(DEVICE_CATALOGUES, hardware.kind)(hardware.device, spec))
+            return int(load_plugin(DEVICE_CATALOGUES, hardware.kind)(hardware.device, spec, hardware.options))
         except InputError as error:
             self.findings.add((*at, "device"), error.problem, error.remedy)
             return None

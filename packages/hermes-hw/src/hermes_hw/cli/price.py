@@ -61,6 +61,7 @@ def price(
         raise InputError("a step needs a model", remedy="Give --model, or --stage for another stage.")
     if batch == 0 and prompt == 0:
         raise InputError("a step of nothing has no price", remedy="Give --batch or --prompt.")
+    max_seqs, max_batched_tokens = _engine_limits(device, batch, batch + prompt)
     deployment = Deployment(
         model=model,
         device=device,
@@ -71,7 +72,8 @@ def price(
         expert_parallel=ep,
         weight_dtype=weights,
         kv_dtype=kv,
-        **_engine_limits(device, batch, batch + prompt),
+        max_seqs=max_seqs,
+        max_batched_tokens=max_batched_tokens,
         options={"tables": str(tables)} if tables else {},
     )
     hardware = _hardware_model(prices)
@@ -86,8 +88,8 @@ def price(
         _print_price(result)
 
 
-def _engine_limits(device: str, seqs: int, tokens: int) -> dict[str, int]:
-    """Return the limits of a step, by which engines reserve working memory: those of vLLM 0.33, or what is asked for.
+def _engine_limits(device: str, seqs: int, tokens: int) -> tuple[int, int]:
+    """Return the most sequences and tokens of a step, by which engines reserve working memory: those of vLLM 0.33, or what is asked for.
 
     Its defaults (vLLM 0.33, `EngineArgs.get_batch_defaults`) go by the memory of a device: `hermes explain` names the
     same ones, and so the same room for KV.
@@ -102,7 +104,7 @@ def _engine_limits(device: str, seqs: int, tokens: int) -> dict[str, int]:
         memory, name = 0, device
     large = memory >= 70 * 2**30 and not name.startswith("a100")
     budget = (16_384 if memory >= 160 * 2**30 else 8192) if large else 2048
-    return {"max_seqs": max(1024 if large else 256, seqs), "max_batched_tokens": max(budget, tokens)}
+    return max(1024 if large else 256, seqs), max(budget, tokens)
 
 
 def _kv_tokens(compiled: "CompiledDeployment", deployment: "Deployment") -> int:

@@ -16,7 +16,8 @@ def profile_command(
 ) -> None:
     """Measure products, attention and element-wise operators on this machine, into tables of the open format.
 
-    Use them with the hardware model measured: options `tables: OUT`, and the device under the name given here.
+    Some ten minutes on two cores; --quick takes seconds. Use them with the hardware model measured: options
+    `tables: OUT`, and the device under the name given here.
     """
     from hermes_core.api.errors import InputError, OutputError  # noqa: PLC0415 - keeps the command line quick
 
@@ -26,6 +27,8 @@ def profile_command(
 
     if backend not in {"numpy", "torch"}:
         raise InputError(f"--backend {backend!r} is unknown", remedy="Known: numpy, torch.")
+    if backend == "numpy" and device != "cpu":
+        raise InputError(f"--device {device}: NumPy works on the processor", remedy="Give --backend torch too.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} is not an empty folder: choose another")
     runs = NumpyBackend() if backend == "numpy" else TorchBackend(device)

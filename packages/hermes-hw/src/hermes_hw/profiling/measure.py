@@ -5,7 +5,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -30,6 +30,9 @@ class ProfilePlan:
     most_flop: float = 4e10
     most_bytes: float = 5e8
 
+
+_TOLD_EVERY: Final = 25
+"""Shapes, after which progress is told."""
 
 QUICK = ProfilePlan(
     widths=(512, 2048),
@@ -61,15 +64,21 @@ def profile(
         ("embedding", _embeddings(backend, plan)),
         ("sample", _samples(backend, plan)),
     ):
-        progress(f"measuring {kind}")
-        measured.append(_measured(backend, kind, runs))
+        measured.append(_measured(backend, kind, runs, progress))
     progress("measuring memory bandwidth")
     return measured, _meta(backend, name, measured)
 
 
-def _measured(backend: Backend, kind: str, runs: Iterable[tuple[Mapping[str, int], Callable[[], Any]]]) -> TableRows:
+def _measured(
+    backend: Backend,
+    kind: str,
+    runs: Iterable[tuple[Mapping[str, int], Callable[[], Any]]],
+    progress: Callable[[str], None],
+) -> TableRows:
     shapes, seconds = [], []
     for shape, work in runs:
+        if len(shapes) % _TOLD_EVERY == 0:
+            progress(f"measuring {kind}" + (f", {len(shapes)} shapes done" if shapes else ""))
         shapes.append(shape)
         seconds.append(run_seconds(backend, work))
     columns = {name: np.array([shape[name] for shape in shapes], np.int64) for name in KINDS[kind].columns}
