@@ -7,7 +7,9 @@ engine's own habits meet every policy, one-sided ones too, several answers to on
 from dataclasses import replace
 
 import numpy as np
+from hermes_core.api.hardware import Deployment
 from hermes_core.record import MemorySink
+from hermes_core.serving.llm.pipelined import in_rounds
 from hermes_core.serving.llm.presets import PRESET_NAMES, engine_preset
 from hermes_core.serving.llm.settings import LoraSettings, SpeculationSettings, StructuredOutputSettings
 from hermes_core.serving.pipelines.nodes import Loop, Stage
@@ -37,7 +39,7 @@ def speculations(draw):
         tuple(draw(st.lists(st.sampled_from([0.0, 0.4, 0.9, 1.0]), min_size=1, max_size=drafts))),
         method=method,
         draft_model="small" if own else None,
-        draft_cost_fs=0 if own else draw(st.sampled_from([0, 400_000_000_001])),
+        draft_cost_fs=None if own else draw(st.sampled_from([None, 400_000_000_001])),
     )
 
 
@@ -69,15 +71,19 @@ def preset_engines(draw):
         ahead = engine.asynchronous_scheduling and speculation.method != "ngram"
         budget = max(engine.max_num_batched_tokens, least)
         engine = replace(engine, speculation=speculation, max_num_batched_tokens=budget, asynchronous_scheduling=ahead)
+    if draw(st.booleans()):
+        engine = replace(
+            engine,
+            first_use_ns=90 * MS,
+            first_use_at_tokens=draw(st.sampled_from([(), (0, 40, 100)])),
+            first_use_multiples=draw(st.sampled_from([(), (8, 3)])),
+        )
     return replace(
         engine,
         lora=draw(
             st.none() | st.just(LoraSettings(2, 2, size_bytes=10**8, per_step_ns=300_000, per_adapter_ns=20_001))
         ),
         structured_output=draw(st.none() | st.just(StructuredOutputSettings(0.5, 2, 40 * MS, 500_000, 30_001))),
-        first_use_ns=draw(st.sampled_from([0, 90 * MS])),
-        first_use_at_tokens=draw(st.sampled_from([(), (0, 40, 100)])),
-        first_use_multiples=draw(st.sampled_from([(), (8, 3)])),
     )
 
 
@@ -116,15 +122,17 @@ def models():
     )
 
 
-def ran(plan, source, model, ranks):
-    compiled = replace(compiled_with(model, data_parallel=ranks), draft=DRAFT)
+def ran(plan, source, model, ranks, stages):
+    deployment = Deployment("test-model", "test-device", data_parallel=ranks, pipeline_parallel=stages)
+    compiled = replace(compiled_with(model), deployment=deployment, layers=5, draft=DRAFT)
     sink = MemorySink()
-    simulation = Simulation(plan, source=source, compiled={pool.name: compiled for pool in plan.pools})
+    by_pool = {pool.name: in_rounds(compiled, pool.engine) for pool in plan.pools}
+    simulation = Simulation(plan, source=source, compiled=by_pool)
     return Simulated(simulation.run(sink=sink), sink.chunks, simulation)
 
 
-def assert_same_record(plan, source, model, ranks):
-    fast, exact = (ran(replace(plan, exact=walks), source, model, ranks) for walks in (False, True))
+def assert_same_record(plan, source, model, ranks, stages=1):
+    fast, exact = (ran(replace(plan, exact=walks), source, model, ranks, stages) for walks in (False, True))
     for name in ("requests", "stage_jobs", "transfers"):
         mine, theirs = fast.table(name), exact.table(name)
         for column, values in mine.items():
@@ -151,12 +159,15 @@ RULES = {"deadline": None, "suppress_health_check": list(HealthCheck)}
     model=models(),
     clients=st.integers(1, 2),
     ranks=st.sampled_from([1, 1, 2, 4]),
+    stages=st.sampled_from([1, 1, 2, 4]),
     nodes=st.sampled_from(CHATS),
     duration=st.sampled_from([None, 300 * MS]),
 )
-def test_exact_mode_gives_the_same_record_under_every_preset(engine, source, model, clients, ranks, nodes, duration):
+def test_exact_mode_gives_the_same_record_under_every_preset(
+    engine, source, model, clients, ranks, stages, nodes, duration
+):
     plan = small_plan(engine, clients=clients, duration_ns=duration, pipelines={"default": nodes})
-    assert_same_record(plan, source, model, ranks)
+    assert_same_record(plan, source, model, ranks, stages)
 
 
 @settings(max_examples=200, **RULES)
