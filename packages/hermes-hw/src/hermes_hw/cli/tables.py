@@ -110,6 +110,7 @@ def show_coverage(
     model: Annotated[list[str] | None, typer.Option(help="Model of the catalogue; all of them else.")] = None,
     device: Annotated[list[str] | None, typer.Option(help="Device of the catalogue; all with tables else.")] = None,
     framework: Annotated[list[str] | None, typer.Option(help="vllm, sglang or trtllm; all three else.")] = None,
+    each: Annotated[bool, typer.Option("--each", help="A line for each model instead of medians.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -118,12 +119,15 @@ def show_coverage(
     from hermes_hw.tables.inventory import coverage, medians  # noqa: PLC0415
     from hermes_hw.tables.package import SYSTEMS  # noqa: PLC0415
 
-    devices = device or list(dict.fromkeys({system: name for name, system in SYSTEMS.items()}.values()))
+    first: dict[str, str] = {}
+    for name, system in SYSTEMS.items():
+        first.setdefault(system, name)
+    devices = device or list(first.values())
     found = coverage(model or model_names(), devices, framework or ["vllm", "sglang", "trtllm"])
     if as_json:
         print_json([dataclasses.asdict(item) for item in found])
         return
-    if model or device:
+    if each:
         header: tuple[str, ...] = ("model", "device", "framework", "tp", "time measured", "extrapolated", "operators")
         groups: list[tuple[tuple[str, ...], list[Coverage]]] = [
             ((one.model, one.device, one.framework, str(one.tensor_parallel)), [one]) for one in found
