@@ -26,6 +26,7 @@ _DTYPE: Final = "bf16"
 _GROUPS: Final = (1, 2, 4, 8, 16, 32)
 """Degrees of expert parallelism that a profile is read for."""
 _US: Final = 1e-6
+_FAULTY: Final = "Measure it again, or take the row out."
 
 
 def is_profile(folder: Path) -> bool:
@@ -103,6 +104,7 @@ class _Reader:
             raise InputError(
                 f"no rows of a matrix product (a layer of {', '.join(products)})",
                 place=Place(file=str(self.folder / "dense.csv")),
+                remedy="Profile these layers, or take the profile of another model.",
             )
         tables = [self._table("gemm", gemms)]
         streams: Mapping[str, tuple[str, Mapping[str, int]]] = {
@@ -218,7 +220,11 @@ def _read(path: Path, *, shift: bool = False) -> list[dict[str, Any]]:
             reader = csv.DictReader(file)
             missing = [name for name in columns if name not in (reader.fieldnames or [])]
             if missing:
-                raise InputError(f"columns are missing: {', '.join(missing)}", place=Place(file=str(path), line=1))
+                raise InputError(
+                    f"columns are missing: {', '.join(missing)}",
+                    place=Place(file=str(path), line=1),
+                    remedy=f"{path.name} of such a profile has {', '.join(columns)}.",
+                )
             rows = [_numbers(path, reader.line_num, row, columns) for row in reader]
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
@@ -240,7 +246,7 @@ def _numbers(path: Path, line: int, row: Mapping[str, str], columns: Sequence[st
             numbers[name] = convert(row[name])
         except (TypeError, ValueError):
             problem = f"{name} must be {'a number' if convert is float else 'a whole number'}, found {row[name]!r}"
-            raise InputError(problem, place=Place(file=str(path), line=line)) from None
+            raise InputError(problem, place=Place(file=str(path), line=line), remedy=_FAULTY) from None
         _refuse_unsound(path, line, name, numbers[name])
     return numbers
 
@@ -249,6 +255,6 @@ def _refuse_unsound(path: Path, line: int, name: str, value: float | str) -> Non
     """Raise InputError for what no measurement can be; sums and interpolation of times would hide it."""
     place = Place(file=str(path), line=line)
     if name == "time_us" and not (isinstance(value, float) and 0 < value < math.inf):
-        raise InputError(f"a latency must be a positive number, found {value} us", place=place)
+        raise InputError(f"a latency must be a positive number, found {value} us", place=place, remedy=_FAULTY)
     if isinstance(value, int) and value < 0:
-        raise InputError(f"{name} must not be negative, found {value}", place=place)
+        raise InputError(f"{name} must not be negative, found {value}", place=place, remedy=_FAULTY)

@@ -73,7 +73,11 @@ def read_uneven(folder: Path) -> Uneven | None:
             reader = csv.DictReader(file)
             missing = [name for name in _COLUMNS if name not in (reader.fieldnames or [])]
             if missing:
-                raise InputError(f"columns are missing: {', '.join(missing)}", place=Place(file=str(path), line=1))
+                raise InputError(
+                    f"columns are missing: {', '.join(missing)}",
+                    place=Place(file=str(path), line=1),
+                    remedy=f"{FILE} of such a profile has {', '.join(_COLUMNS)}.",
+                )
             for row in reader:
                 n, pc, kvs, big, mean, even_us, uneven_us = _numbers(path, reader.line_num, row)
                 if kvs >= _LEAST_CONTEXT:
@@ -97,7 +101,9 @@ def _numbers(path: Path, line: int, row: dict[str, str]) -> list[float]:
             value = math.nan
         if not (math.isfinite(value) and (value > 0 or (name == "pc" and value == 0))):
             problem = f"{name} must be a positive number, found {row[name]!r}"
-            raise InputError(problem, place=Place(file=str(path), line=line))
+            raise InputError(
+                problem, place=Place(file=str(path), line=line), remedy="Measure it again, or take the row out."
+            )
         numbers.append(value)
     return numbers
 
