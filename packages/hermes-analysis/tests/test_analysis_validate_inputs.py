@@ -4,12 +4,18 @@ import copy
 import json
 
 import pytest
+
+pytest.importorskip("typer", reason="the extra cli is not installed")
+
+import typer
+from hermes_analysis.validate.command import validate as validate_command
 from hermes_analysis.validate.engines import preset_of
 from hermes_analysis.validate.experiments import NotRepresentedError, ValidationError, read_experiment
 from hermes_analysis.validate.folder import validate_folder
 from hermes_analysis.validate.mixtures import is_mixture
 from hermes_analysis.validate.rows import read_rows
 from hermes_analysis.validate.scenarios import MOST_REQUESTS, case_of
+from typer.testing import CliRunner
 
 INPUTS = {
     "id": "tiny",
@@ -257,3 +263,77 @@ def test_cells_that_say_they_have_no_value_are_empty(tmp_path):
     file.write_text("", encoding="utf-8")
     with pytest.raises(ValidationError, match=r"rows\.csv: has no rows"):
         read_rows(file)
+
+
+def validate(*arguments):
+    """Run the command."""
+    app = typer.Typer()
+    app.command()(validate_command)
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def test_nothing_to_compare_is_no_success_and_is_still_written(tmp_path):
+    place = write(tmp_path, {"engine.name": "llama.cpp"})
+    result = validate(place, "--json", tmp_path / "out.json")
+    assert result.exit_code == 2
+    assert "nothing could be compared" in result.stderr
+    (refusal,) = json.loads((tmp_path / "out.json").read_text())["not_represented"]
+    assert refusal == {"id": "tiny", "reason": "there is no preset for the engine 'llama.cpp'"}
+
+
+ROW = {
+    "id": "one",
+    "silicon_data_source": "silicon_concurrency=2",
+    "backend": "vllm",
+    "backend_version": "0.15.1",
+    "model_path": "meta-llama/Llama-3.2-1B",
+    "system": "h100_sxm",
+    "mode": "agg",
+    "isl": "100",
+    "osl": "8",
+    "batch_size": "2",
+    "silicon_ttft_ms": "10",
+    "silicon_tpot_ms": "3",
+}
+
+
+def table(folder, *rows, without=()):
+    """Write rows that differ from `ROW`."""
+    names = [name for name in ROW if name not in without]
+    lines = [",".join({**ROW, **row}[name] for name in names) for row in rows]
+    file = folder / "rows.csv"
+    file.write_text("\n".join([",".join(names), *lines]) + "\n", encoding="utf-8")
+    return file
+
+
+def test_an_absent_column_is_named_with_its_file(tmp_path):
+    result = validate(table(tmp_path, {}, without=("isl",)), "--json", tmp_path / "out.json")
+    assert result.exit_code == 2
+    assert "rows.csv: the header has no column 'isl'" in result.stderr
+    assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"isl": "NaN"}, "isl is empty"),
+        ({"osl": "-5"}, "osl is '-5', not a whole number"),
+        ({"silicon_ttft_ms": "-1"}, "silicon_ttft_ms is '-1', not a positive number"),
+        ({"backend": "lmdeploy"}, "no preset for the engine 'lmdeploy'"),
+        ({"system": "zz9000"}, "unknown device 'zz9000'"),
+    ],
+)
+def test_a_row_of_nonsense_is_listed_and_the_others_are_compared(tmp_path, change, reason):
+    result = validate(table(tmp_path, {}, {"id": "bad", **change}), "--jobs", 1, "--json", tmp_path / "out.json")
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert [row["id"] for row in content["rows"]] == ["one"]
+    (refusal,) = content["not_represented_rows"]
+    assert refusal["id"] == "bad"
+    assert reason in refusal["reason"]
+
+
+def test_rows_of_nothing_but_nonsense_are_no_success(tmp_path):
+    result = validate(table(tmp_path, {"backend": "lmdeploy"}), "--jobs", 2)
+    assert result.exit_code == 2
+    assert "not represented, 1 rows from one on: there is no preset" in result.stdout

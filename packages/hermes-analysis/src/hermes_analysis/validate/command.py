@@ -42,6 +42,7 @@ def validate(
 ) -> None:
     """Simulate what was measured, and say how far off the simulation is."""
     from hermes_analysis.output import json_text, replacing  # noqa: PLC0415 - only what runs is loaded
+    from hermes_analysis.validate.experiments import ValidationError  # noqa: PLC0415
     from hermes_analysis.validate.outputs import Outputs, outputs_of  # noqa: PLC0415
 
     with told():
@@ -60,3 +61,5 @@ def validate(
             sys.stdout.write(json_text(answer.values()))
         else:
             answer.show()
+        if not answer.compared:
+            raise ValidationError(f"{place}: nothing could be compared; each reason stands beside what it is of")

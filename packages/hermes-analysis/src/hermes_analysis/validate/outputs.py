@@ -20,6 +20,8 @@ class Outputs:
     plot: Callable[[], str]
     markdown: Callable[[], str]
     show: Callable[[], None]
+    compared: int
+    """Experiments or rows that could be represented."""
 
 
 def outputs_of(place: Path, *, only: Sequence[str], sets: Sequence[str], jobs: int, sample: int | None) -> Outputs:
@@ -35,6 +37,7 @@ def outputs_of(place: Path, *, only: Sequence[str], sets: Sequence[str], jobs: i
             partial(plot.table_plot, rows),
             partial(markdown.table_report, rows),
             partial(terminal.print_table, rows),
+            len(rows.scores),
         )
     if sample is not None:
         raise ValidationError("--sample: only rows of a CSV can be sampled; use --only to choose experiments")
@@ -44,4 +47,5 @@ def outputs_of(place: Path, *, only: Sequence[str], sets: Sequence[str], jobs: i
         partial(plot.folder_plot, report),
         partial(markdown.folder_report, report),
         partial(terminal.print_folder, report),
+        len(report.scores),
     )

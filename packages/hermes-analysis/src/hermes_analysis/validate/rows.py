@@ -57,6 +57,8 @@ def _cell(text: str) -> str:
 
 def whole(text: str, column: str) -> int:
     """Return a whole number. Raises NotRepresentedError for anything else."""
+    if not text:
+        raise NotRepresentedError(f"{column} is empty")
     try:
         value = float(text)
     except ValueError:

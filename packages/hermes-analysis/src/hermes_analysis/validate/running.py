@@ -72,7 +72,7 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], jobs: int, tell: Cal
     Raises:
         ValidationError: A process was killed (by a lack of memory, mostly).
     """
-    if jobs == 1 or len(items) == 1:
+    if jobs == 1 or len(items) <= 1:
         for done, item in enumerate(items, 1):
             yield work(item)
             tell(done)

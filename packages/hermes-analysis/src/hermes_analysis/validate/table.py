@@ -102,6 +102,10 @@ class TableReport:
         """Return how many rows are not represented for each reason, the commonest first."""
         return dict(Counter(refusal.reason for refusal in self.refusals).most_common())
 
+    def first_of(self, reason: str) -> str:
+        """Return the first row that is not represented for `reason`."""
+        return next(refusal.name for refusal in self.refusals if refusal.reason == reason)
+
     def assumptions(self) -> dict[str, int]:
         """Return in how many rows each assumption was made."""
         return dict(Counter(one for score in self.scores for one in dict.fromkeys(score.assumptions)).most_common())
@@ -116,6 +120,7 @@ class TableReport:
             "peers": {name: dict(errors) for name, errors in self.peers.items()},
             "assumptions": self.assumptions(),
             "not_represented": self.reasons(),
+            "not_represented_rows": [{"id": one.name, "reason": one.reason} for one in self.refusals],
             "rows": [
                 {
                     "id": score.name,
@@ -161,7 +166,7 @@ def validate_table(
     if sample is not None and sample < len(rows):
         spread = sorted(range(len(rows)), key=lambda at: at * GOLDEN % 1.0)
         rows = [rows[at] for at in sorted(spread[:sample])]
-    cases, refusals = _cases(kind, rows)
+    cases, refusals = _cases(kind, rows, file)
     answers = _simulated(kind, [case for _, case in cases], tuple(sets), jobs)
     scores = []
     for (_, case), answer in zip(cases, answers, strict=True):
@@ -181,13 +186,15 @@ def validate_table(
     )
 
 
-def _cases(kind: Kind, rows: Sequence[Mapping[str, str]]) -> tuple[list[tuple[int, RowCase]], list[Refusal]]:
+def _cases(
+    kind: Kind, rows: Sequence[Mapping[str, str]], file: Path
+) -> tuple[list[tuple[int, RowCase]], list[Refusal]]:
     cases, refusals = [], []
     for at, row in enumerate(rows):
         try:
             cases.append((at, kind.case_of(row)))
         except KeyError as fault:
-            raise ValidationError(f"the header has no column {fault}") from None
+            raise ValidationError(f"{file}: the header has no column {fault}") from None
         except NotRepresentedError as reason:
             refusals.append(Refusal(row.get("id", str(at)), str(reason)))
     return cases, refusals

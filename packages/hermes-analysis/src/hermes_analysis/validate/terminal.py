@@ -60,7 +60,7 @@ def print_table(report: TableReport, *, file: TextIO | None = None) -> None:
         console.print(_text(f"on the {medians['n']} rows that {peer} predicts too: {theirs}"))
     console.print(_text(f"{len(report.scores)} of {report.rows} rows are represented"))
     for reason, count in report.reasons().items():
-        console.print(_text(f"not represented, {count} rows: {reason}", "yellow"))
+        console.print(_text(f"not represented, {count} rows from {report.first_of(reason)} on: {reason}", "yellow"))
     for assumption, count in report.assumptions().items():
         console.print(_text(f"assumed in {count} rows: {assumption}", "dim"))
 

@@ -89,10 +89,10 @@ def price(
 
 
 def _engine_limits(device: str, seqs: int, tokens: int) -> tuple[int, int]:
-    """Return the most sequences and tokens of a step, by which engines reserve working memory: those of vLLM 0.33, or what is asked for.
+    """Return the most sequences and tokens of a step, by which engines reserve working memory.
 
-    Its defaults (vLLM 0.33, `EngineArgs.get_batch_defaults`) go by the memory of a device: `hermes explain` names the
-    same ones, and so the same room for KV.
+    Those of vLLM 0.33, or what is asked for. Its defaults (`EngineArgs.get_batch_defaults`) go by the memory of a
+    device: `hermes explain` names the same ones, and so the same room for KV.
     """
     from hermes_core.api.errors import InputError  # noqa: PLC0415
 
