@@ -69,5 +69,5 @@ def test_the_kind_of_the_largest_step_was_tried_at_start_up():
 
 
 def test_a_multiple_of_nothing_is_refused():
-    found = list(contradictions(replace(EngineSettings(), first_use_multiples=(0,))))
+    found = list(contradictions(replace(EngineSettings(), first_use_ns=1, first_use_multiples=(0,))))
     assert [key for key, *_ in found] == ["first_use_multiples"]
