@@ -1,8 +1,11 @@
 """Names by which people call models: versions, conversions, organisations."""
 
 import pytest
-from hermes_core.api import InputError
+from hermes_core.api import InputError, UnsupportedError
+from hermes_hw.lookup import load_json
 from hermes_hw.models import architecture_from_config, find_model
+
+MODELS = load_json("models.json")["models"]
 
 
 @pytest.mark.parametrize(
@@ -80,3 +83,43 @@ def test_what_is_no_version_of_any_model_is_unknown(name):
 def test_a_stem_that_several_models_share_is_none_of_them():
     with pytest.raises(InputError, match="unknown model"):
         find_model("moonshotai/Kimi-K2-Chat")
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("Qwen/Qwen3-30B-A3B", 40_960),
+        ("Qwen/Qwen3-30B-A3B-Instruct-2507", 262_144),
+        ("Qwen/Qwen3-235B-A22B-Thinking-2507-FP8", 262_144),
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", 131_072),
+        ("moonshotai/Kimi-K2-Instruct-0905", 262_144),
+    ],
+)
+def test_a_version_may_have_a_longer_context(name, tokens):
+    entry = find_model(name)
+    assert architecture_from_config(entry.name, entry.config).max_model_len == tokens
+
+
+@pytest.mark.parametrize("key", [key for key, entry in MODELS.items() if "contexts" in entry])
+def test_every_context_is_of_a_version_of_its_model(key):
+    for version, tokens in MODELS[key]["contexts"].items():
+        entry = find_model(version)
+        assert entry.name == key
+        assert entry.config["max_position_embeddings"] == tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "state-space layers"),
+        ("nvidia/Nemotron-H-56B-Base-8K", "state-space layers"),
+        ("ai21labs/AI21-Jamba-1.5-Mini", "state-space layers"),
+        ("ibm-granite/granite-4.0-h-small", "state-space layers"),
+        ("nvidia/Llama-3_3-Nemotron-Super-49B-v1", "layers of different widths"),
+        ("meta-llama/Llama-3.2-11B-Vision-Instruct", "cross-attention"),
+        ("deepseek-ai/DeepSeek-V4-Flash", "compressed"),
+    ],
+)
+def test_a_model_that_cannot_be_priced_says_why(name, reason):
+    with pytest.raises(UnsupportedError, match=reason):
+        find_model(name)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
+from hermes_core.api.errors import UnsupportedError
+
 from hermes_hw.lookup import find_name, load_json, normalised
-from hermes_hw.models.names import parts_of, quantization_section, stems_of
+from hermes_hw.models.names import parts_of, quantization_section, stems_of, unpriced
 
 _ATTENTION_KEPT: Final = ("minimax_m2",)
 """Types of model whose published NVFP4 conversions leave attention as it is, beside those with latent attention and
@@ -37,23 +39,35 @@ def find_model(name: str) -> ModelEntry:
 
     Words that tell how a model was trained on and when ("Instruct", "2507"), and another organisation than the
     publisher, do not matter. Those that tell a format of weights ("FP8", "AWQ", "GPTQ-Int8", "NVFP4") give that format
-    to the model. Raises InputError with the nearest names when there is none.
+    to the model. Raises UnsupportedError for one that has what cannot be priced, and InputError with the nearest names
+    when there is none.
     """
     models = load_json("models.json")["models"]
     key = _spellings().get(normalised(name)) or _by_stem(name)
     if key is not None:
-        return _entry(key)
+        return _entry(key, name)
     parts = parts_of(name)
     if parts.number_format is not None:
         key = _spellings().get(normalised(parts.name)) or _by_stem(parts.name)
         if key is not None:
-            return _in_format(_entry(key), parts.number_format)
-    return _entry(find_name(name, _spellings(), "model", models))
+            return _in_format(_entry(key, name), parts.number_format)
+    reason = unpriced(name)
+    if reason is not None:
+        raise UnsupportedError(
+            f"model {name!r} cannot be priced yet: it has {reason}", remedy="Describe a like model by a config.json."
+        )
+    return _entry(find_name(name, _spellings(), "model", models), name)
 
 
-def _entry(key: str) -> ModelEntry:
+def _entry(key: str, name: str) -> ModelEntry:
+    """Return the entry `key`, with the context of the version that is called `name`."""
     entry = load_json("models.json")["models"][key]
-    return ModelEntry(key, entry["config"], entry["parameters_b"], entry["source"])
+    version = normalised(parts_of(name).name)
+    contexts = {normalised(other): tokens for other, tokens in entry.get("contexts", {}).items()}
+    config = entry["config"]
+    if version in contexts:
+        config = {**config, "max_position_embeddings": contexts[version]}
+    return ModelEntry(key, config, entry["parameters_b"], entry["source"])
 
 
 def _in_format(entry: ModelEntry, number_format: str) -> ModelEntry:

@@ -41,6 +41,30 @@ _REVISION: Final = re.compile(r"v\d+")
 """Of a conversion, right behind its format: "FP4-v2"."""
 _DATE: Final = re.compile(r"\d{4}|\d{6}|\d{8}")
 _NOT_WIDE: Final = ("bf16", "fp16")
+_MAMBA: Final = (
+    "mamba",
+    "jamba",
+    "zamba",
+    "falcon-h1",
+    "plamo-2",
+    "nemotron-h-",
+    r"nemotron-nano-\d+b-v2",
+    r"nemotron-3(\.\d)?-",
+    r"granite-4\.\d-(h|tiny|small)",
+)
+_UNPRICED: Final = (
+    ("|".join(_MAMBA), "state-space layers (Mamba)"),
+    ("lfm2", "layers of short convolutions"),
+    (
+        r"recurrentgemma|rwkv|kimi-linear|minimax-(text-01|m1)|ling-.*-linear|kimi-k3",
+        "linear attention of a kind of its own",
+    ),
+    (r"llama-3[._][13]-nemotron-(super|ultra)", "layers of different widths"),
+    (r"llama-3\.2-\d+b-vision", "cross-attention to images"),
+    (r"gemma-3n", "embeddings for each layer, of which a part is active"),
+    (r"deepseek-v4", "attention over compressed tokens"),
+)
+"""What models of these names have that no operator here stands for (their model cards and configurations)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +102,11 @@ def stems_of(name: str) -> tuple[str, ...]:
         words = words[1:]
     undated = [word for word in words if not _DATE.fullmatch(word)]
     return tuple(dict.fromkeys(normalised("-".join(part)) for part in (words, undated) if part))
+
+
+def unpriced(name: str) -> str | None:
+    """Return what the model called `name` has that cannot be priced; None when nothing is known of it."""
+    return next((reason for pattern, reason in _UNPRICED if re.search(pattern, name.lower())), None)
 
 
 def quantization_section(number_format: str, *, attention_kept: bool) -> dict[str, Any] | None:
