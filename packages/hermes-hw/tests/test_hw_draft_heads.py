@@ -81,7 +81,7 @@ def test_a_pass_runs_one_layer_the_fusing_product_and_the_output_head():
 def test_a_pass_within_a_step_does_not_pay_for_what_surrounds_the_step():
     host = {"host": HostOverhead(10**12, 10**9)}
     alone, within = operators("eagle", **host), operators("eagle", within_step=True)
-    assert alone["step_inputs"].duration_s > 0.0006
+    assert alone["step_inputs"].duration_s > 0.0004
     assert within["step_inputs"].duration_s == pytest.approx(16 * efficiency_of("hopper", {}).elementwise_s)
 
 
