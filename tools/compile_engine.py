@@ -30,7 +30,7 @@ MODULES: Final = (
     "serving/llm/facts",
     "serving/llm/client",
     "serving/llm/pool",
-    "serving/llm/scheduling/plain",
+    "serving/llm/plain",
     "serving/llm/scheduling/policies/chunked",
     "serving/llm/batches/prompt_steps",
     "serving/llm/rank_group",

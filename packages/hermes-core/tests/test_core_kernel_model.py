@@ -118,7 +118,7 @@ def test_cancelled_events_do_not_pile_up():
     for _ in range(50_000):
         one.cancel(one.schedule(1 << 40, 0, lambda _: None))
     assert one.pending == 0
-    assert len(one._heap) < 20_000
+    assert len(one.queue) < 20_000
 
 
 def test_a_queue_that_is_tidied_up_keeps_its_order(monkeypatch):

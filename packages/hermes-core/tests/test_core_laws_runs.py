@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from hermes_core.record import MemorySink
-from hermes_core.serving.llm.scheduling import plain
+from hermes_core.serving.llm import client as clients_module
+from hermes_core.serving.llm import plain
+from hermes_core.serving.llm.scheduling.scheduler import Scheduler
 from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.serving.request import Status
 from hermes_core.simulation import Simulation
@@ -285,10 +287,6 @@ class Watching:
 
     __slots__ = ()
 
-    def turn(self, steps):
-        super().turn(steps)
-        self.check()
-
     def plan(self):
         super().plan()
         self.check()
@@ -329,11 +327,27 @@ class Watching:
         assert held == self.pool.used
 
 
+class WatchingScheduler(Watching, Scheduler):
+    pass
+
+
+class WatchedClient(plain.PlainClient):
+    """Checks alike what is planned without the scheduler."""
+
+    def _boundary(self):
+        go_on = super()._boundary()
+
+        def watched(now):
+            go_on(now)
+            self.scheduler.check()
+
+        return watched
+
+
 @pytest.fixture
 def watched(monkeypatch):
-    for name in ("Scheduler", "PlainScheduler"):
-        kind = getattr(plain, name)
-        monkeypatch.setattr(plain, name, type(name, (Watching, kind), {}))
+    monkeypatch.setattr(clients_module, "Scheduler", WatchingScheduler)
+    monkeypatch.setattr(plain, "PlainClient", WatchedClient)
 
 
 @COMMON

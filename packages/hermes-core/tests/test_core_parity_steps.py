@@ -12,8 +12,8 @@ Where the facts were read is in `docs/engines/parity.md`.
 from dataclasses import dataclass, field, replace
 
 import pytest
+from hermes_core.serving.llm import client
 from hermes_core.serving.llm.presets import PRESET_NAMES, engine_preset
-from hermes_core.serving.llm.scheduling import plain
 from hermes_core.serving.llm.scheduling.scheduler import Scheduler
 from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, Simulated, simulate, small_plan
@@ -77,8 +77,7 @@ def traced(monkeypatch: pytest.MonkeyPatch, case: Case) -> tuple[list[str], Simu
     def names(seqs):
         return " ".join(name(seq) for seq in seqs)
 
-    monkeypatch.setattr(plain, "Scheduler", Tracing)
-    monkeypatch.setattr(plain, "PlainScheduler", Tracing)
+    monkeypatch.setattr(client, "Scheduler", Tracing)
     preset = engine_preset(case.preset, device_memory_bytes=None, device="")
     engine = replace(preset, front_end=EngineSettings().front_end, **case.settings, kv_blocks=case.blocks + 1)
     rows = [(round(at * MS), prompt, output) for at, prompt, output in case.rows]

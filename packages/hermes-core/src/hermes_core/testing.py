@@ -57,14 +57,12 @@ class AffineStepModel:
 
     def step(self, shape: StepShape) -> tuple[int, int]:
         """Price one step of any shape."""
-        duration, energy = self.base_fs, 0
-        if shape.decode_seqs:
-            duration, _, _, energy, _ = self.decode_run(
-                shape.decode_seqs, shape.decode_context, shape.decode_windowed, 0
-            )
-        duration += self.per_prompt_token_fs * shape.prefill_tokens
-        duration += self.per_pair2_fs * shape.prefill_windowed_pairs2
-        return duration, energy + self.energy_per_token_nj * shape.prefill_tokens
+        seqs, windowed, prompt = shape.decode_seqs, shape.decode_windowed, shape.prefill_tokens
+        duration = self.base_fs + self.per_seq_fs * seqs + self.per_context_fs * windowed
+        duration += self.per_prompt_token_fs * prompt + self.per_pair2_fs * shape.prefill_windowed_pairs2
+        if windowed > self.regime_tokens:
+            duration += self.per_context_fs * (windowed - self.regime_tokens)
+        return duration, self.energy_per_token_nj * (seqs + prompt)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def rank(phase: Phase, entity: int = 0) -> int:
 class Kernel:
     """A clock and a queue of events."""
 
-    __slots__ = ("_cancelled", "_heap", "_scheduled", "now", "processed", "rank")
+    __slots__ = ("_cancelled", "now", "processed", "queue", "rank", "scheduled")
 
     def __init__(self) -> None:
         self.now: Nanos = 0
@@ -52,8 +52,9 @@ class Kernel:
         """Of the event that happens, or happened last: events of the same nanosecond with a lower one are over."""
         self.processed = 0
         """Events that have happened."""
-        self._heap: list[tuple[Nanos, int, int, Action]] = []
-        self._scheduled = 0
+        self.queue: list[tuple[Nanos, int, int, Action]] = []
+        """A heap of (time, rank, handle, action). Who pushes onto it directly does so as `schedule` does."""
+        self.scheduled = 0
         """Events ever scheduled; the last one has this number as its handle."""
         self._cancelled: set[int] = set()
 
@@ -61,17 +62,17 @@ class Kernel:
         """Let `action` happen at `time_ns`, not before now. Returns a handle for `cancel`."""
         if time_ns < self.now:
             raise AssertionError(f"event at {time_ns} ns lies before now, {self.now} ns")
-        self._scheduled = handle = self._scheduled + 1
-        heappush(self._heap, (time_ns, rank, handle, action))
+        self.scheduled = handle = self.scheduled + 1
+        heappush(self.queue, (time_ns, rank, handle, action))
         return handle
 
     def cancel(self, handle: int) -> None:
         """Take back an event that has been scheduled and has not happened."""
         cancelled = self._cancelled
         cancelled.add(handle)
-        if len(cancelled) > _COMPACT_ABOVE and 2 * len(cancelled) > len(self._heap):
-            self._heap[:] = [entry for entry in self._heap if entry[2] not in cancelled]
-            heapify(self._heap)
+        if len(cancelled) > _COMPACT_ABOVE and 2 * len(cancelled) > len(self.queue):
+            self.queue[:] = [entry for entry in self.queue if entry[2] not in cancelled]
+            heapify(self.queue)
             cancelled.clear()
 
     def run(self, until_ns: Nanos | None = None, max_events: int = 1 << 62) -> bool:
@@ -79,35 +80,36 @@ class Kernel:
 
         Returns False when nothing is left to do within `until_ns`; True means: call again to see.
         """
-        limit = until_ns if until_ns is not None else (1 << 62)
-        heap = self._heap
+        heap = self.queue
         cancelled = self._cancelled
         left = max_events
         taken_back = 0
         try:
             for left in range(max_events, 0, -1):  # noqa: B007 - counted below
-                if not heap:
-                    return False
-                time_ns, rank, handle, action = heappop(heap)
+                now, rank, handle, action = heappop(heap)
                 if cancelled and handle in cancelled:
                     cancelled.discard(handle)
                     taken_back += 1
                     continue
-                if time_ns > limit:
-                    heappush(heap, (time_ns, rank, handle, action))
+                if until_ns is not None and now > until_ns:
+                    heappush(heap, (now, rank, handle, action))
                     return False
-                self.now = time_ns
+                self.now = now
                 self.rank = rank
-                action(time_ns)
+                action(now)
             left = 0
             return bool(heap)
+        except IndexError:
+            if heap:
+                raise
+            return False
         finally:
             self.processed += max_events - left - taken_back
 
     @property
     def next_ns(self) -> Nanos | None:
         """When the next event happens; None when nothing is left to do."""
-        heap, cancelled = self._heap, self._cancelled
+        heap, cancelled = self.queue, self._cancelled
         while heap and heap[0][2] in cancelled:
             cancelled.discard(heappop(heap)[2])
         return heap[0][0] if heap else None
@@ -115,4 +117,4 @@ class Kernel:
     @property
     def pending(self) -> int:
         """Events that are still to happen."""
-        return len(self._heap) - len(self._cancelled)
+        return len(self.queue) - len(self._cancelled)

@@ -1,7 +1,9 @@
 """Turns the columns of a workload into requests, one at a time and only when they are due."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, count, repeat
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,10 @@ _OPTIONAL = (
     ("adapter", 0),
     ("reasoning_tokens", 0),
 )
+
+
+_ROWS: Final = 512
+"""Turned into Python's numbers at a time: few enough to be in the cache still when they are used."""
 
 
 def requests_of(source: RequestSource, on_links: Callable[[int], None]) -> Iterator[Request]:
@@ -51,18 +57,24 @@ def _requests_by_batch(source: RequestSource, on_links: Callable[[int], None]) -
         _check(batch)
         if batch.after_request is not None:
             on_links(batch.first_request_id)
-        basic = map(
-            Request,
-            count(batch.first_request_id),
-            arrivals.tolist(),
-            batch.prompt_tokens.tolist(),
-            batch.output_tokens.tolist(),
-        )
+        basic = chain.from_iterable(map(partial(_some, batch), range(0, len(arrivals), _ROWS)))
         columns = [getattr(batch, name) for name, _ in _OPTIONAL]
         if batch.segment_offsets is None and all(column is None for column in columns):
             yield basic
         else:
             yield _with_columns(batch, basic, columns)
+
+
+def _some(batch: RequestBatch, start: int) -> Iterator[Request]:
+    """Return the next requests of a batch, without what only some workloads know of them."""
+    end = start + _ROWS
+    return map(
+        Request,
+        count(batch.first_request_id + start),
+        batch.arrival_ns[start:end].tolist(),
+        batch.prompt_tokens[start:end].tolist(),
+        batch.output_tokens[start:end].tolist(),
+    )
 
 
 def _batches(source: RequestSource) -> Iterator[RequestBatch]:

@@ -23,6 +23,7 @@ from hermes_core.serving.llm.client import LlmClient, StretchObserver
 from hermes_core.serving.llm.compiled import compile_engine, kv_blocks_of
 from hermes_core.serving.llm.kv.transfer import KvTransfer
 from hermes_core.serving.llm.pipelined import of_a_round
+from hermes_core.serving.llm.plain import client_of
 from hermes_core.serving.llm.pool import LlmPool
 from hermes_core.serving.llm.scheduling.admission import ADMISSIONS
 from hermes_core.serving.llm.scheduling.batching import BATCH_POLICIES
@@ -145,7 +146,7 @@ class Assembly:
         ranks = compiled.deployment.data_parallel
         clients = []
         for index in range(plan.clients):
-            client = LlmClient(
+            client = client_of(
                 number=len(self.clients),
                 kernel=self.kernel,
                 compiled=compiled,

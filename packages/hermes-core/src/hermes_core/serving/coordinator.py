@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from functools import partial
+from heapq import heappush
 from itertools import repeat
 from typing import Final
 
@@ -33,6 +34,7 @@ class Coordinator:
     __slots__ = (
         "_add_request",
         "_coming",
+        "_doors",
         "_ends",
         "_held",
         "_impatient",
@@ -45,9 +47,7 @@ class Coordinator:
         "_requests",
         "_seed",
         "add_stage_job",
-        "arrived",
         "counts",
-        "ended",
         "exhausted",
         "finished",
         "handovers",
@@ -72,8 +72,6 @@ class Coordinator:
         self.kernel = kernel
         self.handovers = Handovers(kernel, recorder)
         self.add_stage_job, self.pack_stage_job = recorder.add_stage_job, recorder.pack_stage_job
-        self.arrived = 0
-        self.ended = 0
         self.counts = [0] * (max(Status) + 1)
         """Requests by how they ended, indexed by status."""
         self.retries = 0
@@ -91,6 +89,8 @@ class Coordinator:
         self.finished: list[int] = []
         """By pipeline: requests that have finished with such an answer."""
         self._programs: SequenceOf[Program] = ()
+        self._doors: SequenceOf[Callable[[Request, Nanos], None]] = ()
+        """By pipeline: what takes in a request that arrives."""
         self._impatient = False
         self._coming = 0
         """Requests whose arrival is scheduled, but for the one that is read next."""
@@ -115,6 +115,10 @@ class Coordinator:
         """Schedule the first arrivals; a request of pipeline i walks through program i."""
         self._programs = programs
         self._impatient = any(program.patience is not None for program in programs)
+        self._doors = [
+            self._set_out if program.graph or program.patience is not None else program.ops[0].begin
+            for program in programs
+        ]
         self.quality = [0.0] * len(programs)
         self.finished = [0] * len(programs)
         self._read()
@@ -157,10 +161,29 @@ class Coordinator:
 
     def _arrive_and_read(self, now: Nanos) -> None:
         request = self._next
-        self.arrived += 1
         self.live[request.request_id] = request
-        self._set_out(request, now)
-        self._read()
+        self._doors[request.pipeline](request, now)
+        following = next(self._requests, None)
+        if following is not None and following.after < 0:
+            self._next = following
+            time_ns = following.arrival_ns
+            # `Kernel.schedule`, in place.
+            kernel = self.kernel
+            kernel.scheduled = handle = kernel.scheduled + 1
+            heappush(kernel.queue, (time_ns if time_ns > now else now, _ARRIVAL, handle, self._on_arrival))
+        else:
+            self._held = following
+            self._read()
+
+    @property
+    def arrived(self) -> int:
+        """Requests that have arrived."""
+        return self.ended + len(self.live)
+
+    @property
+    def ended(self) -> int:
+        """Requests that have ended; at the end of the run also those that have not."""
+        return sum(self.counts)
 
     @property
     def over(self) -> bool:
@@ -175,7 +198,6 @@ class Coordinator:
     def arrive(self, request: Request, now: Nanos) -> None:
         """Take in a request that arrives now."""
         self._coming -= 1
-        self.arrived += 1
         self.live[request.request_id] = request
         self._set_out(request, now)
 
@@ -285,7 +307,6 @@ class Coordinator:
             if status == FINISHED:
                 self.quality[request.pipeline] += flow.quality
                 self.finished[request.pipeline] += 1
-        self.ended += 1
         self.last_ns = self.kernel.now
         self.counts[status] += 1
         request_id = request.request_id

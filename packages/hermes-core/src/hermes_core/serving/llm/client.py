@@ -13,6 +13,7 @@ from typing import Final
 from hermes_core.api.hardware import CompiledDeployment
 from hermes_core.api.time import FS_PER_NS, HALF_NS_FS, Femtos, Nanos, round_fs_to_ns
 from hermes_core.engine import Kernel, Phase, rank
+from hermes_core.engine.kernel import Action
 from hermes_core.record import Recorder
 from hermes_core.record.tables import STEPS
 from hermes_core.serving.llm.batches.decode import NEVER
@@ -24,7 +25,6 @@ from hermes_core.serving.llm.kv.layout import kv_layout
 from hermes_core.serving.llm.rank_group import LockStepModel, RankGroup, tokens_given
 from hermes_core.serving.llm.scheduling.batching import BatchPolicy
 from hermes_core.serving.llm.scheduling.parts import SchedulerParts
-from hermes_core.serving.llm.scheduling.plain import scheduler_of
 from hermes_core.serving.llm.scheduling.queues import WaitingQueue
 from hermes_core.serving.llm.scheduling.scheduler import Scheduler
 from hermes_core.serving.llm.sequence import FETCHED, Sequence
@@ -46,13 +46,10 @@ class LlmClient(EngineFacts):
         "_begin_fs",
         "_block_size",
         "_block_weight",
-        "_blocks",
         "_closing",
-        "_context",
         "_e0_nj",
         "_e_slope_nj",
         "_end_fs",
-        "_end_ns",
         "_event",
         "_first_use",
         "_idle_fs",
@@ -62,10 +59,7 @@ class LlmClient(EngineFacts):
         "_most_tokens",
         "_observer",
         "_on_end",
-        "_prompt_tokens",
-        "_prompts",
         "_rank",
-        "_seqs",
         "_single",
         "_slope_fs",
         "_steps",
@@ -109,7 +103,7 @@ class LlmClient(EngineFacts):
         self.settings = settings
         layout = kv_layout(compiled.memory, settings.block_size_tokens)
         schedulers = [
-            scheduler_of(
+            Scheduler(
                 SchedulerParts(
                     settings, kv_blocks, layout, compiled.steps.window, one_policy, one_queue, owner, exact=exact
                 )
@@ -136,7 +130,7 @@ class LlmClient(EngineFacts):
             self._block_weight = NEVER
         self._traits = self.scheduler.traits
         self._layers: Layers | None = None
-        self._on_end = self._on_boundary
+        self._on_end: Action = self._on_boundary
         """Bound once: it is scheduled for each stretch."""
         self._add_step = recorder.add_step if recorder is not None else None
         self._observer = observer
@@ -157,21 +151,13 @@ class LlmClient(EngineFacts):
         self._begin_fs: Femtos = 0
         self._end_fs: Femtos = 0
         """Its end; while the client is idle, that of the last one."""
-        self._end_ns: Nanos = 0
-        """The same, rounded: when its event happens."""
         self._idle_fs: Femtos = 0
         """Time between stretches until now."""
         self._t0_fs: Femtos = 0
         self._slope_fs: Femtos = 0
         self._e0_nj = 0
         self._e_slope_nj = 0
-        self._seqs = 0
-        """Sequences that decode in it."""
-        self._context = 0
-        self._prompts = 0
-        self._prompt_tokens = 0
         self._waiting = 0
-        self._blocks = 0
         self._closing = False
         """Whether the run is at its end."""
 
@@ -186,8 +172,7 @@ class LlmClient(EngineFacts):
         """Let the step under way, whose end has come, last longer: until `end_fs`, or without end before `FOREVER`."""
         self._t0_fs, self._end_fs, self._event = end_fs - self._begin_fs, end_fs, -1
         if end_fs != FOREVER:
-            self._end_ns = end_ns = (end_fs + HALF_NS_FS) // FS_PER_NS
-            self._event = self._kernel.schedule(end_ns, self._rank, self._on_end)
+            self._event = self._kernel.schedule((end_fs + HALF_NS_FS) // FS_PER_NS, self._rank, self._on_end)
 
     def step_fs(self) -> tuple[Femtos, Femtos]:
         """Return how long the step under way lasts, and when it ends."""
@@ -199,15 +184,18 @@ class LlmClient(EngineFacts):
 
     # --- arrivals ---------------------------------------------------------------------------------------------------
 
+    def submit_later(self, seq: Sequence, now: Nanos) -> None:
+        """Let `seq`, which was on its way, wait for the scheduler unless it has been withdrawn."""
+        if seq.order != WITHDRAWN:
+            self.submit(seq, now)
+
     def submit(self, seq: Sequence, now: Nanos) -> None:
         """Let `seq` wait for the scheduler."""
         scheduler = self.scheduler
-        if seq.order == WITHDRAWN:
-            return
         if self._traits is not None and self._traits.grammars is not None and seq.kv != FETCHED:
             wait_ns = self._traits.grammars.wait_ns(seq, now)
             if wait_ns:
-                self._kernel.schedule(now + wait_ns, _ARRIVAL, partial(self.submit, seq))
+                self._kernel.schedule(now + wait_ns, _ARRIVAL, partial(self.submit_later, seq))
                 return
         scheduler.incoming.append(seq)
         waiting = len(scheduler.incoming) + len(scheduler.queue)
@@ -282,11 +270,11 @@ class LlmClient(EngineFacts):
 
     def _cut(self, steps: int) -> None:
         """Let the stretch under way end after `steps` of its steps."""
-        self._kernel.cancel(self._event)
+        kernel = self._kernel
+        kernel.cancel(self._event)
         self._steps = steps
-        self._end_fs = end = self._end_after(steps)
-        self._end_ns = end_ns = (end + HALF_NS_FS) // FS_PER_NS
-        self._event = self._kernel.schedule(end_ns, self._rank, self._on_end)
+        self._end_fs = end = self._begin_fs + steps * self._t0_fs + self._slope_fs * (steps * (steps - 1) // 2)
+        self._event = kernel.schedule((end + HALF_NS_FS) // FS_PER_NS, self._rank, self._on_end)
 
     def cancel(self, seq: Sequence, now: Nanos, status: int) -> None:
         """Stop a sequence: at once if it waits, else with the first step that is not planned yet."""
@@ -330,11 +318,10 @@ class LlmClient(EngineFacts):
         if round_fs_to_ns(self._end_after(ended)) > now:
             ended -= 1
         self._end_fs = self._end_after(ended)
-        self._end_ns = round_fs_to_ns(self._end_fs)
         if ended:
             self._steps = ended
             self._closing = True
-            self._on_boundary(now)
+            self._on_boundary(round_fs_to_ns(self._end_fs))
             if ended < planned:
                 self.scheduler.hold_step()
         self._steps = 0
@@ -345,45 +332,58 @@ class LlmClient(EngineFacts):
 
     # --- between stretches ------------------------------------------------------------------------------------------
 
-    def _on_boundary(self, now: Nanos) -> None:  # noqa: C901, PLR0912, PLR0915 - the hot path, in one piece on purpose
+    def _on_boundary(self, now: Nanos) -> None:
         """Account for the stretch that has ended, and begin the next one; without work the client falls idle."""
         scheduler = self.scheduler
         steps = self._steps
         if steps:
-            energy = self._e0_nj
-            if steps > 1:
-                energy = steps * energy + self._e_slope_nj * (steps * (steps - 1) // 2)
-            self.energy_nj += energy
-            seqs = self._seqs
-            step = scheduler.step
-            add_step = self._add_step
-            if add_step is not None:
-                begin = self._begin_fs
-                add_step(
-                    _pack_step(
-                        self.number, step, steps, begin // FS_PER_NS, begin % FS_PER_NS, self._t0_fs, self._slope_fs,
-                        seqs, self._context, self._prompts, self._prompt_tokens, self._waiting, self._blocks, energy,
-                    )
-                )  # fmt: skip
-            if self._observer is not None:
-                self._observer(
-                    Stretch(
-                        self.number, step, steps, self._begin_fs, self._t0_fs, self._slope_fs, seqs, self._context,
-                        self._prompts, self._prompt_tokens, self._waiting, self._blocks, energy,
-                    )
-                )  # fmt: skip
-            self.decode_tokens += seqs * steps
-            if self._stream_fs and self._stream_fs * seqs > self._t0_fs:
-                self.outrun_steps += steps
+            self._account(steps)
             self._steps = 0
-            scheduler.step = step + steps
-            scheduler.now_ns = self._end_ns
+            scheduler.step += steps
+            scheduler.now_ns = now
             if self._closing:
                 scheduler.settle(steps)
                 return
         else:
             scheduler.wake(now)
         scheduler.turn(steps)
+        self._begin()
+
+    def _account(self, steps: int) -> None:
+        """Record the stretch that has ended. What it worked on is what the scheduler still has."""
+        scheduler = self.scheduler
+        batch, pool = scheduler.batch, scheduler.pool
+        energy = steps * self._e0_nj + self._e_slope_nj * (steps * (steps - 1) // 2)
+        self.energy_nj += energy
+        seqs = batch.count if scheduler.decode else 0
+        self.decode_tokens += seqs * steps
+        if self._stream_fs and self._stream_fs * seqs > self._t0_fs:
+            self.outrun_steps += steps
+        if self._add_step is None and self._observer is None:
+            return
+        context = batch.sums()[0] if seqs else 0
+        prompts = tokens = 0
+        if scheduler.chunks:
+            prompts, tokens = scheduler.shape.prefill_seqs, scheduler.shape.prefill_tokens
+        begin, held = self._begin_fs, pool.total - pool.available
+        if self._add_step is not None:
+            self._add_step(
+                _pack_step(
+                    self.number, scheduler.step, steps, begin // FS_PER_NS, begin % FS_PER_NS, self._t0_fs,
+                    self._slope_fs, seqs, context, prompts, tokens, self._waiting, held, energy,
+                )
+            )  # fmt: skip
+        if self._observer is not None:
+            self._observer(
+                Stretch(
+                    self.number, scheduler.step, steps, begin, self._t0_fs, self._slope_fs, seqs, context,
+                    prompts, tokens, self._waiting, held, energy,
+                )
+            )  # fmt: skip
+
+    def _begin(self) -> None:
+        """Begin the stretch that is planned; without work fall idle."""
+        scheduler = self.scheduler
         batch, pool = scheduler.batch, scheduler.pool
         while True:
             count = batch.count
@@ -410,9 +410,6 @@ class LlmClient(EngineFacts):
                 if self._traits is not None:
                     t0 += self._traits.step_fs((), scheduler.decoding(), decode=True)
                 self._steps = steps
-                self._seqs = count
-                self._context = context
-                self._prompts = self._prompt_tokens = 0
                 self._t0_fs = t0
                 self._slope_fs = slope
                 end += steps * t0 + slope * (steps * (steps - 1) // 2)
@@ -421,12 +418,10 @@ class LlmClient(EngineFacts):
                 return
             scheduler.plan()
         self._end_fs = end
-        self._end_ns = end_ns = (end + HALF_NS_FS) // FS_PER_NS
-        self._blocks = pool.total - pool.available
         # Nobody is left in the queue of a plan that is not blocked.
         crowded = scheduler.blocked or scheduler.incoming
         self._waiting = len(scheduler.queue) + len(scheduler.incoming) if crowded else 0
-        self._event = self._kernel.schedule(end_ns, self._rank, self._on_end)
+        self._event = self._kernel.schedule((end + HALF_NS_FS) // FS_PER_NS, self._rank, self._on_end)
 
     def _launch_mixed(self, count: int) -> Femtos:
         """Begin a step with prompts in it; return how long it lasts."""
@@ -437,8 +432,8 @@ class LlmClient(EngineFacts):
             shape.sampled_seqs += count
         else:
             count = context = shape.decode_windowed = 0
-        shape.decode_seqs = self._seqs = count
-        shape.decode_context = self._context = context
+        shape.decode_seqs = count
+        shape.decode_context = context
         t0, self._e0_nj = self.model.step(shape)
         if self._traits is not None:
             t0 += self._traits.step_fs(scheduler.chunks, scheduler.decoding(), decode=scheduler.decode)
@@ -446,8 +441,6 @@ class LlmClient(EngineFacts):
             t0 += self._first_use.stall_fs(shape.prefill_tokens + count)
         self._t0_fs = t0
         self._slope_fs = self._e_slope_nj = 0
-        self._prompts = shape.prefill_seqs
-        self._prompt_tokens = shape.prefill_tokens
         self._steps = 1
         running = len(scheduler.running)
         if running > self.peak_running:

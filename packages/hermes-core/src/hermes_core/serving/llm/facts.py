@@ -15,8 +15,6 @@ class EngineFacts:
     scheduler: Scheduler | RankGroup
     settings: EngineSettings
     _steps: int
-    _seqs: int
-    _context: int
     _begin_fs: Femtos
     _end_fs: Femtos
     _idle_fs: Femtos
@@ -54,12 +52,19 @@ class EngineFacts:
             return step, -1
         number = self._steps_ended_by(now)
         end_ns = round_fs_to_ns(self._end_after(number))
+        decodes = self._decoding > 0
         if end_ns <= now:
             # All its steps have ended, or the last of them does now.
             if number < self._steps:
-                return step + (number if self._seqs else 0), round_fs_to_ns(self._end_after(number + 1))
-            return step + (number if self._seqs else 0), end_ns
-        return step + (number - 1 if self._seqs else 0), end_ns
+                return step + (number if decodes else 0), round_fs_to_ns(self._end_after(number + 1))
+            return step + (number if decodes else 0), end_ns
+        return step + (number - 1 if decodes else 0), end_ns
+
+    @property
+    def _decoding(self) -> int:
+        """Sequences that decode in the stretch under way."""
+        scheduler = self.scheduler
+        return scheduler.batch.count if scheduler.decode else 0
 
     @property
     def kv_tokens(self) -> int:
@@ -69,7 +74,8 @@ class EngineFacts:
     def kv_share(self, now: Nanos) -> float:
         """Return the part of its KV memory that sequences hold, by their tokens."""
         scheduler = self.scheduler
-        held = self._context if self._steps else 0
+        seqs = self._decoding if self._steps else 0
+        held = scheduler.batch.sums()[0] if seqs else 0
         ranks = scheduler.ranks if isinstance(scheduler, RankGroup) else [scheduler]
         for rank_ in ranks:
             held += sum([seq.computed for seq in rank_.prefilling])
@@ -78,7 +84,7 @@ class EngineFacts:
         if self._steps and self.settings.speculation is None:
             ended = self._steps_ended_by(now)
             ended -= round_fs_to_ns(self._end_after(ended)) > now
-            held += self._seqs * ended
+            held += seqs * ended
         return min(1.0, held / self.kv_tokens)
 
     def tokens_given(self, seq: Sequence, now: Nanos) -> int:
@@ -86,7 +92,7 @@ class EngineFacts:
         if seq.leave_step < 0:
             return seq.generated
         ended = 0
-        if self._steps and self._seqs:
+        if self._steps and self._decoding:
             ended = self._steps_ended_by(now)
             ended -= round_fs_to_ns(self._end_after(ended)) > now
         return self.scheduler.batch.given_after(seq, ended)

@@ -52,6 +52,8 @@ class LlmPool:
     load: PoolLoad = field(init=False)
     alone: bool = field(init=False)
     """Whether it has one client."""
+    fits: int = field(init=False)
+    """Prompts and answers that are no longer together fit every client."""
     first_client: int = field(init=False)
     """Number of its first client among all clients; the others follow."""
     front_ends: list[FrontEnd] = field(init=False)
@@ -67,6 +69,7 @@ class LlmPool:
         self.transfer = transfer
         self.load = PoolLoad(len(clients))
         self.alone = len(clients) == 1
+        self.fits = min(self.max_model_len, *(client.max_tokens for client in clients))
         self.first_client = clients[0].number
         front_end = clients[0].settings.front_end
         self.front_ends = [FrontEnd(front_end) for _ in clients]
@@ -87,7 +90,7 @@ class LlmPool:
         if self.store is not None:
             self.store.computed(seq, seq.prompt_tokens, now)
 
-    def job_ended(  # noqa: C901 - the hot path
+    def job_ended(  # noqa: C901, PLR0912 - the hot path
         self, seq: Sequence, now: Nanos, last_step: int, streams: int, status: int
     ) -> None:
         """Take back a request whose job on a client has ended."""
@@ -96,7 +99,20 @@ class LlmPool:
         number = seq.client
         load = self.load
         load.jobs[number] -= 1
-        load.tokens[number] -= seq.prompt_tokens
+        if not self.alone:
+            load.tokens[number] -= seq.prompt_tokens
+        if job.direct and job.last and status == FINISHED and request.task is seq:
+            coordinator = self.coordinator
+            add, pack = coordinator.add_stage_job, coordinator.pack_stage_job
+            add(
+                pack(
+                    request.request_id, 0, job.stage_set, self.first_client + number, seq.enqueue_ns, seq.start_ns,
+                    seq.first_token_ns, now, seq.prompt_tokens, seq.cached_tokens, seq.generated, seq.first_step,
+                    last_step, seq.preemptions, FINISHED, NO_JOB,
+                )
+            )  # fmt: skip
+            coordinator.finish(request, now + self.stream_ns * streams, FINISHED, seq.generated)
+            return
         first_token_ns, first_step, tokens = seq.first_token_ns, seq.first_step, seq.generated
         if not job.decodes:
             # The token that ends a prompt is generated again by whoever decodes.
@@ -174,6 +190,7 @@ class LlmJob:
         "beam",
         "continues",
         "decodes",
+        "direct",
         "earlier_tokens",
         "fresh",
         "last",
@@ -232,6 +249,8 @@ class LlmJob:
         self._graph = False
         self._other_output = False
         """Whether what it generates is not what the workload's conversation goes on with."""
+        self.direct: bool | None = None
+        """Whether requests go to a client without further ado; None until the first one comes, when all is wired."""
 
     @property
     def hands_on(self) -> bool:
@@ -247,6 +266,19 @@ class LlmJob:
         """Hand the request to a client."""
         pool = self.pool
         load = pool.load
+        if self.direct and not load.closed:
+            prompt_tokens, output_tokens = request.prompt_tokens, request.output_tokens
+            if prompt_tokens + output_tokens <= pool.fits:
+                number = 0
+                if not pool.alone:
+                    number = pool.router.pick(request, load)
+                    load.tokens[number] += prompt_tokens
+                load.jobs[number] += 1
+                request.task = seq = Sequence(request, self, number, prompt_tokens, output_tokens, now)
+                pool.clients[number].submit(seq, now)
+                return
+        if self.direct is None:
+            self.direct = self._is_direct()
         if load.closed and load.closed == len(pool.clients) and pool.fleet is not None:
             pool.fleet.park(request, self)
             return
@@ -283,7 +315,8 @@ class LlmJob:
             coordinator.turn_away(request, self.stage_set, pool.patience, now)
             return
         load.jobs[number] += 1
-        load.tokens[number] += prompt_tokens
+        if not pool.alone:
+            load.tokens[number] += prompt_tokens
         seq = Sequence(request, self, number, prompt_tokens, output_tokens if self.decodes else 1, now)
         if flow is not None:
             seq.position = flow.begin_job()
@@ -304,9 +337,15 @@ class LlmJob:
         request.task = seq
         delay = 0 if pool.instant else pool.front_ends[number].delay_ns(prompt_tokens, now)
         if delay:
-            coordinator.kernel.schedule(now + delay, _ARRIVAL, partial(client.submit, seq))
+            coordinator.kernel.schedule(now + delay, _ARRIVAL, partial(client.submit_later, seq))
         else:
             client.submit(seq, now)
+
+    def _is_direct(self) -> bool:
+        """Return whether all that `begin` asks has a plain answer, unless a client is closed or a request too long."""
+        pool = self.pool
+        plain = self.prefills and self.decodes and self._place == 0 and not (self._graph or self._other_output)
+        return plain and pool.instant and pool.admission is None and pool.store is None
 
     def _sizes(self, request: Request, flow: Flow | None) -> tuple[int, int]:
         """Return the tokens of the prompt and of what is to be generated."""
@@ -335,7 +374,7 @@ class LlmJob:
         job = copy(self)
         job.earlier_tokens = self.earlier_tokens + given
         job.prefills, job.continues, job.fresh, job.revisited = True, False, False, False
-        job._thinking, job._graph = False, True  # noqa: SLF001 - a copy
+        job._thinking, job._graph, job.direct = False, True, False  # noqa: SLF001 - a copy
         prompt, left = seq.prompt_tokens + given, max(1, seq.output_tokens - given)
         job._prompt, job._output = lambda u: prompt, lambda u: left  # noqa: ARG005, SLF001
         job._other_output = True  # noqa: SLF001

@@ -28,7 +28,7 @@ class PoolLoad:
         self.jobs = [0] * clients
         """Jobs sent and not ended; `CLOSED` and more where no new ones may be sent."""
         self.tokens = [0] * clients
-        """Prompt tokens of these, alike."""
+        """Prompt tokens of these, alike; not kept of a client that is alone in its pool."""
         self.closed = 0
         """Clients that take no new jobs."""
 

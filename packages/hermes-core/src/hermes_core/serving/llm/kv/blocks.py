@@ -68,8 +68,9 @@ class BlockPool:
         "_queue",
         "available",
         "block_size",
+        "cached",
         "caching",
-        "empty",
+        "floor",
         "low",
         "on_evict",
         "root",
@@ -81,15 +82,23 @@ class BlockPool:
         self.block_size = block_size
         self.caching = caching
         self.available = total
-        self.empty = total
-        """Of the available blocks, those without cached content."""
+        self.cached = 0
+        """Of the available blocks, those with cached content, which has to go before they serve anew."""
         self.low = total
         """Fewest blocks that were ever available."""
+        self.floor = total
+        """Who leaves fewer available than this evicts content, or sets a new low: not below it, `available` is all
+        that `allocate` changes."""
         self.root = PrefixNode(None, 0, 0, 0, 0)
         self.on_evict: Callable[[PrefixNode], None] | None = None
         """Told of a node some of whose blocks are about to go."""
         self._queue: deque[Run] = deque()
         self._dead_runs = 0
+
+    @property
+    def empty(self) -> int:
+        """Of the available blocks, those without cached content."""
+        return self.available - self.cached
 
     @property
     def used(self) -> int:
@@ -99,14 +108,14 @@ class BlockPool:
     def allocate(self, blocks: int) -> None:
         """Take `blocks` of the available ones; evicts the least recently freed content when no empty one is left."""
         available = self.available = self.available - blocks
-        if available < self.low:
-            self.low = available
-        if blocks <= self.empty:
-            self.empty -= blocks
-        else:
-            evicted = blocks - self.empty
-            self.empty = 0
-            self._evict(evicted)
+        if available < self.floor:
+            if available < self.low:
+                self.low = available
+            evicted = self.cached - available
+            if evicted > 0:
+                self.cached = available
+                self._evict(evicted)
+            self.floor = max(self.low, self.cached)
 
     def lookup(self, segments: Segments, limit: int) -> tuple[int, int]:
         """Return how many of the first `limit` blocks of the prompt are present, and how many of these nobody holds."""
@@ -153,7 +162,7 @@ class BlockPool:
                     surplus = child.first_block + child.cached - max(hit, child.first_block)
                     child.cached -= surplus
                     run.count -= surplus
-                    self.empty += surplus
+                    self.cached -= surplus
                 self._hold(child)
             append(child)
             node = child
@@ -179,6 +188,7 @@ class BlockPool:
         run = node.run
         if run is not None:
             self.available -= node.cached
+            self.cached -= node.cached
             run.node = None
             run.count = 0
             node.run = None
@@ -211,23 +221,25 @@ class BlockPool:
     def take_back(self, blocks: int) -> None:
         """Undo `allocate` of blocks that were not used."""
         self.available += blocks
-        self.empty += blocks
 
     def free(self, blocks: int, partial: int) -> None:
         """Give back `blocks` that no path can find again; `partial` of them were never full, so have no content."""
         self.available += blocks
-        queue = self._queue
-        if not queue:
-            # Nothing can be found again before these, or at all: they are as good as empty.
-            self.empty += blocks
-            return
-        self.empty += partial
         full = blocks - partial
-        if full:
+        # Where nothing can be found again before them, or at all, they are as good as empty.
+        if full and self.cached:
+            self._keep(full)
+            queue = self._queue
             if queue[-1].node is None:
                 queue[-1].count += full
             else:
                 queue.append(Run(None, full))
+
+    def _keep(self, blocks: int) -> None:
+        """Count `blocks` more that are available with content."""
+        self.cached += blocks
+        if self.cached > self.floor:
+            self.floor = self.cached
 
     def release_path(self, path: Path) -> None:
         """Let go of the nodes of a path, the last first."""
@@ -240,6 +252,7 @@ class BlockPool:
                     node.run = run
                     queue.append(run)
                     self.available += node.cached
+                    self._keep(node.cached)
                 else:
                     self._prune(node)
 

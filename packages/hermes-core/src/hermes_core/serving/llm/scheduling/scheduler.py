@@ -25,7 +25,6 @@ class Scheduler:
     """Queue, running sequences and KV blocks of one engine. Implements `batching.Batch`."""
 
     __slots__ = (
-        "_admissions",
         "_block_size",
         "_delayed",
         "_demand_taken",
@@ -39,6 +38,7 @@ class Scheduler:
         "_victim",
         "_window",
         "aborts",
+        "admissions",
         "batch",
         "blocked",
         "cached_tokens",
@@ -108,7 +108,7 @@ class Scheduler:
         self._max_seqs = settings.max_num_seqs
         self._reservation = self.memory.reservation
         self._victim = victim_of(settings)
-        self._admissions = 0
+        self.admissions = 0
 
     def turn(self, steps: int) -> None:
         """Account for `steps` steps that have been done, if any, and decide what the next one works on."""
@@ -118,7 +118,7 @@ class Scheduler:
 
     # --- after a stretch --------------------------------------------------------------------------------------------
 
-    def settle(self, steps: int) -> None:  # noqa: C901 - every line asks whether there is anything to do
+    def settle(self, steps: int) -> None:
         """Account for `steps` steps that have been done: sequences give tokens and come to their ends."""
         if self.leaving:
             self.free_leaving()
@@ -132,9 +132,13 @@ class Scheduler:
                 self.pool.allocate(needed)
             if batch.next_leave < batch.step:
                 for seq in batch.pop_finished():
-                    self._end(seq, decoded=True)
+                    self.end(seq, decoded=True)
         if self.chunks:
             self._settle_chunks()
+        self.settle_stopped()
+
+    def settle_stopped(self) -> None:
+        """Let those go that were cancelled while they ran, or whose KV another client has taken."""
         if self.aborts:
             self._settle_aborts()
         if self.exchange.releases:
@@ -158,10 +162,10 @@ class Scheduler:
                 if self.traits is not None:
                     self.traits.decodes(seq)
             else:
-                self._end(seq)
+                self.end(seq)
         self.chunks.clear()
 
-    def _end(self, seq: Sequence, *, decoded: bool = False) -> None:
+    def end(self, seq: Sequence, *, decoded: bool = False) -> None:
         """Let a sequence go that has given all its tokens."""
         seq.generated = seq.output_tokens
         del self.running[seq.order]
@@ -214,10 +218,10 @@ class Scheduler:
     def free_leaving(self) -> None:
         """Free what the sequences hold that ended a step ago."""
         for seq in self.leaving:
-            self._free_left(seq)
+            self.free_left(seq)
         self.leaving.clear()
 
-    def _free_left(self, seq: Sequence) -> None:
+    def free_left(self, seq: Sequence) -> None:
         """Free what a sequence holds that has ended or was stopped."""
         complete = seq.computed >= seq.target
         self.memory.free(seq, seq.prompt_tokens + seq.generated - 1 if complete else seq.computed)
@@ -234,18 +238,18 @@ class Scheduler:
             self._let_in()
         if not self._prompts_first:
             if needed := self.batch.demand():
-                self._feed_decodes(needed)
+                self.feed_decodes(needed)
             self._demand_taken = True
         if self.queue or self.prefilling or self.fetched or self._every_step:
-            self._plan_prompts()
+            self.plan_prompts()
         else:
             self.blocked = False
             if self._prompts_first:
-                self._feed_decodes(self.batch.demand())
+                self.feed_decodes(self.batch.demand())
         if self.preempted and self._reservation is not None:
             self._reservation.preempted(self.running, self.batch)
 
-    def _plan_prompts(self) -> None:
+    def plan_prompts(self) -> None:
         """Ask the policy."""
         self.decode = True
         self.decode_seqs = self.batch.count
@@ -257,7 +261,7 @@ class Scheduler:
                 # The decoding members stand still: what was taken for them is given back.
                 self.pool.take_back(self.batch.demand())
         elif self._prompts_first:
-            self._feed_decodes(self.batch.demand())
+            self.feed_decodes(self.batch.demand())
         self.blocked = bool(self.queue) or bool(self.fetched)
 
     def _let_in(self) -> None:
@@ -271,8 +275,9 @@ class Scheduler:
             else:
                 self.queue.push(seq)
 
-    def _feed_decodes(self, needed: int) -> None:
+    def feed_decodes(self, needed: int) -> None:
         """Give the decoding members the blocks that they need in the step that is planned."""
+        self._demand_taken = False
         if needed:
             pool = self.pool
             if needed > pool.available:
@@ -316,7 +321,7 @@ class Scheduler:
         seq.preemptions += 1
         if seq in self.leaving:
             self.leaving.remove(seq)
-            self._free_left(seq)
+            self.free_left(seq)
             return
         del self.running[seq.order]
         batch = self.batch
@@ -412,8 +417,8 @@ class Scheduler:
 
     def _enter(self, seq: Sequence) -> None:
         """Put a sequence at the end of the running list."""
-        seq.order = order = self._admissions
-        self._admissions = order + 1
+        seq.order = order = self.admissions
+        self.admissions = order + 1
         self.running[order] = seq
         if self.traits is not None:
             self.traits.entered(seq)
