@@ -14,7 +14,7 @@ from hermes_analysis.validate.experiments import NotRepresentedError, Validation
 from hermes_analysis.validate.folder import validate_folder
 from hermes_analysis.validate.mixtures import is_mixture
 from hermes_analysis.validate.rows import read_rows
-from hermes_analysis.validate.scenarios import MOST_REQUESTS, case_of
+from hermes_analysis.validate.scenarios import MOST_REQUESTS, case_of, config_of
 from typer.testing import CliRunner
 
 INPUTS = {
@@ -337,3 +337,11 @@ def test_rows_of_nothing_but_nonsense_are_no_success(tmp_path):
     result = validate(table(tmp_path, {"backend": "lmdeploy"}), "--jobs", 2)
     assert result.exit_code == 2
     assert "not represented, 1 rows from one on: there is no preset" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"), [("dense", True), (None, True), ("moe", True), ("hybrid", False), ("ssm", False)]
+)
+def test_only_plain_architectures_are_taken_from_the_experiment(kind, known):
+    shape = {"layers": 4, "hidden_size": 64, "heads": 4, "intermediate_size": 128, "kind": kind}
+    assert (config_of({"architecture": shape}) is not None) == known

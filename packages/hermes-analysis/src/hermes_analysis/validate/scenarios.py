@@ -47,6 +47,7 @@ value, which they had fitted to runs and took back; collectives that are not cap
 
 MOST_REQUESTS: Final = 2_000_000
 """That are simulated of one experiment."""
+_PLAIN_KINDS: Final = (None, "", "dense", "moe")
 _UNQUANTIZED: Final = ("", "none", "null", "no", "false", "auto", "bf16", "bfloat16", "fp16", "float16", "half")
 _REPRESENTED: Final = frozenset(
     """name version notes kv_blocks_note max_num_seqs max_num_batched_tokens max_model_len chunked_prefill
@@ -274,9 +275,14 @@ def _trace_format(requests: Path) -> str:
 
 
 def config_of(inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the architecture in `inputs` as a Hugging Face `config.json`, or None where it has too little for one."""
+    """Return the architecture in `inputs` as a Hugging Face `config.json`, or None where it has too little for one.
+
+    What is neither dense nor a mixture of experts has layers that the format does not tell of.
+    """
     architecture = inputs.get("architecture")
-    if not isinstance(architecture, dict) or not architecture.get("layers") or not architecture.get("hidden_size"):
+    if not isinstance(architecture, dict) or architecture.get("kind") not in _PLAIN_KINDS:
+        return None
+    if not architecture.get("layers") or not architecture.get("hidden_size"):
         return None
     fields = {
         "num_hidden_layers": "layers",

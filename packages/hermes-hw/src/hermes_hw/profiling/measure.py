@@ -75,7 +75,8 @@ def _measured(
     runs: Iterable[tuple[Mapping[str, int], Callable[[], Any]]],
     progress: Callable[[str], None],
 ) -> TableRows:
-    shapes, seconds = [], []
+    shapes: list[Mapping[str, int]] = []
+    seconds: list[float] = []
     for shape, work in runs:
         if len(shapes) % _TOLD_EVERY == 0:
             progress(f"measuring {kind}" + (f", {len(shapes)} shapes done" if shapes else ""))
