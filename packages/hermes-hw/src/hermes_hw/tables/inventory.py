@@ -1,5 +1,6 @@
 """What the package aiconfigurator-core holds, what of it is read, and how much of a step it prices."""
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,6 +165,6 @@ def medians(found: Sequence[Coverage]) -> dict[str, float]:
 
 def _folder() -> Path:
     folder = silicon_folder()
-    if folder is None:
+    if folder is None or importlib.util.find_spec("pyarrow") is None:
         raise MissingExtraError("aiconfigurator-core is not installed: pip install 'hermes-hw[silicon]'")
     return folder
