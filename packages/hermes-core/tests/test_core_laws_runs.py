@@ -334,8 +334,8 @@ class WatchingScheduler(Watching, Scheduler):
 class WatchedClient(plain.PlainClient):
     """Checks alike what is planned without the scheduler."""
 
-    def _boundary(self):
-        go_on = super()._boundary()
+    def _boundary(self, policy, owner):
+        go_on = super()._boundary(policy, owner)
 
         def watched(now):
             go_on(now)

@@ -130,8 +130,6 @@ class LlmClient(EngineFacts):
             self._block_weight = NEVER
         self._traits = self.scheduler.traits
         self._layers: Layers | None = None
-        self._on_end: Action = self._on_boundary
-        """Bound once: it is scheduled for each stretch."""
         self._add_step = recorder.add_step if recorder is not None else None
         self._observer = observer
         self._single = exact or policy.every_step
@@ -160,6 +158,12 @@ class LlmClient(EngineFacts):
         self._waiting = 0
         self._closing = False
         """Whether the run is at its end."""
+        self._on_end = self._boundary(policy, owner)
+        """Made once: it is scheduled for each stretch."""
+
+    def _boundary(self, policy: BatchPolicy, owner: Owner) -> Action:  # noqa: ARG002 - for who does without a scheduler
+        """Return what happens at the end of a stretch."""
+        return self._on_boundary
 
     def layers_of(self, layers: int) -> Layers:
         """Return the sequences whose layers come while they compute, for a model of so many: steps wait for them."""

@@ -16,7 +16,9 @@ from hermes_core.engine.kernel import Action
 from hermes_core.record.tables import STEPS
 from hermes_core.serving.llm.batches.decode import NEVER, AggregateBatch
 from hermes_core.serving.llm.client import LlmClient
+from hermes_core.serving.llm.kv.exchange import Owner
 from hermes_core.serving.llm.kv.layout import kv_layout
+from hermes_core.serving.llm.scheduling.batching import BatchPolicy
 from hermes_core.serving.llm.scheduling.policies.chunked import Chunked
 from hermes_core.serving.llm.scheduling.queues import Fcfs
 from hermes_core.serving.llm.scheduling.scheduler import Scheduler
@@ -31,21 +33,7 @@ _pack_step: Final = STEPS.pack
 class PlainClient(LlmClient):
     """An `LlmClient` that goes from one stretch to the next in one go, unless something odd has happened."""
 
-    __slots__ = ("_fifo", "_incoming", "_odd", "_owner", "_plain", "_policy")
-
-    def __init__(self, **parts: Any) -> None:
-        super().__init__(**parts)
-        scheduler, policy = self.scheduler, parts["policy"]
-        if not (isinstance(scheduler, Scheduler) and isinstance(policy, Chunked) and isinstance(scheduler.queue, Fcfs)):
-            raise TypeError("made for chunked prompts, first come first served")
-        self._plain = scheduler
-        self._fifo = scheduler.queue
-        self._incoming = scheduler.incoming
-        self._owner = parts["owner"]
-        self._policy = policy
-        self._odd = True
-        """Whether the stretch under way has to be ended by `_on_boundary`, as that of any engine."""
-        self._on_end = self._boundary()
+    __slots__ = ("_fifo", "_incoming", "_odd", "_plain")
 
     def _go_on(self, now: Nanos) -> None:
         """End a stretch as any engine does, and see whether the next one is plain."""
@@ -97,23 +85,30 @@ class PlainClient(LlmClient):
         if self._stream_fs * seqs > self._t0_fs:
             self.outrun_steps += steps
 
-    def _boundary(self) -> Action:  # noqa: C901, PLR0915 - it holds the hot path
+    def _boundary(self, policy: BatchPolicy, owner: Owner) -> Action:  # noqa: C901, PLR0915 - it holds the hot path
         """Return what happens at the end of a stretch.
 
         A closure, since what never changes is at hand there: half of what a method does is to look it up.
         """
-        scheduler, kernel, model, owner = self._plain, self._kernel, self.model, self._owner
-        number, rank, delayed = self.number, self._rank, self.settings.asynchronous_scheduling
-        add_step = self._add_step
-        told = bool(self._stream_fs) or self._observer is not None
+        scheduler = self.scheduler
+        if not (isinstance(scheduler, Scheduler) and isinstance(policy, Chunked) and isinstance(scheduler.queue, Fcfs)):
+            raise TypeError("made for chunked prompts, first come first served")
         batch, pool, memory, shape = scheduler.batch, scheduler.pool, scheduler.memory, scheduler.shape
         if not isinstance(batch, AggregateBatch):
             raise TypeError("made for one token a step")
-        running, leaving, chunks, fifo = scheduler.running, scheduler.leaving, scheduler.chunks, self._fifo
-        incoming, fetched, prefilling = scheduler.incoming, scheduler.fetched, scheduler.prefilling
+        self._plain = scheduler
+        self._fifo = fifo = scheduler.queue
+        self._incoming = incoming = scheduler.incoming
+        self._odd = True
+        """Whether the stretch under way has to be ended by `_on_boundary`, as that of any engine."""
+        kernel, model, number, rank, delayed = self._kernel, self.model, self.number, self._rank, self._lag
+        add_step = self._add_step
+        told = bool(self._stream_fs) or self._observer is not None
+        running, leaving, chunks = scheduler.running, scheduler.leaving, scheduler.chunks
+        fetched, prefilling = scheduler.fetched, scheduler.prefilling
         heap, residues, queue = batch.leaving, batch.residues, kernel.queue
         total, size, watermark = pool.total, self.settings.block_size_tokens, memory.watermark_blocks
-        budget, chunk, max_seqs = self._policy.budget, self._policy.chunk, self.settings.max_num_seqs
+        budget, chunk, max_seqs = policy.budget, policy.chunk, self.settings.max_num_seqs
         reserve_full = self.settings.reserve_full_prompt
 
         def on_boundary(now: Nanos) -> None:  # noqa: C901, PLR0912, PLR0915 - the hot path, in one piece on purpose
