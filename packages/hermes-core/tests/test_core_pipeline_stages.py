@@ -17,6 +17,7 @@ from hermes_core.record import MemorySink
 from hermes_core.serving.llm.pipelined import PipelinedModel, in_rounds, of_a_round
 from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.sessions.kept import deployment_key
+from hermes_core.sessions.outlook import _prefill_s
 from hermes_core.simulation import Simulation
 from hermes_core.testing import AffineStepModel, ScriptedSource, Simulated, compiled_with, small_plan
 
@@ -272,3 +273,14 @@ def test_nothing_is_planned_ahead_with_stages(tmp_path):
     assert "engine.asynchronous_scheduling" in str(refused.value)
     path.write_text(SCENARIO.replace("pp: 4", "pp: 1"))
     assert load_scenario(path).pools[0].engine.asynchronous_scheduling
+
+
+def test_bounds_before_a_run_know_that_a_round_has_several_batches():
+    """A full round of four batches takes a batch's time: the best rate is four budgets in it, and no run is faster."""
+    pool = replace(small_plan(engine(1024)).pools[0], deployment=Deployment("m", "d", pipeline_parallel=4))
+    steps = PipelinedModel(STEPS, 4, 1024, 4)
+    batch_s = (STEPS.base_fs + 1024 * STEPS.per_prompt_token_fs) * 1e-15
+    assert _prefill_s(pool, steps) == pytest.approx(batch_s / 4096)
+    first, _, _ = simulated([(0, 4000, 1)] * 40, 4, 1024)
+    assert first.max() * 1e-9 >= 40 * 4000 * _prefill_s(pool, steps)
+    assert first.max() * 1e-9 < 40 * 4000 * _prefill_s(replace(pool, deployment=Deployment("m", "d")), steps)

@@ -13,6 +13,7 @@ from typing import Final
 from hermes_core.api.hardware import CompiledDeployment, StepShape
 from hermes_core.api.time import FS_PER_NS, Nanos
 from hermes_core.serving.llm.compiled import kv_blocks_of
+from hermes_core.serving.llm.pipelined import of_a_round
 from hermes_core.serving.plan import PoolPlan
 
 _SLOW: Final = 0.5
@@ -71,7 +72,7 @@ class Predictor:
         """That one client holds."""
         self._model = compiled.steps
         self._window = compiled.steps.window
-        self._budget = engine.max_num_batched_tokens
+        self._budget = of_a_round(engine, plan.deployment.pipeline_parallel).max_num_batched_tokens
         self._max_seqs = engine.max_num_seqs
         self._lag = 1 if engine.asynchronous_scheduling else 0
         self._front_end = engine.front_end

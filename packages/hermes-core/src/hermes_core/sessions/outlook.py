@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from hermes_core.api.hardware import CompiledDeployment, StepModel, StepShape
 from hermes_core.api.workload import RequestSource
+from hermes_core.serving.llm.pipelined import of_a_round
 from hermes_core.serving.plan import PoolPlan, SimulationPlan
 
 _FS: Final = 1e-15
@@ -191,7 +192,7 @@ def _least(bounds: Sequence[Floats], none: Floats) -> Floats:
 
 def _ttft(pool: PoolPlan, steps: StepModel, fresh: NDArray[np.int64], prompts: NDArray[np.int64]) -> Floats:
     """Return for each request the time of its prompt alone in an idle engine, or at the best rate if that is more."""
-    budget = max(pool.engine.max_num_batched_tokens, 1)
+    budget = _budget(pool)
     front = pool.engine.front_end
     one_step = _sampled(np.minimum(fresh, budget), lambda tokens: _prompt_fs(steps, tokens) * _FS)
     rate = _prefill_s(pool, steps, clients=1)
@@ -213,9 +214,14 @@ def _tpot(pool: PoolPlan, steps: StepModel, prompts: NDArray[np.int64], outputs:
 
 def _prefill_s(pool: PoolPlan, steps: StepModel, clients: int | None = None) -> float:
     """Return the seconds of one prompt token at the best size of a step, over all clients of the pool."""
-    budget = max(pool.engine.max_num_batched_tokens, 1)
+    budget = _budget(pool)
     best = min(_prompt_fs(steps, tokens) / tokens for tokens in _sizes(budget))
     return best * _FS / (clients or _ranks(pool))
+
+
+def _budget(pool: PoolPlan) -> int:
+    """Return the most tokens that a step of a client has."""
+    return max(of_a_round(pool.engine, pool.deployment.pipeline_parallel).max_num_batched_tokens, 1)
 
 
 def _decode_s(pool: PoolPlan, steps: StepModel, prompts: NDArray[np.int64]) -> float:
