@@ -205,6 +205,14 @@ def test_a_batch_that_ended_early_has_no_whole_to_compare():
     assert any("ended early" in told for told in early.assumptions)
 
 
+def test_contexts_beyond_what_a_model_was_made_for_are_run_as_measured():
+    case = static_batch.case_of(BATCH | {"prompt_size": "8192"})
+    assert any("beyond the 4,096 tokens" in told for told in case.assumptions)
+    run = running.simulate(case.scenario, (), case.config)
+    assert int(run.requests["output_tokens"].max()) == 11
+    assert "beyond" not in " ".join(static_batch.case_of(BATCH).assumptions)
+
+
 @pytest.mark.parametrize(
     ("name", "version", "preset"),
     [
