@@ -320,6 +320,11 @@ def test_an_absent_column_is_named_with_its_file(tmp_path):
         ({"osl": "-5"}, "osl is '-5', not a whole number"),
         ({"silicon_ttft_ms": "-1"}, "silicon_ttft_ms is '-1', not a positive number"),
         ({"backend": "lmdeploy"}, "no preset for the engine 'lmdeploy'"),
+        ({"model_path": ""}, "model_path is empty"),
+        (
+            {"isl": "200000"},
+            "no request is answered in the simulation; 20 requests were dropped: longer than the context",
+        ),
         ({"system": "zz9000"}, "unknown device 'zz9000'"),
     ],
 )

@@ -17,7 +17,8 @@ from hermes_analysis.load import RunRecord
 from hermes_analysis.validate import inferencex, recipes
 from hermes_analysis.validate.engines import preset_of, settings_of
 from hermes_analysis.validate.experiments import NotRepresentedError
-from hermes_analysis.validate.rows import RowCase, positive, whole
+from hermes_analysis.validate.mixtures import is_mixture
+from hermes_analysis.validate.rows import RowCase, filled, positive, whole
 from hermes_analysis.validate.scenarios import QUANTIZED_NAMES, data_parallel
 
 SIGN: Final = "silicon_ttft_ms"
@@ -49,8 +50,6 @@ _NATIVE: Final = {"deepseek-ai/DeepSeek-R1": "fp8", "deepseek-ai/DeepSeek-V3": "
 NODE: Final = 8
 """Devices in a node of the systems that these rows are from."""
 RACKS: Final = ("gb200", "gb300")
-DENSE: Final = ("Llama", "Qwen3-32B")
-"""Models of these rows that are no mixtures of experts: their data-parallel ranks do not know one another."""
 _RENAMED: Final = {
     "Qwen/Qwen3-235B-A22B-FP8": "Qwen/Qwen3-235B-A22B",
     "nvidia/Llama-3.1-8B-Instruct-FP8": "meta-llama/Llama-3.1-8B",
@@ -67,6 +66,7 @@ def case_of(row: Mapping[str, str]) -> RowCase:
     Raises:
         NotRepresentedError: The row lacks what is needed or asks for what the simulator does not have.
     """
+    filled(row, ("backend", "model_path", "system"))
     told: list[str] = []
     version = row.get("backend_version", "")
     users = users_of(row)
@@ -170,7 +170,8 @@ def _model(row: Mapping[str, str], told: list[str]) -> dict[str, str]:
 
 
 def _moe(row: Mapping[str, str]) -> bool:
-    return not any(name in row["model_path"] for name in DENSE)
+    """Whether a row's model has experts: the data-parallel ranks of others do not know one another."""
+    return is_mixture(row["model_path"])
 
 
 def _degrees(row: Mapping[str, str], role: str, told: list[str]) -> dict[str, Any]:

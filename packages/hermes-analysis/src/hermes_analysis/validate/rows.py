@@ -1,7 +1,7 @@
 """Files with a measurement in each row: reading them, and what a row becomes."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +53,13 @@ def read_rows(file: Path) -> list[dict[str, str]]:
 def _cell(text: str) -> str:
     text = text.strip()
     return "" if text.lower() in _EMPTY else text
+
+
+def filled(row: Mapping[str, str], columns: Sequence[str]) -> None:
+    """Raise NotRepresentedError when one of the columns is empty."""
+    for column in columns:
+        if not row[column]:
+            raise NotRepresentedError(f"{column} is empty")
 
 
 def whole(text: str, column: str) -> int:

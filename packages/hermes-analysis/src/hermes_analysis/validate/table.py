@@ -225,8 +225,13 @@ def _simulate_rows(kind_name: str, sets: tuple[str, ...], cases: Sequence[RowCas
             run = simulate(case.scenario, sets, case.config)
         except NotRepresentedError as reason:
             answers.append(str(reason))
+            continue
+        values = kind.predicted(run, case)
+        if run.requests.rows and all(value is None for value in values.values()):
+            notes = [note.summary for note in run.diagnostics if note.severity == "warning"]
+            answers.append("; ".join(["no request is answered in the simulation", *notes]))
         else:
-            answers.append((kind.predicted(run, case), provenance_of(run.manifest.clients[0])))
+            answers.append((values, provenance_of(run.manifest.clients[0])))
     return answers
 
 
