@@ -18,7 +18,7 @@ from hermes_hw.graph import StepGraph, expected_distinct_experts
 from hermes_hw.links import all_reduce_s
 from hermes_hw.memory import kv_bytes_per_token, kv_transfer_bytes_per_token, weights_bytes_per_device
 from hermes_hw.models import architecture_from_config, find_model, model_names
-from hermes_hw.operators import sizes_of
+from hermes_hw.operators import Operator, sizes_of
 from hermes_hw.parallel import parallel_plan
 from hermes_hw.resolve import resolve
 from hermes_hw.roofline import RooflineModel
@@ -336,3 +336,43 @@ def test_narrow_products_launch_kernels_that_narrow_their_activations():
     assert more == 2 * (3 * 61 + 2 * 3 + 3 * 58)
     assert resolve(Deployment(model="deepseek-ai/DeepSeek-V3", device="h200")).graph.narrowed == ("fp8", "int8")
     assert "fp8" not in resolve(Deployment(model="deepseek-ai/DeepSeek-V3", device="a100-sxm-80gb")).graph.narrowed
+
+
+def price_of_product(device, weights, k, **attributes):
+    dtype, wide = dtype_named(weights), dtype_named("bf16")
+    sizes = {"m": sizes_of(1)}
+    operator = Operator("product", "gemm", dtype, wide, sizes, {"n": 512, "k": k, **attributes})
+    return RooflinePricer(find_device(device), efficiency_of(find_device(device).family)).price(operator)
+
+
+@pytest.mark.parametrize(("weights", "name"), [("bf16", "depth_s"), ("fp8", "narrow_depth_s")])
+def test_deep_products_start_later(weights, name):
+    near, far = (float(price_of_product("b200", weights, k).fixed_s[0]) for k in (1024, 8192))
+    assert far - near == pytest.approx(7168 * getattr(efficiency_of("blackwell"), name))
+    assert far > 1.4 * near
+
+
+def test_products_in_4_bits_reach_a_share_of_their_own():
+    def share(weights, peak):
+        operator = Operator(
+            "product",
+            "gemm",
+            dtype_named(weights),
+            dtype_named("bf16"),
+            {"m": sizes_of(65_536)},
+            {"n": 8192, "k": 8192},
+        )
+        device = find_device("b200")
+        price = RooflinePricer(device, efficiency_of(device.family)).price(operator)
+        return float(price.flop[0] / price.compute_s[0]) / device.flops[peak]
+
+    efficiency = efficiency_of("blackwell")
+    assert share("nvfp4", "fp4") == pytest.approx(efficiency.fp4_compute, rel=0.03)
+    assert share("fp8", "fp8") == pytest.approx(efficiency.narrow_compute, rel=0.03)
+
+
+def test_what_runs_beside_others_costs_its_bytes_alone():
+    alone, beside = price_of_product("h200", "fp8", 4096), price_of_product("h200", "fp8", 4096, beside=1)
+    assert float(beside.fixed_s[0]) == 0
+    assert float(alone.seconds[0] - beside.seconds[0]) == pytest.approx(float(alone.fixed_s[0]))
+    assert float(beside.seconds[0]) == pytest.approx(max(float(beside.memory_s[0]), float(beside.compute_s[0])))
