@@ -55,6 +55,21 @@ def test_silicon_prices_keep_the_contract_and_come_near_the_roofline(model, devi
 
 
 @needs_tables
+@pytest.mark.parametrize(
+    ("model", "tp", "kinds"),
+    [
+        ("qwen3-next-80b-a3b", 4, ("attention.linear_decode bf16", "attention.linear_prefill bf16")),
+        ("glm-5", 8, ("attention.index_decode fp8", "attention.latent_decode bf16", "latent.keys bf16")),
+    ],
+)
+def test_attention_of_other_kinds_keeps_the_contract(model, tp, kinds):
+    compiled = SiliconModel().compile(Deployment(model=model, device="b300", tensor_parallel=tp, engine="sglang"))
+    check_step_model(compiled.steps, points=20)
+    assert compiled.compile_error < 0.01
+    assert all(any(kind in note for note in compiled.notes) for kind in kinds)
+
+
+@needs_tables
 def test_auto_does_not_depend_on_the_package():
     assert AutoModel().compile(BASE).source_share == {"analytical": 1.0}
 
