@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("typer", reason="the extra cli is not installed")
 
 import typer
+from hermes_analysis.validate import static_batch
 from hermes_analysis.validate.command import validate as validate_command
 from hermes_analysis.validate.engines import preset_of
 from hermes_analysis.validate.experiments import NotRepresentedError, ValidationError, read_experiment
@@ -109,6 +110,7 @@ def test_peers_that_are_no_figures_are_passed_over(tmp_path):
         ({"parallel.tp": -1}, "parallel.tp is -1, less than 0"),
         ({"workload.output.tokens": float("nan")}, "workload.output.tokens is nan"),
         ({"workload.prompt": {}}, "workload.prompt.requested_total is None"),
+        ({"workload.arrival.stages": 2.5}, "workload.arrival.stages is 2.5, not a list of stages"),
         ({"workload.arrival.stages": ["x"]}, r"workload.arrival.stages\[0\] is 'x'"),
         ({"workload.arrival.stages.0.rate_rps": -2}, r"stages\[0\]\.rate_rps is -2, less than 0"),
         ({"workload.arrival.stages.0.rate_rps": 0.01}, "bring 0 requests"),
@@ -350,3 +352,28 @@ def test_rows_of_nothing_but_nonsense_are_no_success(tmp_path):
 def test_only_plain_architectures_are_taken_from_the_experiment(kind, known):
     shape = {"layers": 4, "hidden_size": 64, "heads": 4, "intermediate_size": 128, "kind": kind}
     assert (config_of({"architecture": shape}) is not None) == known
+
+
+BATCH = {
+    "model": "llama2-70b",
+    "hardware": "a100-80gb",
+    "prompt_size": "512",
+    "batch_size": "1",
+    "token_size": "128",
+    "average_power": "0.7",
+    "prompt_time": "196",
+    "token_time": "54.9",
+    "e2e_time": "7169",
+    "tensor_parallel": "2",
+}
+
+
+@pytest.mark.parametrize(("power", "watts"), [("0.7", 280.0), ("0.0", None), ("0", None), ("", None)])
+def test_power_that_was_not_measured_is_not_compared(power, watts):
+    assert static_batch.case_of({**BATCH, "average_power": power}).measured["power"] == (watts and pytest.approx(watts))
+
+
+@pytest.mark.parametrize(("column", "value"), [("average_power", "much"), ("average_power", "-1"), ("token_size", "x")])
+def test_strange_cells_of_a_static_batch_are_named(column, value):
+    with pytest.raises(NotRepresentedError, match=f"{column} is '{value}'"):
+        static_batch.case_of({**BATCH, column: value})

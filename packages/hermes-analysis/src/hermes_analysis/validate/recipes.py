@@ -57,7 +57,7 @@ def worker(row: Mapping[str, str], stage: str, batch: int, told: list[str]) -> d
         return {"max_num_seqs": max(batch, _ANY)}
     told.append(DECODING)
     swept_to = 0 if row["precision"] == "fp8" else int(row.get(_MOST_USERS) or 0)
-    most = swept_to // int(float(row["decode_num_workers"]))
+    most = swept_to // max(int(float(row["decode_num_workers"])), 1)
     return {"max_num_seqs": 1 << (max(most, batch, 1).bit_length() - 1)}
 
 

@@ -232,6 +232,8 @@ def _arrivals(arrival: Mapping[str, Any], workload: Mapping[str, Any]) -> tuple[
         asked = round(number(workload, "num_requests", "workload", 1))
         return {"closed_loop": {"concurrency": round(number(arrival, "concurrency", "workload.arrival", 1))}}, asked
     listed = arrival.get("stages") or [_only_stage(arrival, workload)]
+    if not isinstance(listed, list):
+        raise NotRepresentedError(f"workload.arrival.stages is {listed!r}, not a list of stages")
     process = "constant" if str(arrival.get("process", "")).startswith("constant") else "poisson"
     requests, stages = 0, []
     for at, stage in enumerate(listed):

@@ -119,8 +119,9 @@ def case_of(row: Mapping[str, str]) -> RowCase:
     if whole_ms is not None and whole_ms < EARLY * parts_ms:
         measured["e2e"] = None
         told.append("the answer ended early: e2e is not compared")
-    power = float(row.get("average_power") or 0.0)
-    measured["power"] = power * LIMIT_W[hardware] if power > 0 else None
+    # Where it was not measured there is a zero, or nothing.
+    power = None if row.get("average_power", "").strip("0.") == "" else positive(row, "average_power")
+    measured["power"] = power * LIMIT_W[hardware] if power is not None else None
     return RowCase(name, f"{model} on {row['hardware']}", scenario, measured, tuple(told), CONFIGS.get(model))
 
 
