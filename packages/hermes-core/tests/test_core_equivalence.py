@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 from hermes_core.api.hardware import KvGroup, MemoryPlan
+from hermes_core.serving.llm.plain import PlainClient
 from hermes_core.serving.llm.settings import (
     AdmissionSettings,
     EngineSettings,
+    FrontEndSettings,
     LoraSettings,
     SpeculationSettings,
     StructuredOutputSettings,
@@ -62,6 +64,26 @@ def engines(draw):
         lora=draw(loras(draw(slots))) if featured and draw(st.booleans()) else None,
         structured_output=draw(grammars()) if featured and draw(st.booleans()) else None,
         asynchronous_scheduling=draw(st.booleans()),
+    )
+
+
+@st.composite
+def plain_engines(draw):
+    """What `PlainClient` was made for, often with memory enough for stretches to be long."""
+    engine = draw(engines())
+    return replace(
+        engine,
+        batching="chunked",
+        queue="fcfs",
+        reservation="on_demand",
+        long_prefill_token_threshold=draw(st.sampled_from([0, 0, 7, 64])),
+        kv_blocks=draw(st.sampled_from([1, 1, 4, 20])) * engine.kv_blocks,
+        aging_ns=0,
+        speculation=None,
+        lora=None,
+        structured_output=None,
+        max_num_batched_tokens=max(engine.max_num_batched_tokens, 16),
+        front_end=draw(st.sampled_from([FrontEndSettings(), FrontEndSettings(per_stream_ns=45_000)])),
     )
 
 
@@ -144,9 +166,21 @@ def sources(draw):
     return ScriptedSource(rows, columns, segments, tenants=("a", "b"), rows_a_batch=draw(st.sampled_from([3, 1000])))
 
 
+class ContextEnergyModel(AffineStepModel):
+    """Reading a token of context costs energy too, so that a step of a stretch costs more than the one before it."""
+
+    def decode_run(self, seqs, context, windowed, growing):
+        t0, slope, valid, energy, _ = super().decode_run(seqs, context, windowed, growing)
+        return t0, slope, valid, energy + 7 * windowed, 7 * growing
+
+    def step(self, shape):
+        duration, energy = super().step(shape)
+        return duration, energy + 7 * shape.decode_windowed
+
+
 @st.composite
 def models(draw):
-    return AffineStepModel(
+    return draw(st.sampled_from([AffineStepModel, ContextEnergyModel]))(
         base_fs=draw(st.sampled_from([1_000_003, 5_000_000_000_007, 4_999_999_500_000])),
         per_seq_fs=draw(st.sampled_from([0, 1, 20_000_000_001])),
         per_context_fs=draw(st.sampled_from([0, 1, 40_000_001])),
@@ -209,7 +243,35 @@ def test_exact_mode_gives_the_same_record(engine, source, model, memory, clients
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(
-    engine=engines(),
+    engine=plain_engines(),
+    source=sources(),
+    model=models(),
+    clients=st.integers(1, 3),
+    router=st.sampled_from(["round_robin", "least_tokens"]),
+    duration=st.sampled_from([None, None, 1_234_567_891]),
+)
+def test_exact_mode_gives_the_same_record_of_the_plain_engine(engine, source, model, clients, router, duration):
+    plan = small_plan(engine, clients=clients, router=router, duration_ns=duration)
+    model = replace(model, window=0)
+    fast = simulate(plan, source, model)
+    exact = simulate(replace(plan, exact=True), source, model)
+    assert_alike(fast, exact, engine)
+
+
+def test_the_plain_engine_takes_its_short_way_nearly_always(monkeypatch):
+    """Of 200 requests that come and go: it wakes once, and never falls idle."""
+    odd = []
+    go_on = PlainClient._go_on
+    monkeypatch.setattr(PlainClient, "_go_on", lambda self, now: (odd.append(now), go_on(self, now)))
+    rows = [(i * 30_000_000, 40 + i % 7, 60 + i % 11) for i in range(200)]
+    run = simulate(small_plan(EngineSettings(kv_blocks=4000, max_num_seqs=64)), ScriptedSource(rows))
+    assert len(odd) == 1
+    assert len(run.table("steps")["steps"]) > 500
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(
+    engine=engines() | plain_engines(),
     source=sources(),
     model=models(),
     memory=memories(),
