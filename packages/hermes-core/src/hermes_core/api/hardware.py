@@ -59,8 +59,8 @@ class Deployment:
     engine: str = ""
     """Preset of the engine, for hardware models that tell engines apart; empty where nobody said."""
     within_step: bool = False
-    """Whether its steps are passes within the steps of another model, as those of a draft model are: what an engine does
-    around a step is done once for all of them."""
+    """Whether its steps are passes within the steps of another model, as those of a draft model are: what an engine
+    does around a step is done once for all of them."""
 
     @property
     def devices(self) -> int:
@@ -204,8 +204,8 @@ class CompiledDeployment:
     adapter: AdapterPrices | None = None
     """None where the hardware model prices no adapters."""
     draft: StepModel | None = None
-    """Steps of what drafts tokens for this model on the same devices: a small model, or a head of its own; the simulator
-    fills it in."""
+    """Steps of what drafts tokens for this model on the same devices: a small model, or a head of its own; the
+    simulator fills it in."""
     compile_error: float = 0.0
     """Worst relative error of the compiled prices against direct pricing at random points."""
     source_share: Mapping[str, float] = field(default_factory=dict)
