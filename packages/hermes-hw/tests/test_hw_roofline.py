@@ -186,7 +186,7 @@ def test_a_model_too_large_for_a_node_says_so():
     [
         ({"tensor_parallel": 3}, "does not divide the 32 attention heads"),
         ({"tensor_parallel": 0}, "not a number of devices"),
-        ({"tensor_parallel": 16}, "more than the 8 devices"),
+        ({"model": "llama-3.1-405b", "tensor_parallel": 12}, "does not divide the 128 attention heads"),
         ({"weight_dtype": "int3"}, "weight_dtype: unknown number format"),
         ({"kv_dtype": "int3"}, "kv_dtype: unknown number format"),
         ({"options": {"efficency": {}}}, "efficiency"),

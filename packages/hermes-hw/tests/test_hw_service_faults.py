@@ -33,7 +33,7 @@ def alive(pid):
 @pytest.fixture
 def vendor(tmp_path, monkeypatch):
     """Return what compiles against a faulty vendor, and afterwards see that neither process nor socket is left."""
-    state, folders = tmp_path / "state", tmp_path / "folders"
+    state, folders = tmp_path / "state", tmp_path / "f"
     state.mkdir()
     folders.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folders))

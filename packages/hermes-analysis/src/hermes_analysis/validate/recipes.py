@@ -14,7 +14,7 @@ _LONG_PROMPT: Final = 4096
 DECODING: Final = "decode workers of TensorRT-LLM take a power of two of sequences, as its recipes do"
 _ANY: Final = 512
 """Sequences that a worker takes where recipes set no limit that matters."""
-_HAND_OVER: Final = {"vllm": "150 ms", "sglang": "80 ms"}
+_HAND_OVER: Final = {"vllm": "100 ms", "sglang": "100 ms"}
 """From the end of a prompt to its KV being with the decode worker, beside the transfer: Dynamo's front end asks one
 worker and then the other, and both poll. By first tokens of rows with up to 16 users; TensorRT-LLM's are as without."""
 _MOST_USERS: Final = "most_users"

@@ -31,10 +31,8 @@ FIRST_USE: Final = {
 1,024, 1,536 and 2,048 tokens (its table for 8 experts of 7,168 on an H100); up to 256 tokens graphs were captured.
 Kernels differ again where the copies of tokens, two of each, or those padded to tiles (8 experts times a tile less one
 more) are a multiple of 16 (vLLM's issue 11056 and pull request 55268): where 8 or 4 divide the tokens. The time of a
-kind, two kernels, was fitted on mean TTFT of the first stages of the Mixtral runs: 0.8 s is 2% short, 1 s 2% long."""
-FIRST_USE_QUANTIZED: Final = {"first_use": "2 s", "first_use_at": 512}
-"""Of Llama 4 Scout in fp8, whose kernels are not known: one stall, fitted on the first stages of the published runs at
-three rates (a stall costs rate times its square over two in waiting)."""
+kind, two kernels, was fitted on mean TTFT of the first stages of the Mixtral runs: 0.8 s is 2% short, 1 s 2% long. It
+serves Llama 4 Scout in fp8 too, whose kernels are not known."""
 
 _LINK: Final = re.compile(r"link_bw=([\d.]+) GB/s, link_latency=([\d.]+) us")
 """What joins devices, where the notes of an experiment give figures of LLMServingSim: bandwidths are binary in it (its
@@ -176,7 +174,7 @@ def _engine(experiment: Experiment, assumptions: list[str]) -> dict[str, Any]:
     else:
         settings["client_timeout"] = CLIENT_TIMEOUT
         if preset.startswith("vllm") and _experts(experiment.inputs):
-            settings |= FIRST_USE_QUANTIZED if experiment.inputs.get("quantization") else FIRST_USE
+            settings |= FIRST_USE
             assumptions.append(f"kernels of experts compiled at first use, {settings['first_use']} a kind")
     return settings
 

@@ -18,6 +18,9 @@ _HOP_S: Final = 1.5e-6
 sorting (CAGRA, Ootomo et al., arXiv:2308.15136, searches in 10 to 100 us at small batches)."""
 _LAUNCHES: Final = {"flat": 2, "ivf_flat": 5, "ivf_pq": 6, "scann": 7, "hnsw": 1}
 """Kernels of a search: distances and selection, for centroids and lists, tables, merging, re-ranking."""
+_LAUNCH_S: Final = 4e-6
+"""Of a kernel that a library in C++ launches (NVIDIA, "Getting Started with CUDA Graphs", 2019: 3.8 us for each of many
+kernels of 2.9 us). The families' `launch_s` are those of engines in Python."""
 _EXPANDED: Final = 4
 """Vectors of the queue whose neighbours one step examines at once."""
 
@@ -37,7 +40,7 @@ def accelerator_seconds(
         rate = peak * (_LOOKUP_SHARE if item.kind in {"lookups", "shuffles"} else efficiency.compute)
         compute_s += item.flop / rate
         memory_s += device_bytes(item, spec, queries) / bandwidth
-    fixed_s = _LAUNCHES[spec.kind] * (efficiency.launch_s + efficiency.elementwise_s)
+    fixed_s = _LAUNCHES[spec.kind] * (_LAUNCH_S + efficiency.elementwise_s)
     seconds = max(compute_s, memory_s)
     if spec.kind == "hnsw":
         seconds = max(seconds, spec.ef_search / _EXPANDED * _HOP_S)

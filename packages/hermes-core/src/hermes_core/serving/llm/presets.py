@@ -15,7 +15,7 @@ from hermes_core.api.errors import InputError
 from hermes_core.serving.llm.settings import EngineSettings, FrontEndSettings
 
 _GIB: Final = 2**30
-_VLLM_FRONT_END: Final = FrontEndSettings(request_ns=5_000_000, per_prompt_token_ns=2_000, per_stream_ns=45_000)
+_VLLM_FRONT_END: Final = FrontEndSettings(request_ns=2_000_000, per_prompt_token_ns=7_000, per_stream_ns=45_000)
 
 
 def _graphs(limit: int) -> tuple[int, ...]:
@@ -90,7 +90,7 @@ def _sglang_05(device_memory_bytes: int | None, device: str) -> EngineSettings:
         graph_sizes=_graphs(512 if large else 160),
         host_base_ns=1_000_000,
         host_per_seq_ns=10_000,
-        front_end=FrontEndSettings(request_ns=5_000_000, per_stream_ns=50_000),
+        front_end=FrontEndSettings(request_ns=2_000_000, per_prompt_token_ns=7_000, per_stream_ns=50_000),
     )
 
 
@@ -107,7 +107,7 @@ def _tensorrt_llm(device_memory_bytes: int | None, device: str) -> EngineSetting
         graph_sizes=_graphs(256),
         host_base_ns=800_000,
         host_per_seq_ns=5_000,
-        front_end=FrontEndSettings(request_ns=4_000_000, per_stream_ns=40_000),
+        front_end=FrontEndSettings(request_ns=2_000_000, per_prompt_token_ns=7_000, per_stream_ns=40_000),
     )
 
 
