@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 STEPS = 2.5
-SHIPPED = (5.0, 2.0, 45.0)
+SHIPPED = (2.0, 7.0, 45.0)
 """ms, us, us: what the simulation ran with."""
 A_MS, T_US, U_US = np.arange(1, 9, 0.25), np.arange(0, 8, 0.5), np.arange(0, 125, 5)
 

@@ -34,7 +34,7 @@ KV_LINK: Final = {"bandwidth": "400 Gbit/s", "latency": "20 us"}
 """Between prefill and decode workers: a network card for each device, the usual build of such systems."""
 FRONT_END: Final = {"request": "2 ms", "per_prompt_token": "7 us"}
 """Of all three engines, as in the presets: random prompts come as text, which is tokenised. First tokens of prompts of
-8,192 and of 1,024 tokens of gpt-oss-120b on eight B200 under vLLM, where compute is little, lie 7.6 us a token apart."""
+8,192 and of 1,024 tokens of gpt-oss-120b on eight B200 under vLLM, of little compute, lie 7.6 us a token apart."""
 SPREAD_TOKENS: Final = {"vllm": 8, "trtllm": 8}
 """By how many tokens answers of other rows are longer or shorter, by engine. Their benchmarks ask for equal ones, and
 users who begin together would stay together for ever; a real server takes requests in one by one, which sets them apart
