@@ -89,7 +89,9 @@ def test_a_bad_configuration_file_is_named(tmp_path, content, message):
     assert "config.json" in str(result.exception)
 
 
-@pytest.mark.parametrize("extra", [("--batch", "0"), ("--batch", "1", "--source", "magic")])
+@pytest.mark.parametrize(
+    "extra", [("--batch", "0"), ("--batch", "1", "--source", "magic"), ("--batch", "1", "--option", "efficency=3")]
+)
 def test_a_mistake_is_an_input_error(extra):
     result = run("price", "--model", "llama-3.1-8b", "--device", "h100", *extra)
     assert isinstance(result.exception, InputError)

@@ -34,17 +34,18 @@ def price(
     items: Annotated[int, typer.Option(help="With --stage: texts, images or queries of the batch.", min=1)] = 1,
     tokens: Annotated[int, typer.Option(help="With --stage: tokens, or results, of all of them.", min=0)] = 0,
     pairs: Annotated[Optional[int], typer.Option(help="With --stage: sum of squared lengths.")] = None,  # noqa: UP045
-    option: Annotated[Optional[list[str]], typer.Option(help="With --stage: an option, name=value.")] = None,  # noqa: UP045
+    option: Annotated[Optional[list[str]], typer.Option(help="Of prices or stage: name=value.")] = None,  # noqa: UP045
     as_json: Json = False,
 ) -> None:
     """Price one step, operator by operator; with --stage a batch of another stage."""
     from hermes_core.api.errors import InputError  # noqa: PLC0415 - keeps the command line quick
     from hermes_core.api.hardware import Deployment  # noqa: PLC0415
 
+    from hermes_hw.cli.stage import options_of, price_stage  # noqa: PLC0415
+
+    options = options_of(option or ())
     if stage:
         from hermes_core.api.stages import StageDeployment  # noqa: PLC0415
-
-        from hermes_hw.cli.stage import options_of, price_stage  # noqa: PLC0415
 
         job = StageDeployment(
             stage,
@@ -53,7 +54,7 @@ def price(
             model=model or None,
             model_config=_config_file(model),
             weight_dtype=weights,
-            options=options_of(option or ()),
+            options=options,
         )
         price_stage(job, items, tokens, pairs, as_json=as_json)
         return
@@ -74,7 +75,7 @@ def price(
         kv_dtype=kv,
         max_seqs=max_seqs,
         max_batched_tokens=max_batched_tokens,
-        options={"tables": str(tables)} if tables else {},
+        options={**options, "tables": str(tables)} if tables else options,
     )
     hardware = _hardware_model(prices)
     compiled = hardware.compile(deployment)
