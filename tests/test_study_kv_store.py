@@ -32,7 +32,7 @@ def test_a_fast_memory_of_ones_own_does_not_notice_contention_and_serves_more_th
     alone, shared = (study.simulate(("4K", "private", "A", contention)) for contention in (False, True))
     none = study.simulate(("4K", "private", "E", True))
     assert abs(shared["finished"] - alone["finished"]) < 10
-    assert shared["goodput_per_s"] > 5 * none["goodput_per_s"]
+    assert shared["goodput_per_s"] > 2 * none["goodput_per_s"]
     assert shared["moved_tb"] == pytest.approx(shared["arrived"] * 4096 * 327_680 / 1e12, rel=0.02)
 
 
