@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -74,7 +75,8 @@ class RpcServer:
             ),
         )
         self._started = False
-        self._asked = threading.Event()
+        # A handler of signals may put into it whatever the main thread is doing; an Event's lock could be its own.
+        self._asked: SimpleQueue[None] = SimpleQueue()
         self._ended = threading.Event()
         self._inode: int | None = None
 
@@ -109,12 +111,12 @@ class RpcServer:
     def serve_until_signalled(self, grace_s: float = _GRACE_S) -> None:
         """Serve until SIGTERM or SIGINT comes, then stop in an orderly way. Only in the main thread."""
         with _signals(self.ask_to_end):
-            self._asked.wait()
+            self._asked.get()
             self.stop(grace_s)
 
     def ask_to_end(self) -> None:
         """Let `serve_until_signalled` stop and return, as a signal would. From any thread."""
-        self._asked.set()
+        self._asked.put(None)
 
     def __enter__(self) -> Self:
         """Start, unless that is done."""
