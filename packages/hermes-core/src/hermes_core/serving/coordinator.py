@@ -37,7 +37,6 @@ class Coordinator:
         "_doors",
         "_ends",
         "_held",
-        "_impatient",
         "_linked",
         "_linked_count",
         "_next",
@@ -91,7 +90,6 @@ class Coordinator:
         self._programs: SequenceOf[Program] = ()
         self._doors: SequenceOf[Callable[[Request, Nanos], None]] = ()
         """By pipeline: what takes in a request that arrives."""
-        self._impatient = False
         self._coming = 0
         """Requests whose arrival is scheduled, but for the one that is read next."""
         self.last_ns: Nanos = 0
@@ -114,7 +112,6 @@ class Coordinator:
     def start(self, programs: SequenceOf[Program]) -> None:
         """Schedule the first arrivals; a request of pipeline i walks through program i."""
         self._programs = programs
-        self._impatient = any(program.patience is not None for program in programs)
         self._doors = [
             self._set_out if program.graph or program.patience is not None else program.ops[0].begin
             for program in programs
@@ -212,7 +209,7 @@ class Coordinator:
                 request.flow = flow = Flow(request.request_id)
                 flow.luck = request.luck or mix(self._seed, request.request_id)
         program.ops[0].begin(request, now)
-        if self._impatient and program.patience is not None and request.task is not None:
+        if program.patience is not None and request.task is not None:
             program.patience.watch(request, now)
 
     def proceed(self, request: Request, now: Nanos) -> None:

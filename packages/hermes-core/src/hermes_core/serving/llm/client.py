@@ -345,12 +345,12 @@ class LlmClient(EngineFacts):
             self._steps = 0
             scheduler.step += steps
             scheduler.now_ns = now
+            scheduler.settle(steps)
             if self._closing:
-                scheduler.settle(steps)
                 return
         else:
             scheduler.wake(now)
-        scheduler.turn(steps)
+        scheduler.plan()
         self._begin()
 
     def _account(self, steps: int) -> None:

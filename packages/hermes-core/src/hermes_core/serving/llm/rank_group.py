@@ -258,12 +258,6 @@ class RankGroup:
 
     # --- after a stretch ----------------------------------------------------------------------------------------------
 
-    def turn(self, steps: int) -> None:
-        """Account for `steps` steps that have been done, if any, and plan the next one."""
-        if steps:
-            self.settle(steps)
-        self.plan()
-
     def settle(self, steps: int) -> None:
         """Account for `steps` steps that have been done."""
         while self.aborts and self.aborts[0][0] <= self._step:

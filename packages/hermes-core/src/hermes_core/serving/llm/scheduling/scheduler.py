@@ -110,12 +110,6 @@ class Scheduler:
         self._victim = victim_of(settings)
         self.admissions = 0
 
-    def turn(self, steps: int) -> None:
-        """Account for `steps` steps that have been done, if any, and decide what the next one works on."""
-        if steps:
-            self.settle(steps)
-        self.plan()
-
     # --- after a stretch --------------------------------------------------------------------------------------------
 
     def settle(self, steps: int) -> None:
