@@ -93,8 +93,9 @@ def test_pipelines_do_all_their_stages():
 
 def test_a_sweep_is_done_by_one_worker_and_by_two(monkeypatch, tmp_path):
     pytest.importorskip("hermes_analysis", reason="sweeps")
+    from hermes_analysis.seeds import chosen_seeds  # noqa: PLC0415
     from hermes_analysis.sweep.axes import parse_axis  # noqa: PLC0415
-    from hermes_analysis.sweep.space import Space, chosen_seeds  # noqa: PLC0415
+    from hermes_analysis.sweep.space import Space  # noqa: PLC0415
 
     from benchmarks import sweeps  # noqa: PLC0415
 

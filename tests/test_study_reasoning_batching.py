@@ -85,4 +85,6 @@ def test_figures_are_drawings_with_error_bars(reasoning):
 
 def test_a_table_cell_has_its_interval(reasoning):
     found = estimates([{"e2e.p99": 1.0}, {"e2e.p99": 3.0}])
-    assert reasoning.shown("e2e.p99", found["e2e.p99"]) == "2.00 s +- 12.7 s"
+    assert reasoning.shown("e2e.p99", found["e2e.p99"]) == "2.00 s", "two seeds make no interval"
+    found = estimates([{"e2e.p99": 1.0}, {"e2e.p99": 2.0}, {"e2e.p99": 3.0}])
+    assert reasoning.shown("e2e.p99", found["e2e.p99"]) == "2.00 s +- 2.48 s"

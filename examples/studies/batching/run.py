@@ -13,6 +13,7 @@ from hermes_analysis.executors import make_executor
 from hermes_analysis.points import point_metrics
 from hermes_analysis.render import number
 from hermes_analysis.replicate import Estimate, estimates, run_seeds
+from hermes_analysis.summary import plain
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -95,9 +96,7 @@ def main() -> None:
                         HERE / "cluster.yaml", range(1, asked.seeds + 1), measured, sets=sets, executor=executor
                     )
                     found = results[cluster, kind, name] = estimates(rows)
-                    cells = "  ".join(
-                        f"{one} {number(found[one].mean)} +- {number(found[one].half_width)}" for one in SHOWN
-                    )
+                    cells = "  ".join(f"{one} {found[one].text(number)}" for one in SHOWN)
                     print(f"{cluster:9} {kind:5} {name:13} {cells}")
     for cluster in CLUSTERS:
         for kind in TRAFFIC:
@@ -135,7 +134,7 @@ def main() -> None:
         " / ".join(key): {name: [found[name].mean, found[name].half_width] for name in SHOWN}
         for key, found in results.items()
     }
-    (asked.out / "results.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    (asked.out / "results.json").write_text(json.dumps(plain(values), indent=1) + "\n", encoding="utf-8")
 
 
 def band(estimate: Estimate) -> tuple[float, float]:

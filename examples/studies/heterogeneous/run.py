@@ -14,6 +14,7 @@ from hermes_analysis.optimize import Fleet, SearchSpace, parse_constraint
 from hermes_analysis.optimize.evaluate import CandidateWork, Evaluator, Measured
 from hermes_analysis.replicate import Estimate
 from hermes_analysis.simulator import session
+from hermes_analysis.summary import plain
 
 HERE = Path(__file__).resolve().parent
 VENDORS = {
@@ -84,7 +85,7 @@ def shown(case: str, found: dict) -> dict:
         if base is not None:
             pairs = zip(tokens.values, base.metrics["tokens_per_usd"].values, strict=True)
             gain = Estimate.of([mine / other - 1 for mine, other in pairs])
-        line = f"{tokens.mean:10,.0f} ±{tokens.half_width:,.0f} tokens/USD  {gain.mean:+7.1%} ±{gain.half_width:.1%}"
+        line = f"{tokens.text('{:10,.0f}'.format)} tokens/USD  {gain.text('{:+7.1%}'.format, '{:.1%}'.format)}"
         print(f"  {kind:12}{line}  {price.mean:6.2f} USD/h  TTFT P99 {ttft.mean * 1e3:5.0f} ms  {one.candidate.label}")
         answer["best"][kind] = {
             "deployment": dict(one.candidate.choices),
@@ -113,7 +114,7 @@ def main() -> None:
             found = search(case, asked.devices.split(","), asked.seeds, asked.finalists, evaluator)
             answers[case] = shown(case, found)
     if asked.json is not None:
-        asked.json.write_text(json.dumps(answers, indent=2) + "\n")
+        asked.json.write_text(json.dumps(plain(answers), indent=2) + "\n")
 
 
 if __name__ == "__main__":

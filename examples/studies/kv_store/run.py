@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(CONTEXTS), help="one of the contexts")
     parser.add_argument("--hit-rate", type=float, default=1.0, help="of every store; a miss is computed again")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--seeds", type=int, default=1, help="draws of the traffic; from two on with 95 %% intervals")
+    parser.add_argument("--seeds", type=int, default=1, help="draws of the traffic; from three on with 95 %% intervals")
     given = parser.parse_args()
     contexts = [given.only] if given.only else list(CONTEXTS)
     cases = [

@@ -13,6 +13,7 @@ from hermes_analysis.executors import make_executor
 from hermes_analysis.points import point_metrics
 from hermes_analysis.render import duration, number, percent
 from hermes_analysis.replicate import Estimate, estimates, run_seeds
+from hermes_analysis.summary import plain
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -77,7 +78,7 @@ def main() -> None:
         " / ".join(key): {name: [found[name].mean, found[name].half_width] for name in SHOWN}
         for key, found in results.items()
     }
-    (asked.out / "results.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    (asked.out / "results.json").write_text(json.dumps(plain(values), indent=1) + "\n", encoding="utf-8")
 
 
 COLUMNS = (
@@ -103,9 +104,9 @@ def panel(results, title, unit, metric, groups, pools=tuple(POOLS)):  # noqa: AN
 
 
 def shown(name: str, estimate: Estimate) -> str:
-    """Return a mean with half its interval."""
+    """Return a mean with half its interval, where there are seeds enough for one."""
     write = duration if name.startswith(("ttft", "e2e")) else percent if name == "slo_attainment" else number
-    return f"{write(estimate.mean)} +- {write(estimate.half_width)}"
+    return estimate.text(write)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What a sweep varies: how it is written, which points it makes, how they are named."""
 
 import pytest
+from hermes_analysis.seeds import SeedsError, chosen_seeds, seeds_of
 from hermes_analysis.sweep import Axis, AxisError, Space, parse_axis
-from hermes_analysis.sweep.space import chosen_seeds
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -114,8 +114,15 @@ def test_seeds_are_a_number_or_a_list():
     assert chosen_seeds("3", 5) == (5, 6, 7)
     assert chosen_seeds("3,1,3", 5) == (3, 1)
     for text in ("0", "x", "1;2"):
-        with pytest.raises(AxisError, match="seed"):
+        with pytest.raises(SeedsError, match="seed"):
             chosen_seeds(text, 1)
+
+
+def test_a_number_of_seeds_counts_from_the_scenarios_own():
+    assert seeds_of("3", {"seed": 11}) == (11, 12, 13)
+    assert seeds_of("2", {}) == (0, 1), "the seed of a scenario that names none"
+    assert seeds_of("9,8", {"seed": 11}) == (9, 8)
+    assert seeds_of(range(4, 6), {"seed": 11}) == (4, 5)
 
 
 def test_the_option_is_named_that_it_was_given_by():

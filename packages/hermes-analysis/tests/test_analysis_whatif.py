@@ -161,6 +161,23 @@ def test_a_doubled_figure_is_compared_with_the_same_figures_stated(monkeypatch):
     assert effect.gain.mean == pytest.approx(22.5 / 57.5, abs=0.02)
 
 
+def test_what_changes_nothing_stands_in_one_line(monkeypatch):
+    more = [Relaxation(f"nothing {name}", (f"nothing={name}",)) for name in "ab"]
+    before = running.relaxations
+    monkeypatch.setattr(running, "relaxations", lambda written, resolved: [*before(written, resolved), *more])
+    answer = what_if({}, (1, 2, 3))
+    assert [effect.name for effect in answer.moving] == ["llm: one more client", "llm: no host overhead"]
+    lines = what_if_text(answer).splitlines()
+    assert [line for line in lines if "nothing" in line] == ["changes nothing: nothing a, nothing b"]
+    assert [effect["name"] for effect in values_of(answer)["effects"]][2:] == ["nothing a", "nothing b"]
+
+
+def test_a_metric_beside_that_changes_is_shown_though_the_ranked_one_does_not():
+    answer = what_if({}, (1, 2, 3), metric="requests", only=("host",))
+    assert [effect.gain.mean for effect in answer.effects] == [0.0]
+    assert [effect.name for effect in answer.moving] == ["llm: no host overhead"], "it makes requests shorter"
+
+
 def test_what_changes_nothing_is_no_bottleneck():
     answer = what_if({}, (1, 2), metric="requests", only=("host",))
     assert answer.bottleneck is None
@@ -238,7 +255,7 @@ def test_report_and_compare_of_folders(tmp_path, capsys):
     for name, sets in (("a", ()), ("b", ("engine.host_base=0 ns",))):
         replicated.replicate({}, "2", sets=sets, out=tmp_path / name, executor="serial")
     replicated.report(tmp_path / "a", out=None, as_json=True, summary=False, force=False)
-    assert json.loads(capsys.readouterr().out)["seeds"] == [1, 2]
+    assert json.loads(capsys.readouterr().out)["seeds"] == [0, 1]
     places = [tmp_path / "b", tmp_path / "a"]
     broken = replicated.compare(places, tolerances=["e2e.p50=1%"], as_json=False, out=None, force=False)
     assert len(broken) == 1

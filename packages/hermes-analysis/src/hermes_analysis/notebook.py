@@ -67,7 +67,7 @@ def what_if_html_fragment(answer: "WhatIf") -> str:
     rows = [("(as it is)", "", *(value_text(name, answer.base[name]) for name in names))]
     rows += [
         (effect.name, gain_text(effect), *(value_text(name, effect.metrics[name]) for name in names))
-        for effect in answer.effects
+        for effect in answer.moving
     ]
     notes = "".join(f"<li>{escape(note)}</li>" for note in notes_of(answer))
     return f"{_table(('relaxed', f'gain in {answer.metric}', *names), rows)}<ul>{notes}</ul>"

@@ -1,6 +1,6 @@
 """The same scenario under several seeds: how much of a number is the draw of the traffic.
 
-answer = replicate("scenario.yaml", seeds=range(5), executor=executor)
+answer = replicate("scenario.yaml", "5", executor=executor)
 answer["ttft.p99"].mean, answer["ttft.p99"].half_width
 """
 
@@ -13,6 +13,7 @@ from hermes_analysis.errors import AnalysisError
 from hermes_analysis.executors import Executor, SerialExecutor, WorkerLost
 from hermes_analysis.load import RunRecord
 from hermes_analysis.points import Metrics, point_metrics
+from hermes_analysis.seeds import Seeds, seeds_of
 from hermes_analysis.simulator import SimulationError, refusal, session
 
 R = TypeVar("R")
@@ -23,6 +24,21 @@ T_975: Final = (
 )  # fmt: skip
 """97.5 % quantiles of Student's t with 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2)."""
 _NORMAL_975: Final = 1.960
+FEWEST_SEEDS: Final = 3
+"""Of which an interval is made. With two it is 12.7 times as wide as they lie apart (Student's t has one degree
+of freedom): a number that looks like knowledge, and says less than the two values do."""
+TOO_FEW: Final = f"too few seeds for an interval (--seeds {FEWEST_SEEDS} or more)"
+"""What is said where an interval would stand."""
+
+
+def too_few(seeds: int) -> str:
+    """Return what is to be said of that many seeds where intervals are shown: nothing when there are enough."""
+    return "" if seeds >= FEWEST_SEEDS else TOO_FEW
+
+
+def noted(seeds: int) -> dict[str, str]:
+    """Return the same for JSON: a `note` beside half widths that are null."""
+    return {"note": few} if (few := too_few(seeds)) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +47,7 @@ class Estimate:
 
     mean: float
     half_width: float
-    """NaN with one seed, which says nothing of the spread."""
+    """NaN with fewer than `FEWEST_SEEDS` seeds, which say too little of the spread."""
     values: tuple[float, ...]
     """In the order of the seeds."""
 
@@ -40,11 +56,16 @@ class Estimate:
         """Estimate from one value a seed; infinite ones make an infinite mean with an unknown width."""
         number = len(values)
         mean = sum(values) / number if number else math.nan
-        if number < 2 or not math.isfinite(mean):  # noqa: PLR2004 - a spread needs two
+        if number < FEWEST_SEEDS or not math.isfinite(mean):
             return cls(mean, math.nan, tuple(values))
         variance = sum((value - mean) ** 2 for value in values) / (number - 1)
         quantile = T_975[number - 2] if number - 2 < len(T_975) else _NORMAL_975
         return cls(mean, quantile * math.sqrt(variance / number), tuple(values))
+
+    def text(self, write: Callable[[float], str], write_half: Callable[[float], str] | None = None) -> str:
+        """Return the mean as `write` writes it, with half the width of its interval where there is one."""
+        half = "" if math.isnan(self.half_width) else f" +- {(write_half or write)(self.half_width).strip()}"
+        return f"{write(self.mean)}{half}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +91,7 @@ class SeedRun(Generic[R]):
 
 def run_seeds(
     scenario: Any,
-    seeds: Sequence[int],
+    seeds: Seeds,
     measure: Callable[[RunRecord], R],
     *,
     sets: Sequence[str] = (),
@@ -79,14 +100,15 @@ def run_seeds(
 ) -> list[R]:
     """Run `scenario` (a file, YAML text or Python values) once for each seed; return `measure(record)`, in their order.
 
-    Raises SimulationError when the scenario cannot be simulated, AnalysisError when a worker died with it.
+    `seeds` are as in `hermes_analysis.seeds`. Raises SimulationError when the scenario cannot be simulated,
+    AnalysisError when a worker died with it.
     """
     return [value for _, value in iter_seeds(scenario, seeds, measure, sets=sets, executor=executor, runner=runner)]
 
 
 def iter_seeds(
     scenario: Any,
-    seeds: Sequence[int],
+    seeds: Seeds,
     measure: Callable[[RunRecord], R],
     *,
     sets: Sequence[str] = (),
@@ -94,26 +116,29 @@ def iter_seeds(
     runner: str = "default",
 ) -> Iterator[tuple[int, R]]:
     """Yield (seed, `measure(record)`) in the order of the seeds; see `run_seeds`."""
+    here = session(runner)
     try:
-        draft = session(runner).read(scenario, sets)
+        draft = here.read(scenario, sets)
+        values = here.values(draft)
     except Exception as error:
         message = refusal(error)
         if message is None:
             raise
         raise SimulationError(message) from error
     work = SeedRun(draft, measure, runner=runner)
+    chosen = seeds_of(seeds, values)
     results: dict[int, R] = {}
-    for position, result in (executor or SerialExecutor()).run(work, list(seeds)):
+    for position, result in (executor or SerialExecutor()).run(work, chosen):
         if isinstance(result, WorkerLost):
-            raise AnalysisError(f"seed {seeds[position]}: {result.reason}")
+            raise AnalysisError(f"seed {chosen[position]}: {result.reason}")
         results[position] = result
-    for position, seed in enumerate(seeds):
+    for position, seed in enumerate(chosen):
         yield seed, results[position]
 
 
 def replicate(
     scenario: Any,
-    seeds: Sequence[int],
+    seeds: Seeds,
     *,
     sets: Sequence[str] = (),
     executor: Executor | None = None,

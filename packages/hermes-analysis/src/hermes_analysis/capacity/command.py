@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hermes_analysis.cli import told
-from hermes_analysis.sweep.command import ExecutorName, RayAddress, ScenarioFile, Sets, Workers
+from hermes_analysis.sweep.command import ExecutorName, RayAddress, ScenarioFile, SeedsText, Sets, Workers
 
 
 def capacity(
@@ -25,7 +25,7 @@ def capacity(
         typer.Option("--fleet", metavar="PATH=NUMBERS", help="Find the smallest number instead: replicas=1..32."),
     ] = None,
     path: Annotated[str, typer.Option("--rate", metavar="PATH", help="The rate that is raised.")] = "workload.rate",
-    seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="Seeds of the traffic.")] = "3",
+    seeds: SeedsText = "3",
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Width of the answer, as a share of the rate.")
     ] = 0.02,

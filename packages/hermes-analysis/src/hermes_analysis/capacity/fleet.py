@@ -10,6 +10,7 @@ from hermes_analysis.capacity.verdicts import Judgement, Probe
 from hermes_analysis.errors import AnalysisError
 from hermes_analysis.executors import Executor, SerialExecutor
 from hermes_analysis.optimize.goals import Constraint
+from hermes_analysis.seeds import Seeds, seeds_of
 from hermes_analysis.simulator import SimulationError, refusal, session
 from hermes_analysis.sweep.axes import Axis
 
@@ -33,13 +34,14 @@ def smallest_fleet(
     sets: Sequence[str] = (),
     constraints: Sequence[Constraint] = (),
     *,
-    seeds: Sequence[int] = (1, 2, 3),
+    seeds: Seeds = "3",
     executor: Executor | None = None,
     runner: str = "default",
 ) -> FleetAnswer:
     """Return the first value of `axis` (numbers in rising order) that keeps the limits, by bisection.
 
-    A larger fleet is taken to serve no worse. Raises SimulationError; AnalysisError for an axis that does not rise.
+    A larger fleet is taken to serve no worse. `seeds` are as in `hermes_analysis.seeds`.
+    Raises SimulationError; AnalysisError for an axis that does not rise.
     """
     numbers = axis.numbers()
     if not axis.values or numbers is None or any(b <= a for a, b in pairwise(numbers)):
@@ -54,7 +56,7 @@ def smallest_fleet(
             raise
         raise SimulationError(message) from error
     limits = default_limits(constraints, resolved)
-    judgement = Judgement(draft, limits, tuple(seeds), executor or SerialExecutor(), runner)
+    judgement = Judgement(draft, limits, seeds_of(seeds, resolved), executor or SerialExecutor(), runner)
     probes: dict[int, Probe] = {}
 
     def kept(at: int) -> bool:

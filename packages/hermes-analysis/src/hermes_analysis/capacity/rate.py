@@ -9,6 +9,7 @@ from hermes_analysis.capacity.verdicts import Judgement, Probe, Verdict
 from hermes_analysis.errors import AnalysisError
 from hermes_analysis.executors import Executor, SerialExecutor
 from hermes_analysis.optimize.goals import Constraint, parse_constraint
+from hermes_analysis.seeds import Seeds, seeds_of
 from hermes_analysis.simulator import SimulationError, refusal, session
 
 _DOUBLINGS: Final = 16
@@ -27,7 +28,8 @@ class CapacityOptions:
 
     path: str = "workload.rate"
     """What is raised."""
-    seeds: tuple[int, ...] = (1, 2, 3)
+    seeds: Seeds = "3"
+    """As in `hermes_analysis.seeds`."""
     tolerance: float = 0.02
     """The bracket that ends the search, as a share of the rate."""
     window_s: float = 60.0
@@ -90,7 +92,8 @@ def capacity_of(
     if options.path == "workload.rate" and kind in _REMEDIES:
         raise AnalysisError(f"a workload of the kind {kind} has no rate to search over; {_REMEDIES[kind]}")
     limits = default_limits(constraints, resolved)
-    judgement = Judgement(draft, limits, options.seeds, executor or SerialExecutor(), options.runner)
+    seeds = seeds_of(options.seeds, resolved)
+    judgement = Judgement(draft, limits, seeds, executor or SerialExecutor(), options.runner)
     return highest_rate(judgement, resolved, options)
 
 

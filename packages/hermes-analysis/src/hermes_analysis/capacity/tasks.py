@@ -13,9 +13,10 @@ from hermes_analysis.errors import AnalysisError, one_line
 from hermes_analysis.executors import Executor, WorkerLost, make_executor
 from hermes_analysis.optimize.goals import Constraint, parse_constraint
 from hermes_analysis.output import json_text
+from hermes_analysis.replicate import noted, too_few
 from hermes_analysis.summary import plain
 from hermes_analysis.sweep.axes import parse_axis
-from hermes_analysis.sweep.space import Space, chosen_seeds
+from hermes_analysis.sweep.space import Space
 from hermes_analysis.sweep.terminal import estimate_text
 
 COLUMNS = ("slo_attainment", "ttft.p99", "tpot.p99", "output_tokens_per_s", "usd_per_h", "usd_per_million_tokens")
@@ -68,8 +69,7 @@ class DeploymentWork:
 def capacity(request: CapacityRequest) -> str:
     """Return the answer for standard output. Raises AnalysisError."""
     constraints = tuple(parse_constraint(text) for text in request.limits)
-    seeds = chosen_seeds(request.seeds, 1)
-    options = CapacityOptions(request.path, seeds, request.tolerance, request.window_s)
+    options = CapacityOptions(request.path, request.seeds, request.tolerance, request.window_s)
     if not 0 < request.tolerance < 1:
         raise AnalysisError(f"--tolerance {request.tolerance:g}: is a share of the rate, above 0 and below 1")
     # One search has few runs at a time: starting processes for them takes longer than they do.
@@ -81,7 +81,7 @@ def capacity(request: CapacityRequest) -> str:
                 parse_axis(request.fleet, "--fleet"),
                 request.sets,
                 constraints,
-                seeds=seeds,
+                seeds=request.seeds,
                 executor=executor,
             )
             if answer.smallest is None and not request.as_json:
@@ -143,16 +143,28 @@ def lines_of(found: Capacity) -> Iterator[str]:
     if found.at is None:
         yield f"no rate keeps the limits: {found.binds} is broken at {found.probes[-1].level:g}/s still"
         return
-    seeds = len(found.at.metrics["ttft.p50"].values)
-    yield f"{found.rate_per_s:.4g} requests/s keep the limits, by the mean of {seeds} seeds"
+    seeds = _seeds(found.at)
+    yield f"{found.rate_per_s:.4g} requests/s keep the limits, by {_mean_of(seeds)}"
+    yield too_few(seeds) or _sure_text(found)
+    yield f"above it breaks: {found.binds}"
+    yield from _metrics(found.at)
+    yield f"{len(found.probes)} rates were tried: {', '.join(f'{p.level:.4g}' for p in found.probes)}"
+
+
+def _seeds(probe: Probe) -> int:
+    return len(probe.metrics["ttft.p50"].values)
+
+
+def _mean_of(seeds: int) -> str:
+    return f"the mean of {seeds} seeds" if seeds > 1 else "one seed"
+
+
+def _sure_text(found: Capacity) -> str:
     sure = f"{found.surely_kept_per_s:.4g}/s" if found.surely_kept_per_s else "no rate that was tried"
     broken = f"broken from {found.surely_broken_per_s:.4g}/s on"
     if math.isinf(found.surely_broken_per_s):
         broken = "broken at no rate that was tried"
-    yield f"with 95 % confidence: kept up to {sure}, {broken}"
-    yield f"above it breaks: {found.binds}"
-    yield from _metrics(found.at)
-    yield f"{len(found.probes)} rates were tried: {', '.join(f'{p.level:.4g}' for p in found.probes)}"
+    return f"with 95 % confidence: kept up to {sure}, {broken}"
 
 
 def fleet_lines(answer: FleetAnswer) -> Iterator[str]:
@@ -169,6 +181,8 @@ def fleet_lines(answer: FleetAnswer) -> Iterator[str]:
         below = answer.below
         yield f"{answer.path}={below.level:g} does not: {below.worst} is broken ({below.verdict.value})"
     yield f"{len(answer.probes)} were tried: {', '.join(f'{p.level:g}' for p in answer.probes)}"
+    if few := too_few(_seeds(answer.at)):
+        yield few
 
 
 def _metrics(probe: Probe) -> Iterator[str]:
@@ -186,6 +200,7 @@ def values_of(found: Capacity) -> dict[str, Any]:
         "binds": found.binds,
         "metrics": _means(found.at),
         "probes": [_probe(probe) for probe in found.probes],
+        **noted(_seeds(found.probes[0])),
     }
 
 
@@ -196,6 +211,7 @@ def fleet_values(answer: FleetAnswer) -> dict[str, Any]:
         "smallest": answer.smallest,
         "metrics": _means(answer.at),
         "probes": [_probe(probe) for probe in answer.probes],
+        **noted(_seeds(answer.probes[0])),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from hermes_analysis.cli import told
-from hermes_analysis.sweep.command import ExecutorName, RayAddress, ScenarioFile, Sets, Workers
+from hermes_analysis.sweep.command import ExecutorName, RayAddress, ScenarioFile, SeedsText, Sets, Workers
 
 
 class Target(StrEnum):
@@ -58,7 +58,7 @@ def optimize(
     trials: Annotated[
         int, typer.Option("--trials", min=1, help="Candidates to look at; a space with no more is exhausted.")
     ] = 200,
-    seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="Seeds of the traffic of a long run.")] = "3",
+    seeds: SeedsText = "3",
     search_seed: Annotated[int, typer.Option("--search-seed", help="Seed of the search itself.")] = 1,
     screen: Annotated[bool, typer.Option("--screen/--no-screen", help="Short runs first in a large space.")] = True,
     cut: Annotated[bool, typer.Option("--cut/--no-cut", help="Leave out what bounds rule out.")] = True,

@@ -14,6 +14,7 @@ from hermes_analysis.optimize.goals import Constraint, Objective, check_goals
 from hermes_analysis.optimize.judging import Cut, Judge, dominates, fronts
 from hermes_analysis.optimize.sampler import Sampler
 from hermes_analysis.optimize.space import Candidate, SearchSpace
+from hermes_analysis.seeds import Seeds, seeds_of
 from hermes_analysis.simulator import SimulationError, refusal, session
 
 BATCH: Final = 16
@@ -35,8 +36,8 @@ class SearchOptions:
 
     trials: int = 200
     """Candidates that are looked at; a space with no more is exhausted."""
-    seeds: tuple[int, ...] = (1, 2, 3)
-    """Seeds of the traffic of a long run."""
+    seeds: Seeds = "3"
+    """Seeds of the traffic of a long run, as in `hermes_analysis.seeds`."""
     search_seed: int = 1
     screen: bool = True
     """Short runs first where a space is not exhausted."""
@@ -53,6 +54,7 @@ class _State:
     judge: Judge
     evaluator: Evaluator
     options: SearchOptions
+    seeds: tuple[int, ...]
     tell: Callable[[str, int, int], None]
     cuts: list[Cut] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
@@ -61,7 +63,7 @@ class _State:
     def sieve(self, candidates: Sequence[Candidate]) -> list[tuple[Candidate, dict[str, float]]]:
         """Return the candidates that bounds leave, each with what it could be at best; note the others as cut."""
         left = []
-        replies = self.evaluator.bounds(candidates, self.options.seeds)
+        replies = self.evaluator.bounds(candidates, self.seeds)
         for candidate, reply in zip(candidates, replies, strict=True):
             best = dict(reply.metrics)
             if reply.error:
@@ -92,7 +94,7 @@ class _State:
         """Run candidates in full; those that were are not run again."""
         known = {one.candidate: one for one in self.measured}
         fresh = [candidate for candidate in candidates if candidate not in known]
-        for one in self.evaluator.measure(fresh, self.options.seeds):
+        for one in self.evaluator.measure(fresh, self.seeds):
             self.measured.append(one)
             known[one.candidate] = one
         return [known[candidate] for candidate in candidates]
@@ -122,14 +124,17 @@ def optimise(
     simulator = session(runner)
     try:
         draft = simulator.read(scenario, sets)
+        values = simulator.values(draft)
     except Exception as error:
         message = refusal(error)
         if message is None:
             raise
         raise SimulationError(message) from error
+    # As written: what candidates set may be what makes it a scenario at all.
+    seeds = seeds_of(options.seeds, values)
     kept = log(simulator.identity(draft)) if log is not None else None
     judge = Judge(tuple(objectives), tuple(constraints))
-    state = _State(judge, Evaluator(CandidateWork(draft, runner), executor, kept), options, tell)
+    state = _State(judge, Evaluator(CandidateWork(draft, runner), executor, kept), options, seeds, tell)
     listed = list(space.all()) if space.combinations <= _MOST_LISTED else []
     if not listed and space.combinations <= _MOST_LISTED:
         raise AnalysisError(f"there is no candidate: {space.fleet.uneven()}")
@@ -140,7 +145,7 @@ def optimise(
         looked = _sample(state, space, simulator, draft)
     _climb(state, space)
     candidates = len(listed) or space.combinations
-    return answer_of(state.judge, space, state.evaluator, state.measured, state.cuts, looked, candidates, options.seeds)
+    return answer_of(state.judge, space, state.evaluator, state.measured, state.cuts, looked, candidates, seeds)
 
 
 def _exhaust(state: _State, candidates: Sequence[Candidate]) -> None:
@@ -192,7 +197,7 @@ def _sample(state: _State, space: SearchSpace, simulator: Any, draft: Any) -> in
 def _first_look(state: _State, candidates: Sequence[Candidate], short: tuple[str, ...] | None) -> list[Measured]:
     if not short:
         return state.measure(candidates)
-    found = state.evaluator.measure(candidates, state.options.seeds[:1], short)
+    found = state.evaluator.measure(candidates, state.seeds[:1], short)
     state.screened += found
     return found
 

@@ -18,7 +18,6 @@ from hermes_analysis.optimize.terminal import answer_text
 from hermes_analysis.output import json_text, write_text
 from hermes_analysis.simulator import refusal, session
 from hermes_analysis.sweep.axes import AxisError, parse_axis
-from hermes_analysis.sweep.space import chosen_seeds
 from hermes_analysis.sweep.tasks import StoppedError
 
 
@@ -64,7 +63,7 @@ def optimize(request: SearchRequest) -> str:
     space = SearchSpace.of(request.over, fleet_of(request))
     options = SearchOptions(
         trials=request.trials,
-        seeds=chosen_seeds(request.seeds, 1),
+        seeds=request.seeds,
         search_seed=request.search_seed,
         screen=request.screen,
         cut=request.cut,

@@ -7,6 +7,7 @@ from typing import Any, Final
 from hermes_analysis.optimize.answer import Answer, Neighbour
 from hermes_analysis.optimize.evaluate import Measured
 from hermes_analysis.render import percent
+from hermes_analysis.replicate import noted, too_few
 from hermes_analysis.summary import plain
 from hermes_analysis.sweep.terminal import estimate_text, shown
 
@@ -70,8 +71,8 @@ def _runner_up(answer: Answer) -> Iterator[str]:
     more = f" ({(other - mine) / abs(mine):+.1%})" if mine and math.isfinite(mine) else ""
     width = answer.difference.half_width
     sure = "the seeds tell them apart" if abs(answer.difference.mean) > width else "the seeds do not tell them apart"
-    if math.isnan(width):
-        sure = "one seed cannot tell whether that is chance"
+    if few := too_few(len(answer.seeds)):
+        sure = f"that may be chance: {few}"
     what = f"{objective.metric} {shown(objective.metric, other)}{more}"
     yield f"next      {answer.runner_up.candidate.label}: {what}; {sure}"
 
@@ -131,6 +132,7 @@ def as_values(answer: Answer) -> dict[str, Any]:
             {"dimension": dimension, "choice": choice, "why": why} for dimension, choice, why in answer.refused
         ],
         "seeds": list(answer.seeds),
+        **noted(len(answer.seeds)),
         "measured": [_values(one) for one in answer.measured],
         "cut": [{"choices": dict(c.candidate.choices), "kind": c.kind, "why": c.why} for c in answer.cuts],
     }

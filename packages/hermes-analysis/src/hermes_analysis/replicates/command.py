@@ -7,15 +7,13 @@ from typing import Annotated
 import typer
 
 from hermes_analysis.cli import AsJson, Force, told
-from hermes_analysis.sweep.command import ExecutorName, RayAddress, ScenarioFile, Sets, Workers
+from hermes_analysis.sweep.command import ExecutorName, RayAddress, ScenarioFile, SeedsText, Sets, Workers
 
 
 def replicate(
     scenario: ScenarioFile,
     *,
-    seeds: Annotated[
-        str, typer.Option("--seeds", metavar="N", help="How many seeds from 1 on, or a list: 1,2,7.")
-    ] = "5",
+    seeds: SeedsText = "5",
     sets: Sets = None,
     out: Annotated[
         Path | None,

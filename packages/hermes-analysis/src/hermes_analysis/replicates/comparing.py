@@ -27,6 +27,11 @@ class BandDifference:
     tolerance: float | None
 
     @property
+    def seeds(self) -> int:
+        """Seeds of the one that has fewer."""
+        return min(len(self.baseline.values), len(self.value.values))
+
+    @property
     def sure(self) -> bool | None:
         """Whether the 95 % interval of the difference leaves out 0; None where it cannot be told."""
         half = self.difference.half_width

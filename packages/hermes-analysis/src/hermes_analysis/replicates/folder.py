@@ -18,7 +18,8 @@ from hermes_analysis.load import RunRecord, read_run
 from hermes_analysis.metrics.summarise import Prepared
 from hermes_analysis.output import json_text, write_text
 from hermes_analysis.points import Metrics, point_metrics
-from hermes_analysis.replicate import Estimate, estimates
+from hermes_analysis.replicate import Estimate, estimates, noted
+from hermes_analysis.seeds import Seeds, seeds_of
 from hermes_analysis.simulator import SimulationError, refusal, session
 from hermes_analysis.summary import plain
 
@@ -56,13 +57,13 @@ class Replicates:
         return estimates([result.metrics for result in self.results])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values: mean, half width of the 95 % interval and the value of each seed."""
+        """Return JSON values: mean, half width of the 95 % interval (null of too few seeds), the value of each seed."""
         metrics = {
             name: {"mean": e.mean, "half_width": e.half_width, "values": list(e.values)}
             for name, e in self.metrics.items()
         }
         found: dict[str, Any] = plain({"name": self.name, "seeds": list(self.seeds), "metrics": metrics})
-        return found
+        return found | noted(len(self.seeds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def result_of(seed: int, run: RunRecord) -> SeedResult:
 
 def run_replicates(
     scenario: Any,
-    seeds: Sequence[int],
+    seeds: Seeds,
     *,
     sets: Sequence[str] = (),
     out: Path | None = None,
@@ -111,6 +112,7 @@ def run_replicates(
 ) -> Replicates:
     """Run `scenario` once for each seed; with `out`, keep the records and `replicates.json` there.
 
+    `seeds` are as in `hermes_analysis.seeds`.
     Raises SimulationError when it cannot be simulated, OutputError when `out` holds something already (unless `force`).
     """
     if out is not None:
@@ -126,12 +128,13 @@ def run_replicates(
         if message is None:
             raise
         raise SimulationError(message) from error
+    chosen = seeds_of(seeds, resolved)
     results: dict[int, SeedResult] = {}
-    for position, result in (executor or SerialExecutor()).run(_Work(draft, out, runner), list(seeds)):
+    for position, result in (executor or SerialExecutor()).run(_Work(draft, out, runner), chosen):
         if isinstance(result, WorkerLost):
-            raise AnalysisError(f"seed {seeds[position]}: {result.reason}")
+            raise AnalysisError(f"seed {chosen[position]}: {result.reason}")
         results[position] = result
-    answer = Replicates(str(resolved.get("name", "run")), tuple(results[place] for place in range(len(seeds))))
+    answer = Replicates(str(resolved.get("name", "run")), tuple(results[place] for place in range(len(chosen))))
     if out is not None:
         write_text(out / FILE, json_text(answer.to_dict()), force=True)
     return answer

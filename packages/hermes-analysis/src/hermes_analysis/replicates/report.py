@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from hermes_analysis.render import change_text, shows
+from hermes_analysis.replicate import too_few
 from hermes_analysis.replicates.comparing import BandDifference
 from hermes_analysis.replicates.folder import LEVELS, Replicates
-from hermes_analysis.replicates.terminal import band_text
+from hermes_analysis.replicates.terminal import band_text, marks_text
 from hermes_analysis.report.charts import COLOURS, Figure, latency_chart, short
 from hermes_analysis.report.comparison import labels
 from hermes_analysis.report.page import render
@@ -41,8 +42,17 @@ def replicates_html(
     ]
     heads = [(name, len(one.seeds)) for name, one in zip(names, runs, strict=True)]
     title = " against ".join(names)
+    few = too_few(min(number for _, number in heads))
     return render(
-        "replicates.html.j2", charts, title=title, heads=heads, rows=rows, change_text=change_text, shows=shows
+        "replicates.html.j2",
+        charts,
+        title=title,
+        heads=heads,
+        rows=rows,
+        change_text=change_text,
+        shows=shows,
+        interval=few or "the interval is that of the mean, 95 %, by Student's t",
+        marks=marks_text(found) if found else "",
     )
 
 

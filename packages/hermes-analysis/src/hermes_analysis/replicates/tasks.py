@@ -12,14 +12,14 @@ from hermes_analysis.render import change_text
 from hermes_analysis.replicates.comparing import differences, values_of
 from hermes_analysis.replicates.folder import Replicates, read_replicates, run_replicates
 from hermes_analysis.replicates.terminal import differences_text, replicates_text
-from hermes_analysis.sweep.space import chosen_seeds
+from hermes_analysis.seeds import Seeds, chosen_seeds
 
 
 def replicate(
     scenario: Any,
     seeds: str,
     *,
-    first: int = 1,
+    first: int | None = None,
     sets: Sequence[str] = (),
     out: Path | None = None,
     force: bool = False,
@@ -28,11 +28,12 @@ def replicate(
     workers: int | None = None,
     address: str | None = None,
 ) -> str:
-    """Run a scenario under several seeds ("5" from `first` on, or "1,2,7"), and return what is printed.
+    """Run a scenario under several seeds, and return what is printed.
 
+    `seeds` is as in `hermes_analysis.seeds`; with `first`, a number counts from that seed instead of the scenario's.
     This is the entry point of `hermes run --seeds`. Raises AnalysisError.
     """
-    chosen = chosen_seeds(seeds, first)
+    chosen: Seeds = seeds if first is None else chosen_seeds(seeds, first)
     with make_executor(executor, workers=workers or None, address=address) as ready:
         runs = run_replicates(scenario, chosen, sets=sets, out=out, force=force, executor=ready)
     return json_text(runs.to_dict()) if as_json else replicates_text(runs)

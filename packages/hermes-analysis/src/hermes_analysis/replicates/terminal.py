@@ -1,10 +1,11 @@
 """Bands over seeds as text."""
 
 import math
+from collections.abc import Sequence
 
 from hermes_analysis.points import UNITS
 from hermes_analysis.render import change_text, duration, number, percent
-from hermes_analysis.replicate import Estimate
+from hermes_analysis.replicate import Estimate, too_few
 from hermes_analysis.replicates.comparing import BandDifference
 from hermes_analysis.replicates.folder import Replicates
 
@@ -19,12 +20,15 @@ def band_text(name: str, estimate: Estimate) -> tuple[str, str]:
 def replicates_text(runs: Replicates) -> str:
     """Return every metric over the seeds, one a line: mean, 95 % interval, least and most."""
     seeds = ", ".join(str(seed) for seed in runs.seeds)
-    rows = [["metric", "mean", "+-", "least", "most"]]
+    few = too_few(len(runs.seeds))
+    rows = [["metric", "mean", *([] if few else ["+-"]), "least", "most"]]
     for name, estimate in runs.metrics.items():
         if not all(math.isnan(value) for value in estimate.values):
             ends = (min(estimate.values), max(estimate.values))
-            rows.append([name, *band_text(name, estimate), *(_one(name, value) for value in ends)])
-    head = f"{runs.name}: {len(runs.seeds)} seeds ({seeds}); +- is half of the 95 % interval of the mean (Student's t)"
+            band = band_text(name, estimate)[: 1 if few else 2]
+            rows.append([name, *band, *(_one(name, value) for value in ends)])
+    sure = few or "+- is half of the 95 % interval of the mean (Student's t)"
+    head = f"{runs.name}: {len(runs.seeds)} seed{'s' * (len(runs.seeds) > 1)} ({seeds}); {sure}"
     return "\n".join([head, "", *_aligned(rows)]) + "\n"
 
 
@@ -39,8 +43,16 @@ def differences_text(names: list[str], baseline: Replicates, others: list[tuple[
             change = "" if one.change is None else f"{change_text(one.change)}{mark}"
             row += [_band(one.metric, one.value), f"{change}{' BROKEN' if one.broken else ''}"]
         rows.append(row)
-    head = f"{len(baseline.seeds)} seeds; ~ marks a change within the 95 % interval of the difference"
+    head = f"{len(baseline.seeds)} seed{'s' * (len(baseline.seeds) > 1)}; {marks_text(others)}"
     return "\n".join([head, "", *_aligned(rows)]) + "\n"
+
+
+def marks_text(others: Sequence[Sequence[BandDifference]]) -> str:
+    """Say what the marks beside changes mean."""
+    fewest = min((one.seeds for found in others for one in found), default=0)
+    if few := too_few(fewest):
+        return f"? marks a change that may be chance: {few}"
+    return "~ marks a change within the 95 % interval of the difference"
 
 
 def _band(name: str, estimate: Estimate) -> str:

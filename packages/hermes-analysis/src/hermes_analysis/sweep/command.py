@@ -19,6 +19,9 @@ RayAddress = Annotated[
     str | None,
     typer.Option("--ray-address", metavar="ADDRESS", help="A Ray cluster: auto, HOST:PORT or ray://HOST:PORT."),
 ]
+SeedsText = Annotated[
+    str, typer.Option("--seeds", metavar="N", help="So many seeds from the scenario's own on, or a list: 1,2,7.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Runs at a time; as many as processors.")]
 
 
@@ -33,9 +36,7 @@ def sweep(
             help="What is varied: replicas=1,2,4, replicas=1..8, workload.rate='linear(5/s, 50/s, 10)'. Repeatable.",
         ),
     ] = None,
-    seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="N", help="Each point under N seeds, or under those given (1,2,7).")
-    ] = None,
+    seeds: SeedsText = "1",
     sobol: Annotated[
         int, typer.Option("--sobol", metavar="N", min=0, help="Sample N points from the whole instead of all of them.")
     ] = 0,

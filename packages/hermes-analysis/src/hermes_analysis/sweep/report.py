@@ -15,7 +15,7 @@ from hermes_analysis.sweep.axes import Axis
 from hermes_analysis.sweep.folder import SweepFolder
 from hermes_analysis.sweep.results import Combination, combinations
 from hermes_analysis.sweep.space import Space
-from hermes_analysis.sweep.terminal import DEFAULT_COLUMNS, estimate_text
+from hermes_analysis.sweep.terminal import DEFAULT_COLUMNS, estimate_text, seeds_note
 
 MOST_ROWS: Final = 2_000
 """Combinations in the table and in the parallel coordinates; heat maps are over all."""
@@ -67,7 +67,8 @@ def sweep_html(folder: SweepFolder) -> str:
         title=f"{about.get('name', 'sweep')}: sweep",
         text="",
         notes=[
-            f"{done:,} of {space.combinations:,} combinations{seeds}: {', '.join(axis.path for axis in space.axes)}."
+            f"{done:,} of {space.combinations:,} combinations{seeds}: {', '.join(axis.path for axis in space.axes)}.",
+            *seeds_note(space),
         ],
         headings=[("map", "Over the space"), ("parallel", "All together")],
         columns=[*(axis.path for axis in space.axes), *DEFAULT_COLUMNS],

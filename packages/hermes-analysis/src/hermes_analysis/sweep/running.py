@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from hermes_analysis.errors import AnalysisError
 from hermes_analysis.executors import Executor, WorkerLost
 from hermes_analysis.points import point_metrics
+from hermes_analysis.seeds import Seeds, own_seed, seeds_of
 from hermes_analysis.simulator import Session, SimulationError, refusal, session
 from hermes_analysis.sweep.axes import parse_axis
 from hermes_analysis.sweep.folder import Row, SweepFolder, key_number
-from hermes_analysis.sweep.space import Point, Space, chosen_seeds
+from hermes_analysis.sweep.space import Point, Space
 
 R = TypeVar("R")
 
@@ -62,7 +63,7 @@ def prepare(
     over: Sequence[str],
     *,
     sets: Sequence[str] = (),
-    seeds: str | None = None,
+    seeds: Seeds = "1",
     sobol: int = 0,
     runner: str = "default",
 ) -> tuple[Any, Space]:
@@ -75,9 +76,9 @@ def prepare(
     draft = _told(partial(simulator.read, scenario, sets))
     # The grid as it stands, to look at its corners; a sweep over seeds alone has one.
     trial = Space(axes, (1, 2), sobol)
-    first = int(_resolved(simulator, draft, trial).get("seed", 1))
-    chosen = chosen_seeds(seeds, first) if seeds is not None else (first,)
-    return draft, Space(axes, chosen, sobol, first, simulator.identity(draft))
+    resolved = _resolved(simulator, draft, trial)
+    chosen = seeds_of(seeds, resolved)
+    return draft, Space(axes, chosen, sobol, own_seed(resolved), simulator.identity(draft))
 
 
 def run_sweep(
@@ -87,7 +88,7 @@ def run_sweep(
     *,
     executor: Executor,
     sets: Sequence[str] = (),
-    seeds: str | None = None,
+    seeds: Seeds = "1",
     sobol: int = 0,
     runner: str = "default",
     force: bool = False,

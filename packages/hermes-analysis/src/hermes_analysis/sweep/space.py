@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
@@ -109,18 +108,3 @@ class Space:
         # Drawn as a power of two, which keeps the balance of the sequence, and cut.
         sample: NDArray[np.float64] = engine.random_base2((self.sobol - 1).bit_length())[: self.sobol]
         return sample
-
-
-def chosen_seeds(text: str, first: int) -> tuple[int, ...]:
-    """Read --seeds: a number of seeds from the scenario's on ("5"), or the seeds themselves ("1,2,7").
-
-    Raises AxisError.
-    """
-    parts: Sequence[str] = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
-        raise AxisError(f"--seeds {text}: write a number of seeds (5) or the seeds themselves (1,2,7)")
-    if len(parts) == 1:
-        if int(parts[0]) < 1:
-            raise AxisError("--seeds 0: there must be a seed; give 1 or more")
-        return tuple(range(first, first + int(parts[0])))
-    return tuple(dict.fromkeys(int(part) for part in parts))

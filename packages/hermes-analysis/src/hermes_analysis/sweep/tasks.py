@@ -24,7 +24,7 @@ class SweepRequest:
 
     scenario: Path
     over: tuple[str, ...] = ()
-    seeds: str | None = None
+    seeds: str = "1"
     sobol: int = 0
     sets: tuple[str, ...] = ()
     out: Path | None = None

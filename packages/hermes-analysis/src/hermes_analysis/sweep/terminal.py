@@ -7,7 +7,7 @@ from typing import Any, Final
 from hermes_analysis.errors import one_line
 from hermes_analysis.points import UNITS
 from hermes_analysis.render import duration, number, percent
-from hermes_analysis.replicate import Estimate
+from hermes_analysis.replicate import Estimate, noted, too_few
 from hermes_analysis.summary import plain
 from hermes_analysis.sweep.results import Combination
 from hermes_analysis.sweep.space import Space
@@ -37,7 +37,7 @@ def shown(metric: str, value: float) -> str:
 
 
 def estimate_text(metric: str, estimate: Estimate) -> str:
-    """Return an estimate with half the width of its 95 % interval, where there are several seeds."""
+    """Return an estimate with half the width of its 95 % interval, where there are seeds enough for one."""
     text = shown(metric, estimate.mean)
     return text if math.isnan(estimate.half_width) else f"{text} ±{shown(metric, estimate.half_width)}"
 
@@ -64,11 +64,17 @@ def table_text(found: Sequence[Combination], space: Space, columns: Sequence[str
         return "  ".join(cells).rstrip()
 
     lines = [line(head), "─" * len(line(head)), *map(line, body)]
-    return "\n".join([*lines, *errors[:5]]) + "\n"
+    return "\n".join([*lines, *errors[:5], *seeds_note(space)]) + "\n"
+
+
+def seeds_note(space: Space) -> list[str]:
+    """Return what is to be said of a sweep's intervals: something where several seeds are too few for them."""
+    seeds = len(space.seeds)
+    return [f"means of {seeds} seeds: {too_few(seeds)}"] if seeds > 1 and too_few(seeds) else []
 
 
 def as_values(found: Sequence[Combination], space: Space) -> list[dict[str, Any]]:
-    """Return combinations as JSON values: means, with half widths where there are several seeds."""
+    """Return combinations as JSON values: means, with half widths where there are several seeds (null of too few)."""
     answers = []
     for combination in found:
         answer: dict[str, Any] = {
@@ -77,6 +83,7 @@ def as_values(found: Sequence[Combination], space: Space) -> list[dict[str, Any]
         }
         if len(space.seeds) > 1:
             answer["half_widths"] = {name: plain(e.half_width) for name, e in combination.metrics.items()}
+            answer |= noted(len(space.seeds))
         if combination.failed:
             answer |= {"failed": combination.failed, "error": combination.error}
         answers.append(answer)

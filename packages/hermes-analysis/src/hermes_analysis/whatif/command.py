@@ -7,16 +7,14 @@ from typing import Annotated
 import typer
 
 from hermes_analysis.cli import AsJson, Force, told
-from hermes_analysis.sweep.command import ExecutorName, RayAddress, ScenarioFile, Sets, Workers
+from hermes_analysis.sweep.command import ExecutorName, RayAddress, ScenarioFile, SeedsText, Sets, Workers
 
 
 def whatif(
     scenario: ScenarioFile,
     *,
     metric: Annotated[str, typer.Option("--metric", help="What to rank by, a name of `hermes sweep`.")] = "e2e.mean",
-    seeds: Annotated[
-        str, typer.Option("--seeds", metavar="N", help="So many seeds from the scenario's own on, or a list: 1,2,7.")
-    ] = "1",
+    seeds: SeedsText = "1",
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="WORD", help="Relax only what has this in its name. Repeatable."),

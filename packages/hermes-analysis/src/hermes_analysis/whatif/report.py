@@ -19,7 +19,7 @@ def what_if_html(answer: WhatIf) -> str:
     columns = shown_metrics(answer)
     rows = [
         (effect.name, _shown(effect), _tone(effect), [value_text(name, effect.metrics[name]) for name in columns])
-        for effect in answer.effects
+        for effect in answer.moving
     ]
     chart = gains_chart(answer)
     return render(
@@ -42,7 +42,7 @@ def what_if_plot(answer: WhatIf) -> Any:
 
 def gains_chart(answer: WhatIf) -> Chart:
     """Return the gains as bars, the largest on top, with their intervals; what may be chance is grey."""
-    drawn = [effect for effect in answer.effects if math.isfinite(effect.gain.mean)]
+    drawn = [effect for effect in answer.moving if math.isfinite(effect.gain.mean)]
     bars = [
         _bars([effect for effect in drawn if _tone(effect) == tone], words, colour) for tone, words, colour in _KINDS
     ]

@@ -11,13 +11,15 @@ from hermes_analysis.load import RunRecord
 from hermes_analysis.notebook import pandas_frame, polars_frame, what_if_columns, what_if_html_fragment
 from hermes_analysis.points import HIGHER_IS_BETTER, Metrics, check_metric, point_metrics
 from hermes_analysis.replicate import Estimate
+from hermes_analysis.seeds import Seeds, seeds_of
 from hermes_analysis.simulator import SimulationError, refusal, session
-from hermes_analysis.sweep.space import chosen_seeds
 from hermes_analysis.whatif.relaxations import Relaxation, relaxations
 
 BESIDE: Final = ("ttft.p50", "ttft.p99", "tpot.p50", "e2e.p50", "e2e.p99", "output_tokens_per_s", "goodput_per_s")
 LEAST_EFFECT: Final = 0.01
 """A smaller gain names no bottleneck."""
+LEAST_SEEN: Final = 0.0005
+"""A smaller change of a metric is shown as 0.0 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,12 @@ class Effect:
     sets: tuple[str, ...]
     problem: str = ""
     """Why it could not be run; the rest is empty then."""
+    idle: bool = False
+    """Whether it changes nothing that is seen, of all metrics and under every seed."""
 
     @property
     def sure(self) -> bool | None:
-        """Whether the 95 % interval of the gain leaves out none at all; None with one seed."""
+        """Whether the 95 % interval of the gain leaves out none at all; None with too few seeds."""
         return None if math.isnan(self.gain.half_width) else abs(self.gain.mean) > self.gain.half_width
 
 
@@ -49,6 +53,11 @@ class WhatIf:
     refused: tuple[Effect, ...]
     name: str = "run"
     """Of the scenario."""
+
+    @property
+    def moving(self) -> tuple[Effect, ...]:
+        """The effects that are seen."""
+        return tuple(effect for effect in self.effects if not effect.idle)
 
     @property
     def bottleneck(self) -> Effect | None:
@@ -95,7 +104,7 @@ class _Work:
 
 def what_if(
     scenario: Any,
-    seeds: Sequence[int] | str = "1",
+    seeds: Seeds = "1",
     *,
     metric: str = "e2e.mean",
     sets: Sequence[str] = (),
@@ -105,7 +114,7 @@ def what_if(
 ) -> WhatIf:
     """Relax one thing after another in `scenario`; rank by the change of `metric` (a name of `hermes_analysis.points`).
 
-    `seeds` as text is that of --seeds: so many from the scenario's own on ("5"), or a list of them ("1,2,7").
+    `seeds` are as in `hermes_analysis.seeds`.
     `only` keeps the relaxations whose name contains one of these words. Raises SimulationError when the scenario itself
     cannot be simulated, AnalysisError for an unknown metric or when nothing can be relaxed.
     """
@@ -120,26 +129,25 @@ def what_if(
         if message is None:
             raise
         raise SimulationError(message) from error
-    if isinstance(seeds, str):
-        seeds = chosen_seeds(seeds, int(resolved.get("seed", 1)))
+    under = seeds_of(seeds, resolved)
     chosen = [one for one in found if not only or any(word in one.name for word in only)]
     if not chosen:
         names = ", ".join(one.name for one in found) or "nothing"
         raise AnalysisError(f"nothing of that name can be relaxed here; there is: {names}")
     variants = list(dict.fromkeys([(), *(one.base for one in chosen), *(one.sets for one in chosen)]))
-    tasks = [(variant, seed) for variant in variants for seed in seeds]
+    tasks = [(variant, seed) for variant in variants for seed in under]
     results: dict[tuple[tuple[str, ...], int], Metrics | str] = {}
     for position, result in (executor or SerialExecutor()).run(_Work(draft, runner), tasks):
         results[tasks[position]] = result.reason if isinstance(result, WorkerLost) else result
-    rows = {variant: [results[variant, seed] for seed in seeds] for variant in variants}
+    rows = {variant: [results[variant, seed] for seed in under] for variant in variants}
     base = [row for row in rows[()] if not isinstance(row, str)]
-    if len(base) < len(seeds):
+    if len(base) < len(under):
         raise SimulationError(next(row for row in rows[()] if isinstance(row, str)))
     effects = [_effect(one, rows, metric) for one in chosen]
     ranked = sorted((e for e in effects if not e.problem), key=lambda effect: (-_order(effect.gain.mean), effect.name))
     return WhatIf(
         metric=metric,
-        seeds=tuple(seeds),
+        seeds=under,
         base=_estimates(base, metric),
         effects=tuple(ranked),
         refused=tuple(effect for effect in effects if effect.problem),
@@ -159,7 +167,8 @@ def _effect(one: Relaxation, rows: dict[tuple[str, ...], list[Metrics | str]], m
         return Effect(one.name, Estimate.of([]), {}, one.sets, problem)
     sign = 1.0 if metric in HIGHER_IS_BETTER else -1.0
     gains = [sign * _change(a[metric], b[metric]) for a, b in good]
-    return Effect(one.name, Estimate.of(gains), _estimates([b for _, b in good], metric), one.sets)
+    idle = all(_same(a[name], b[name]) for a, b in good for name in (metric, *BESIDE))
+    return Effect(one.name, Estimate.of(gains), _estimates([b for _, b in good], metric), one.sets, idle=idle)
 
 
 def _change(before: float, after: float) -> float:
@@ -168,6 +177,10 @@ def _change(before: float, after: float) -> float:
     if math.isinf(before) and math.isfinite(after):
         return -1.0
     return after / before - 1.0 if before and math.isfinite(before) else math.nan
+
+
+def _same(before: float, after: float) -> bool:
+    return (math.isnan(before) and math.isnan(after)) or abs(_change(before, after)) < LEAST_SEEN
 
 
 def _estimates(rows: list[Metrics], metric: str) -> dict[str, Estimate]:

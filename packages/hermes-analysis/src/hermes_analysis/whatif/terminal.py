@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from hermes_analysis.points import UNITS
 from hermes_analysis.render import duration, number, percent
-from hermes_analysis.replicate import Estimate
+from hermes_analysis.replicate import Estimate, noted, too_few
 from hermes_analysis.summary import plain
 from hermes_analysis.whatif.running import Effect, WhatIf
 
@@ -25,7 +25,7 @@ def what_if_text(answer: WhatIf) -> str:
     rows.append(["(as it is)", "", "", *_cells(answer.base, columns)])
     rows += [
         [effect.name, gain_text(effect), _bar(effect.gain.mean, longest), *_cells(effect.metrics, columns)]
-        for effect in answer.effects
+        for effect in answer.moving
     ]
     wide = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
@@ -38,8 +38,11 @@ def notes_of(answer: WhatIf) -> Iterator[str]:
     """Yield what has to be known beside the figures."""
     if answer.bottleneck is None:
         yield f"nothing that was relaxed alone changes {answer.metric} by more than 1 % and chance"
+    idle = [effect.name for effect in answer.effects if effect.idle]
+    if idle:
+        yield f"changes nothing: {', '.join(idle)}"
     several = len(answer.seeds) > 1
-    sure = "; +- is the 95 % interval" if several else "; how sure they are takes several (--seeds 5)"
+    sure = f"; {too_few(len(answer.seeds)) or '+- is the 95 % interval'}"
     yield f"gains are against the same traffic, of seed{'s' * several} {', '.join(map(str, answer.seeds))}{sure}"
     for effect in answer.refused:
         yield f"not run: {effect.name}: {effect.problem[:_MOST_OF_A_PROBLEM]}"
@@ -53,6 +56,7 @@ def values_of(answer: WhatIf) -> dict[str, Any]:
             "name": answer.name,
             "metric": answer.metric,
             "seeds": list(answer.seeds),
+            **noted(len(answer.seeds)),
             "bottleneck": best.name if best is not None else None,
             "base": {name: _pair(estimate) for name, estimate in answer.base.items()},
             "effects": [

@@ -32,7 +32,10 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a run that is in DIR.")] = False,
     as_json: AsJson = False,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="N", help="Run N seeds, or a list of them: bands over them.")
+        str | None,
+        typer.Option(
+            "--seeds", metavar="N", help="So many seeds from the scenario's own (or --seed) on, or a list: 1,2,7."
+        ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Walk step by step: slow, the same results.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")] = False,
@@ -67,10 +70,9 @@ def _replicate(
         raise MissingExtraError(
             "hermes-analysis is not installed, which --seeds needs: pip install 'hermes-analysis[cli,sweep]'"
         )
-    first = seed if seed is not None else 1
     try:
         text = load_plugin(_REPLICATIONS, "default")(
-            scenario, seeds, first=first, sets=sets, out=out, force=force, as_json=as_json
+            scenario, seeds, first=seed, sets=sets, out=out, force=force, as_json=as_json
         )
     except ValueError as error:
         if getattr(error, "exit_code", None) is None:
