@@ -1,6 +1,7 @@
 """What the warm-up leaves out, what the trailer stands in for, and what a reader is warned of."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hermes_analysis.metrics.series import series
 from hermes_analysis.metrics.steps import StepIndex
 from hermes_analysis.testing import make_record
 from hermes_proto.core.v1 import run_record_pb2 as rr
+from hermes_proto.core.v1 import scenario_pb2 as core
 
 S = 1_000_000_000
 S_FS = 10**15
@@ -152,6 +154,30 @@ def test_time_in_which_several_wait_is_counted_once():
     client = client_of(stage_jobs=jobs)
     assert client.waiting_share == pytest.approx(12 / 20)
     assert client.mean_waiting == pytest.approx(14 / 20)
+
+
+def test_what_a_front_end_does_is_no_waiting():
+    engine = {"front_end": {"request_ns": 1 * S, "per_prompt_token_ns": 2_000_000}}
+    scenario = core.ResolvedScenario(canonical_json=json.dumps({"pools": {"llm": {"engine": engine}}}))
+    # 1 s and 500 tokens of 2 ms are 2 s of 3: one is left, of which a step of 0.25 s may take two.
+    job = {"request_id": 0, "enqueue_ns": 2 * S, "start_ns": 5 * S, "end_ns": 9 * S, "prompt_tokens": 500}
+    step = {"start_ns": 5 * S, "t0_fs": S * 250_000, "steps": 16, "decode_seqs": 1}
+    client = client_of(stage_jobs=[job], steps=[step], scenario=scenario)
+    assert client.mean_waiting == pytest.approx(1 / 20)
+    assert client.waiting_share == pytest.approx(0.5 / 20)
+    other = core.ResolvedScenario(canonical_json=json.dumps({"pools": {"elsewhere": {"engine": engine}}}))
+    assert client_of(stage_jobs=[job], scenario=other).mean_waiting == pytest.approx(3 / 20)
+
+
+def test_kv_on_its_way_is_no_waiting_and_is_seen_by_a_step_too():
+    job = {"request_id": 0, "enqueue_ns": 2 * S, "start_ns": 10 * S, "end_ns": 15 * S}
+    step = {"start_ns": 10 * S, "t0_fs": S * 1_000_000, "steps": 5, "decode_seqs": 1}
+    move = {"request_id": 0, "source": 65535, "start_ns": 3 * S, "end_ns": 6 * S}
+    client = client_of(stage_jobs=[job], steps=[step], transfers=[move])
+    # Of 8 s 3 s are the move, 5 s waiting; twice two steps of a second are no queue where KV comes, else once.
+    assert client.mean_waiting == pytest.approx(5 / 20)
+    assert client.waiting_share == pytest.approx(1 / 20)
+    assert client_of(stage_jobs=[job], steps=[step]).waiting_share == pytest.approx(6 / 20)
 
 
 def steady(number=200, *, each_s=1, **job_fields):

@@ -109,11 +109,11 @@ def _pieces(run: RunRecord, jobs: Jobs, wanted: Mask) -> Iterator[Piece]:
     np.minimum(begin, start, out=begin)
     enqueue = np.clip(enqueue, begin, start)
     yield Piece(_HANDOVER, request, job, begin, enqueue)
-    moved = _moved(run, job, enqueue, start)
-    if moved is None:
+    come_there = moved(run, job, enqueue, start)
+    if come_there is None:
         yield Piece(_QUEUE, request, job, enqueue, start)
     else:
-        come, there = moved
+        come, there = come_there
         yield Piece(_QUEUE, request, job, enqueue, come)
         yield Piece(_TRANSFER, request, job, come, there)
         yield Piece(_QUEUE, request, job, there, start)
@@ -140,7 +140,7 @@ def _pieces(run: RunRecord, jobs: Jobs, wanted: Mask) -> Iterator[Piece]:
         yield Piece(_DELIVERY, request[path.last], job[path.last], end[path.last], until[path.last])
 
 
-def _moved(run: RunRecord, job: Ints, enqueue: Ints, start: Ints) -> tuple[Ints, Ints] | None:
+def moved(run: RunRecord, job: Ints, enqueue: Ints, start: Ints) -> tuple[Ints, Ints] | None:
     """Return from when to when, before each job began, data came to its client for it; in ns, shapes like `job`.
 
     None where nothing was moved for anybody.

@@ -1,5 +1,9 @@
-"""Who waited at each client, over time, by when jobs were handed over and begun: the same in fast and exact runs."""
+"""Who waited at each client, over time, by when jobs were handed over and begun: the same in fast and exact runs.
 
+What a front end does for a request, and the way of its KV to the client, come before any queue and are no waiting.
+"""
+
+import json
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,13 +11,15 @@ import numpy as np
 
 from hermes_analysis.load import RunRecord
 from hermes_analysis.metrics.distribution import Floats, Ints
+from hermes_analysis.metrics.path import moved
 from hermes_analysis.metrics.requests import Window
 from hermes_analysis.metrics.steps import StepIndex
 
 NS: Final = 1e-9
 FS_PER_NS: Final = 1_000_000
 GRACE_STEPS: Final = 2
-"""Whoever comes during a step is seen by the next one, or by the one behind it: that is no queue."""
+"""Whoever comes during a step is seen by the next one, or by the one behind it: that is no queue. KV that has come is
+seen likewise, so whoever fetches some is seen twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +36,17 @@ def waiting_times(run: RunRecord, index: StepIndex, window: Window) -> Waiting:
     """Measure waiting from the stage jobs. Who never began waited until its end, or until the end of the run."""
     table = run.stage_jobs
     clients = len(run.manifest.clients)
-    begin, client = table["enqueue_ns"], table["client"]
-    stop = np.where(table["start_ns"] >= 0, table["start_ns"], table["end_ns"])
+    job = np.flatnonzero(table["client"] < clients)
+    begin, client = table["enqueue_ns"][job], table["client"][job]
+    stop = np.where(table["start_ns"][job] >= 0, table["start_ns"][job], table["end_ns"][job])
     stop = np.where(stop >= 0, stop, window.end_ns)
-    if (client >= clients).any():
-        here = np.flatnonzero(client < clients)
-        begin, stop, client = begin[here], stop[here], client[here]
+    way = moved(run, job, begin, stop)
+    moving = np.zeros_like(begin) if way is None else np.maximum(way[1] - way[0], 0)
+    begin = begin + _front_end_ns(run, job) + moving
     since = np.maximum(begin, window.begin_ns)
     job_s = np.bincount(client, np.maximum(stop - since, 0) * NS, minlength=clients)[:clients]
-    grace = _grace_ns(index, clients)
-    since = np.maximum(begin + grace[client], window.begin_ns)
+    grace = _grace_ns(index, clients)[client] * np.where(moving > 0, 2, 1)
+    since = np.maximum(begin + grace, window.begin_ns)
     long = np.flatnonzero(stop > since)
     return Waiting(job_s.astype(np.float64), _covered(client[long], since[long], stop[long], clients))
 
@@ -53,6 +60,20 @@ def sampled_waiting(run: RunRecord, index: StepIndex, window: Window) -> Waiting
     job_s = np.bincount(client, waiting * inside, minlength=clients + 1)[:clients]
     crowded = np.bincount(client, np.where(waiting > 0, inside, 0.0), minlength=clients + 1)[:clients]
     return Waiting(job_s.astype(np.float64), crowded.astype(np.float64))
+
+
+def _front_end_ns(run: RunRecord, job: Ints) -> Ints:
+    """Return what the front end of its client does for each job, ns, shape like `job`; 0 where nobody says."""
+    manifest = run.manifest
+    pools = json.loads(manifest.scenario.canonical_json or "{}").get("pools", {})
+    clients = len(manifest.clients)
+    request, token = np.zeros(clients, np.int64), np.zeros(clients, np.int64)
+    for number, info in enumerate(manifest.clients):
+        front_end = ((pools.get(info.pool) or {}).get("engine") or {}).get("front_end") or {}
+        request[number] = front_end.get("request_ns", 0)
+        token[number] = front_end.get("per_prompt_token_ns", 0)
+    client = run.stage_jobs["client"][job]
+    return np.asarray(request[client] + token[client] * run.stage_jobs["prompt_tokens"][job])
 
 
 def _grace_ns(index: StepIndex, clients: int) -> Ints:
