@@ -123,7 +123,7 @@ def test_what_is_less_safe_is_in_the_manifest(served, tmp_path):
         [sys.executable, str(TOY), "--address", "localhost:0"], capture_output=True, text=True, check=False
     )
     assert refused.returncode == 2
-    assert "insecure" in refused.stderr
+    assert "accept it by name with --insecure" in refused.stderr
 
 
 def test_a_token_is_in_no_output_and_in_no_record(tmp_path):

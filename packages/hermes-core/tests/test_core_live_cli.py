@@ -86,7 +86,7 @@ def test_keys_from_the_environment_and_a_unix_socket_for_grpc(tmp_path):
         (["--tokenizer", "/nowhere.json"], "there is no tokeniser file"),
         (["--certificate", "/nowhere.pem", "--port", "0"], "there is no file /nowhere.pem"),
         (["--host", "192.0.2.1", "--port", "0"], "cannot listen at 192.0.2.1"),
-        (["--grpc", "localhost:0"], "TCP without TLS"),
+        (["--grpc", "localhost:0"], "accept it by name with --grpc-insecure"),
         (["--kv-events", "nonsense"], "KV events cannot be published at nonsense"),
         (["--lora", "x"], "adapters"),
     ],

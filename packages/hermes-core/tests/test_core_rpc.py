@@ -283,7 +283,7 @@ def test_a_port_that_is_taken_is_said(tmp_path):
 
 def test_tcp_without_tls_must_be_spelled_out():
     for build in (serving, lambda address: open_channel(parse_address(address))):
-        with pytest.raises(InputError, match="insecure"):
+        with pytest.raises(InputError, match="by name with insecure=True"):
             build("localhost:5001")
 
 

@@ -120,7 +120,7 @@ def test_memory_comes_from_the_user_else_from_the_service():
         ({"python": TRIAL, "token": "x"}, "token does not stand in a scenario"),
         ({"python": "no.such:Class"}, "cannot be imported"),
         ({"python": "chip"}, "is not MODULE:CLASS"),
-        ({"address": "localhost:1"}, "insecure"),
+        ({"address": "localhost:1"}, "accept it by name with insecure: true"),
         ({"python": TRIAL, "timeout_ns": -1}, "must be a positive number"),
     ],
 )

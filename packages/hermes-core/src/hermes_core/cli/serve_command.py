@@ -132,7 +132,8 @@ def _run(server: "LiveServer", beside: _Beside) -> None:
     if beside.otlp is not None:
         server.trace(beside.otlp)
     if beside.grpc is not None:
-        typer.echo(f"gRPC at {server.serve_rpc(beside.grpc, insecure=beside.grpc_insecure)}")
+        address = server.serve_rpc(beside.grpc, insecure=beside.grpc_insecure, consent="--grpc-insecure")
+        typer.echo(f"gRPC at {address}")
     server.run(lambda service, address: typer.echo(f"listening at {address}: {', '.join(service.catalogue.served)}"))
 
 

@@ -133,8 +133,10 @@ class LiveServer:
         self._closers.append(self._publisher.close)
         return self._publisher.endpoints
 
-    def serve_rpc(self, address: str, *, insecure: bool = False) -> str:
+    def serve_rpc(self, address: str, *, insecure: bool = False, consent: str = "insecure=True") -> str:
         """Serve `hermes.core.v1` beside HTTP, with its TLS files and its first key. Returns the address.
+
+        `consent` is what a message names that would allow TCP without TLS.
 
         Raises InputError for an address that cannot be used so, MissingExtraError without the extra `grpc`.
         """
@@ -148,7 +150,7 @@ class LiveServer:
         if settings.certificate is not None and not address.startswith("unix:"):
             tls = TlsFiles(settings.client_ca, settings.certificate, settings.certificate_key)
         token = settings.app.keys[0] if settings.app.keys else None
-        server = rpc_server(self.session, address, ServerSecurity(tls, token, insecure))
+        server = rpc_server(self.session, address, ServerSecurity(tls, token, insecure, consent))
         server.start()
         self._closers.append(server.stop)
         return str(server.address)

@@ -16,6 +16,8 @@ from hermes_core.rpc.address import Address
 
 _LONGEST_TOKEN: Final = 4096
 _READABLE_BY_OTHERS: Final = 0o077
+INSECURE: Final = "insecure=True"
+"""How a program in Python allows TCP without TLS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class ServerSecurity:
     """What every call must carry as a bearer token; None asks for none."""
     insecure: bool = False
     """Allows TCP without TLS."""
+    consent: str = INSECURE
+    """How whoever asks would allow it: the option, or the key, that messages name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ class ChannelSecurity:
     """Allows TCP without TLS."""
     server_name: str | None = None
     """The name in the server's certificate, where the address has another."""
+    consent: str = INSECURE
+    """As in `ServerSecurity`."""
 
 
 def read_token(*, file: Path | None = None, variable: str | None = None) -> str | None:
@@ -98,7 +104,7 @@ def server_credentials(address: Address, security: ServerSecurity) -> grpc.Serve
             )
         return grpc.local_server_credentials(grpc.LocalConnectionType.UDS)
     if security.tls is None:
-        _refuse_clear_text(address, has_token=security.token is not None, insecure=security.insecure)
+        _refuse_clear_text(address, security)
         return None
     tls = security.tls
     if tls.certificate is None or tls.key is None:
@@ -115,7 +121,7 @@ def channel_credentials(address: Address, security: ChannelSecurity) -> grpc.Cha
             raise InputError(f"the Unix socket {address} takes no TLS", remedy="Leave the TLS files out.")
         channel = grpc.local_channel_credentials(grpc.LocalConnectionType.UDS)
     elif security.tls is None:
-        _refuse_clear_text(address, has_token=security.token is not None, insecure=security.insecure)
+        _refuse_clear_text(address, security)
         return None
     else:
         tls = security.tls
@@ -131,13 +137,13 @@ def channel_credentials(address: Address, security: ChannelSecurity) -> grpc.Cha
     return grpc.composite_channel_credentials(channel, grpc.access_token_call_credentials(security.token))
 
 
-def _refuse_clear_text(address: Address, *, has_token: bool, insecure: bool) -> None:
-    if has_token:
+def _refuse_clear_text(address: Address, security: ServerSecurity | ChannelSecurity) -> None:
+    if security.token is not None:
         raise InputError(f"a token would travel in the clear to {address}", remedy="Use TLS with it, or a Unix socket.")
-    if not insecure:
+    if not security.insecure:
         raise InputError(
             f"{address} is TCP without TLS: anyone on the way can read and change what is said",
-            remedy="Use a Unix socket (unix:PATH), give TLS files, or accept it by name with insecure.",
+            remedy=f"Use a Unix socket (unix:PATH), give TLS files, or accept it by name with {security.consent}.",
         )
 
 

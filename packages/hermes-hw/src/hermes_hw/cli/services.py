@@ -46,7 +46,7 @@ def serve_command(
 
     log_to_stderr()
     token = read_token(file=token_file, variable=token_env)
-    security = ServerSecurity(_tls(tls_ca, tls_certificate, tls_key), token, insecure)
+    security = ServerSecurity(_tls(tls_ca, tls_certificate, tls_key), token, insecure, consent="--insecure")
     service = BuiltinService(device, model, tables)
     with RpcServer(parse_address(address), [registration(service)], security) as server:
         typer.echo(f"serving {service.describe().model} at {server.address}", err=True)
@@ -254,7 +254,7 @@ def _target(
     if bool(address) == bool(command):
         raise InputError("name one service: its address, or --command", remedy="As in unix:/run/chip.sock.")
     token = read_token(file=token_file, variable=token_env)
-    security = ChannelSecurity(_tls(ca, certificate, key), token, insecure)
+    security = ChannelSecurity(_tls(ca, certificate, key), token, insecure, consent="--insecure")
     name = address or shlex.split(command)[-1]
     return Target(name, command=shlex.split(command), address=address, security=security, patience_s=3.0)
 

@@ -117,4 +117,4 @@ def _security(given: Mapping[str, Any], device: str) -> ChannelSecurity:
     token = read_token(
         file=Path(given["token_file"]) if given.get("token_file") else None, variable=given.get("token_env")
     )
-    return ChannelSecurity(files, token, bool(given.get("insecure", False)), server_name)
+    return ChannelSecurity(files, token, bool(given.get("insecure", False)), server_name, consent="insecure: true")

@@ -82,7 +82,7 @@ def security_of(options: argparse.Namespace) -> ServerSecurity:
     if options.tls_certificate or options.tls_key or options.tls_ca:
         tls = TlsFiles(options.tls_ca, options.tls_certificate, options.tls_key)
     token = read_token(file=options.token_file, variable=options.token_env)
-    return ServerSecurity(tls=tls, token=token, insecure=options.insecure)
+    return ServerSecurity(tls=tls, token=token, insecure=options.insecure, consent="--insecure")
 
 
 def _parser(service: HardwareService) -> argparse.ArgumentParser:
