@@ -8,19 +8,16 @@ from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from itertools import chain
-from typing import Final
 
 from hermes_core.api.hardware import StepModel, StepShape
 from hermes_core.api.time import Femtos, Nanos
 from hermes_core.serving.llm.batches.decode import NEVER
 from hermes_core.serving.llm.batches.speculative import ExactSpeculativeBatch, SpeculativeBatch
 from hermes_core.serving.llm.kv.exchange import Owner
+from hermes_core.serving.llm.rank_balancer import WEIGHT_OF_WAITING, Balancer
 from hermes_core.serving.llm.scheduling.scheduler import Scheduler
 from hermes_core.serving.llm.sequence import FETCHED, Sequence
 from hermes_core.serving.llm.structured import Grammars
-
-_SENT_EVERY_NS: Final[Nanos] = 100_000_000
-_WEIGHT_OF_WAITING: Final = 4
 
 
 class Total:
@@ -149,46 +146,6 @@ class GroupTraits:
         )
 
 
-class Balancer:
-    """Chooses the rank of a newcomer as vLLM's front end does: the one with the lowest score of 4 x waiting + running.
-
-    The front end does not see the ranks. A coordinator sends it their counts every 100 ms, if they changed; until the
-    next time it adds the requests that it sent to each rank itself to those that wait there, though they may run by now
-    (v1/engine/core_client.py, DPLBAsyncMPClient.get_core_engine_for_request, and v1/engine/coordinator.py,
-    DPCoordinatorProc.process_input_socket). Counts are taken to be sent at whole multiples of the interval. Other
-    engines know better: TensorRT-LLM's ranks tell one another before each step.
-    """
-
-    __slots__ = ("_counts", "_noted", "_sent")
-
-    def __init__(self, ranks: int) -> None:
-        self._counts = [[0, 0] for _ in range(ranks)]
-        """What the front end believes: for each rank how many wait, and how many run."""
-        self._noted: deque[tuple[Nanos, list[tuple[int, int]]]] = deque()
-        """When counts changed, and to what, as far as the front end has not been told."""
-        self._sent: list[tuple[int, int]] = [(0, 0)] * ranks
-        """Those that were noted last."""
-
-    def note(self, now: Nanos, counts: list[tuple[int, int]]) -> None:
-        """Note how many wait and run at each rank from `now` on."""
-        if counts != self._sent:
-            self._sent = counts
-            self._noted.append((now, counts))
-
-    def choose(self, asked: Nanos) -> int:
-        """Return the number of the rank for a request that came at `asked`, no earlier than the one before it."""
-        noted, told = self._noted, None
-        sent = asked - asked % _SENT_EVERY_NS
-        while noted and noted[0][0] <= sent:
-            told = noted.popleft()[1]
-        if told is not None:
-            self._counts = [list(one) for one in told]
-        scores = [_WEIGHT_OF_WAITING * waiting + running for waiting, running in self._counts]
-        chosen = scores.index(min(scores))
-        self._counts[chosen][0] += 1
-        return chosen
-
-
 class RankGroup:
     """Schedulers that plan and step together, with the face of one; see `scheduling.scheduler.Scheduler`."""
 
@@ -216,6 +173,7 @@ class RankGroup:
         self._step = 0
         self._balancer = Balancer(len(ranks)) if self.settings.preset.startswith("vllm") else None
         """None for engines that deal out within the step loop, and know their ranks."""
+        self._ahead = self.settings.asynchronous_scheduling
 
     # --- the number of the step ---------------------------------------------------------------------------------------
 
@@ -298,6 +256,8 @@ class RankGroup:
 
     def plan(self) -> None:
         """Deal out who has come, and let every rank decide what it works on in the next step."""
+        if not self._ahead:
+            self._tell_front_end()
         incoming = self.incoming
         while incoming and incoming[0].visible_step <= self._step:
             seq = incoming.popleft()
@@ -311,9 +271,14 @@ class RankGroup:
         self.preempted = any(rank.preempted for rank in self.ranks)
         self.blocked = any(rank.blocked for rank in self.ranks)
         self.decode = any(rank.decode and rank.batch.count for rank in self.ranks)
+        if self._ahead:
+            self._tell_front_end()
+        self._sum_up()
+
+    def _tell_front_end(self) -> None:
+        """Tell what waits and runs after the last step, with the step that is planned where it was while that ran."""
         if self._balancer is not None:
             self._balancer.note(self.now_ns, [(len(rank.queue), len(rank.running)) for rank in self.ranks])
-        self._sum_up()
 
     def _rank_for(self, seq: Sequence) -> int:
         """Return the number of the rank that a newcomer goes to."""
@@ -321,7 +286,7 @@ class RankGroup:
             return self._balancer.choose(seq.enqueue_ns)
         waiting = [len(rank.queue) + len(rank.incoming) for rank in self.ranks]
         scores = [
-            _WEIGHT_OF_WAITING * waits + len(rank.running) for waits, rank in zip(waiting, self.ranks, strict=True)
+            WEIGHT_OF_WAITING * waits + len(rank.running) for waits, rank in zip(waiting, self.ranks, strict=True)
         ]
         return scores.index(min(scores))
 
