@@ -1,10 +1,14 @@
 """Settings that cannot be, or would change nothing: one message each, with its place, the value, and what to write."""
 
+import re
+
 import pytest
 from hermes_core.api.errors import DoesNotFitError, InputError
 from hermes_core.api.hardware import Deployment
-from hermes_core.config import load_scenario
+from hermes_core.config import foreign, load_scenario
+from hermes_core.config.engine_section import EngineSection
 from hermes_core.config.findings import SeveralInputsError
+from hermes_core.config.sections import HardwareSection
 from hermes_core.serving.llm.compiled import compile_engine, kv_blocks_of
 from hermes_core.serving.llm.scheduling.admission import QueueCap
 from hermes_core.serving.llm.settings import AdmissionSettings, EngineSettings, LoraSettings, SpeculationSettings
@@ -279,6 +283,27 @@ def test_an_unknown_preset_is_told_beside_all_other_mistakes(tmp_path):
 
 def test_a_case_that_differs_is_no_reason_not_to_suggest(tmp_path):
     assert refused(tmp_path / "s.yaml", engine="preset: VLLM").remedy.startswith("Did you mean 'vllm'?")
+
+
+@pytest.mark.parametrize("key", sorted(foreign.ENGINE))
+def test_what_engines_call_otherwise_is_answered_with_the_key_here(tmp_path, key):
+    error = refused(tmp_path / "s.yaml", engine=f"{key.replace('_', '-')}: 2")
+    assert error.remedy == foreign.ENGINE[key]
+    # What it says to write is a key: of the engine, or of the model or the hardware beside it.
+    written, keys = re.search(r"`(\w+)", error.remedy).group(1), EngineSection.keys()
+    assert written in {*keys, "model", "hardware"}
+    assert key not in keys
+
+
+@pytest.mark.parametrize("key", sorted(foreign.HARDWARE))
+def test_degrees_by_their_long_names_are_answered_with_the_short_ones(tmp_path, key):
+    path = tmp_path / "s.yaml"
+    path.write_text(SCENARIO.format(engine="", more="").replace("h100-sxm", f"{{device: h100-sxm, {key}: 2}}"))
+    with pytest.raises(InputError, match=f"unknown key '{key}'") as caught:
+        load_scenario(path)
+    short = re.fullmatch(r"the key is `(\w+)`", caught.value.remedy).group(1)
+    keys = HardwareSection.keys()
+    assert short in keys
 
 
 # --- what only the hardware model, or the workload, can tell ----------------------------------------------------------

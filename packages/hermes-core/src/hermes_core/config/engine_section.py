@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from hermes_core.api.errors import InputError
+from hermes_core.config import foreign
 from hermes_core.config.fields import (
     BytesPerS,
     CountOrZero,
@@ -121,6 +122,7 @@ def section_of(settings: type) -> type[Section]:
 
 
 EngineSection: Final[type[Section]] = section_of(EngineSettings)
+EngineSection.foreign_keys = foreign.ENGINE
 
 
 def _rewrite(value: Any) -> Any:

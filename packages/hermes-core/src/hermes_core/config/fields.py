@@ -197,6 +197,8 @@ class Section(BaseModel):
 
     unsupported_keys: ClassVar[Mapping[str, str]] = {}
     """Keys that the scenario language has and this version does not, with what they are."""
+    foreign_keys: ClassVar[Mapping[str, str]] = {}
+    """Keys that others have for what has another name here, with what to write instead."""
 
     @classmethod
     def keys(cls) -> list[str]:
@@ -220,7 +222,9 @@ class Section(BaseModel):
                 found.append(InitErrorDetails(type=error, loc=(key,), input=value[key]))
             elif key not in known:
                 meant.append(nearest(key, known))
-                error = mistake(f"unknown key {key!r}", suggest(key, known, what="keys here"), kind="unknown_key")
+                foreign = cls.foreign_keys.get(str(key).lower().replace("-", "_"))
+                remedy = foreign or suggest(key, known, what="keys here")
+                error = mistake(f"unknown key {key!r}", remedy, kind="unknown_key")
                 found.append(InitErrorDetails(type=error, loc=(key,), input=value[key]))
         try:
             section: Section | None = handler(

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 from pydantic import BeforeValidator, Field
 
 from hermes_core.api.time import NS_PER_S
+from hermes_core.config import foreign
 from hermes_core.config.document import suggest
 from hermes_core.config.engine_section import Engine
 from hermes_core.config.fields import (
@@ -51,6 +52,8 @@ class ModelSection(Section):
 
 class HardwareSection(Section):
     """The devices of one client, and how the model is spread over them."""
+
+    foreign_keys = foreign.HARDWARE
 
     device: Name
     tensor_parallel: Count = Field(1, alias="tp")
