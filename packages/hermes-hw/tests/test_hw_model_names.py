@@ -111,10 +111,8 @@ def test_every_context_is_of_a_version_of_its_model(key):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "state-space layers"),
-        ("nvidia/Nemotron-H-56B-Base-8K", "state-space layers"),
-        ("ai21labs/AI21-Jamba-1.5-Mini", "state-space layers"),
-        ("ibm-granite/granite-4.0-h-small", "state-space layers"),
+        ("Zyphra/Zamba2-7B-Instruct", "share their weights"),
+        ("RWKV/rwkv-6-world-7b", "linear attention"),
         ("nvidia/Llama-3_3-Nemotron-Super-49B-v1", "layers of different widths"),
         ("meta-llama/Llama-3.2-11B-Vision-Instruct", "cross-attention"),
         ("deepseek-ai/DeepSeek-V4-Flash", "compressed"),

@@ -72,7 +72,7 @@ class DirectPrices:
 
     def linear(self, decode_seqs: int, prompt_tokens: int) -> list[PartPrice]:
         """Return the recurrence of linear-attention layers, where the model has such; affine in both."""
-        if not self.graph.model.linear.layers:
+        if not self.graph.model.linear.calls:
             return []
         return self._parts([self.graph.linear_attention(sizes_of(decode_seqs), sizes_of(prompt_tokens))])
 

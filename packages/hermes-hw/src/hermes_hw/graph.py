@@ -12,7 +12,8 @@ from hermes_hw.operators import Figures, Operator, Sizes
 from hermes_hw.parallel import ParallelPlan
 
 _DELTA = 4
-"""Kernels of a gated delta net beside those of attention: a product, the convolution, the gating, a norm."""
+"""Kernels of a layer with a state beside those of attention: a product, the convolution, the gating, a norm; those of
+Mamba-2's recurrence of prompts are five (vLLM, layers/mamba/ops/ssd_combined.py)."""
 _INDEXING = 8
 """Kernels of an indexer: three products, norm, rotary embedding, narrowing with the cache write, scores, choice."""
 _NARROWING = 2
@@ -78,19 +79,25 @@ class StepGraph:
     def attention_launch(self) -> Operator:
         """Return the fixed part of the attention calls of a step."""
         indexed = self._layers if self.model.attention.index_heads else 0
-        calls = self._layers + indexed + self.model.linear.layers
+        calls = self._layers + indexed + self.model.linear.calls
         return self._operator("attention_launch", "attention.launch", {"calls": np.ones(1, np.int64)}, {}, calls)
 
     def linear_attention(self, batch: Sizes, tokens: Sizes) -> Operator:
-        """Return the recurrence of the linear-attention layers: `batch` decoding sequences, `tokens` prompt tokens."""
+        """Return the recurrence of the layers with a state: `batch` decoding sequences, `tokens` prompt tokens."""
         linear, tp = self.model.linear, self.plan.tensor
         attributes = {
             "value_heads": -(-linear.value_heads // tp),
             "key_dim": linear.key_dim,
             "value_dim": linear.value_dim,
         }
+        if not linear.kind.serial:
+            attributes |= {
+                "chunk": linear.chunk_tokens,
+                "groups": linear.key_heads_on(tp) if linear.kind.group_shared else attributes["value_heads"],
+                "state_bytes": int(linear.state_value_bytes),
+            }
         sizes = {"batch": batch, "tokens": tokens}
-        return self._operator("attention_linear", "attention.linear", sizes, attributes, linear.layers)
+        return self._operator(linear.kind.operator, "attention.linear", sizes, attributes, linear.calls)
 
     def decode_attention(self, batch: Sizes, context: Sizes, *, windowed: bool) -> Operator:
         """Return decode attention of `batch` sequences over `context` keys in all, in the full or windowed layers.
@@ -129,12 +136,13 @@ class StepGraph:
         keys and values (DeepSeek-V2, arXiv:2405.04434, section 2.1).
         """
         model = self.model
-        collectives = 2 * model.layers if self.plan.tensor > 1 else 0
-        latent = 5 * model.layers if model.attention.kv_lora_rank else 0
+        collectives = model.mixers if self.plan.tensor > 1 else 0
+        latent = 5 * self._layers if model.attention.kv_lora_rank else 0
         narrowing = _NARROWING * self._narrowed_products
-        indexing = _INDEXING * model.layers if model.attention.index_heads else 0
+        indexing = _INDEXING * self._layers if model.attention.index_heads else 0
         kinds = latent + indexing + _DELTA * model.linear.layers + 6 * model.moe.layers
-        return 9 * model.layers + kinds + collectives + narrowing
+        # Nine kernels to a layer of attention and feed-forward part: four or five to each.
+        return -(-9 * model.mixers // 2) + kinds + collectives + narrowing
 
     @property
     def _narrowed_products(self) -> int:
@@ -215,9 +223,10 @@ class StepGraph:
         rotary = {"heads": self._heads, "kv_heads": kv_heads_per_device(a, self.plan.tensor), "head_dim": a.head_dim}
         rotary |= {"hidden": model.hidden, "qk_norm": int(a.qk_norm)}
         operators = [
-            self._operator("norm", "norm", sizes, {"hidden": model.hidden}, 2 * model.layers),
-            self._operator("rotary", "rotary", sizes, rotary, model.layers),
+            self._operator("norm", "norm", sizes, {"hidden": model.hidden}, model.norms),
         ]
+        if self._layers:
+            operators.append(self._operator("rotary", "rotary", sizes, rotary, self._layers))
         if a.wide_norm:
             operators.extend(self._wide_norms(tokens))
         if a.latent:
@@ -258,6 +267,9 @@ class StepGraph:
         # Absorbed up-projections run head by head on latents: one batched product each way, weights kept wide.
         key_up = self._gemm("k_up", tokens, self._heads * a.kv_lora_rank, a.head_dim, layers, model.activation)
         value_up = self._gemm("v_up", tokens, self._heads * a.v_head_dim, a.kv_lora_rank, layers, model.activation)
+        if a.output_gate:
+            width = self._heads * a.v_head_dim
+            products.append(self._gemm("output_gate", tokens, width, model.hidden, layers, weights))
         return [*products, key_up, value_up, out, *self._indexer(tokens)]
 
     def _indexer(self, tokens: Sizes) -> list[Operator]:
@@ -290,21 +302,31 @@ class StepGraph:
         return products
 
     def _linear_projections(self, tokens: Sizes) -> list[Operator]:
+        """Return what stands around a recurrence: products, the convolution or activation, gating, a norm."""
         model, linear, tp = self.model, self.model.linear, self.plan.tensor
-        weights = model.quantization.attention
-        heads, keys = -(-linear.value_heads // tp), -(-linear.key_heads // tp)
-        values = heads * linear.value_dim
-        wide = linear.projected - 2 * linear.value_heads
-        sizes, channels = {"tokens": tokens}, 2 * keys * linear.key_dim + values
-        # What sets decay and step is a product of its own, as is the output gate's norm (vLLM, models/qwen3_next.py).
-        return [
-            self._gemm("linear_in_proj", tokens, -(-wide // tp), model.hidden, linear.layers, weights),
-            self._gemm("linear_gates", tokens, 2 * heads, model.hidden, linear.layers, model.activation),
-            self._operator("linear_convolution", "elementwise", sizes, {"width": channels, "inputs": 1}, linear.layers),
-            self._operator("linear_gating", "elementwise", sizes, {"width": heads, "inputs": 2}, linear.layers),
-            self._operator("linear_norm", "norm", sizes, {"hidden": values}, linear.layers),
-            self._gemm("linear_out_proj", tokens, model.hidden, values, linear.layers, weights),
+        weights, kind, layers = model.quantization.attention, linear.kind, linear.layers
+        heads = -(-linear.value_heads // tp)
+        values, sizes = heads * linear.value_dim, {"tokens": tokens}
+        convolved = {"width": linear.channels(tp), "inputs": 1}
+        operators = [
+            self._gemm("linear_in_proj", tokens, linear.wide_columns(tp), model.hidden, layers, weights),
+            self._operator("linear_convolution", "elementwise", sizes, convolved, layers),
         ]
+        if linear.gates:
+            # What sets decay and step is a product of its own (vLLM, models/qwen3_next.py).
+            columns = -(-linear.gates // tp)
+            operators.append(self._gemm("linear_gates", tokens, columns, model.hidden, layers, model.activation))
+        for product in linear.more:
+            inputs, outputs = product.on_device(tp)
+            operators.append(self._gemm(f"linear_{product.name}", tokens, outputs, inputs, layers, model.activation))
+        if kind.gating:
+            width = heads if linear.rule == "gated_delta" else values
+            operators.append(
+                self._operator("linear_gating", "elementwise", sizes, {"width": width, "inputs": 2}, layers)
+            )
+        if kind.normed:
+            operators.append(self._operator("linear_norm", "norm", sizes, {"hidden": values}, layers))
+        return [*operators, self._gemm("linear_out_proj", tokens, model.hidden, values, layers, weights)]
 
     def _dense_feed_forward(self, tokens: Sizes) -> list[Operator]:
         ff = self.model.dense
@@ -346,7 +368,7 @@ class StepGraph:
             "distinct": activated_experts(moe.experts, moe.top_k, gathered, plan.redundant) / plan.expert,
         }
         attributes = {
-            "hidden": model.hidden,
+            "hidden": moe.latent or model.hidden,
             "intermediate": -(-moe.intermediate // plan.experts_tensor),
             "inputs": moe.matrices_in,
             "experts": moe.experts,
@@ -360,6 +382,10 @@ class StepGraph:
             self._gemm("router", tokens, moe.experts, model.hidden, moe.layers, model.activation),
             Operator("experts", "moe.experts", weights, model.activation, sizes, attributes, moe.layers),
         ]
+        if moe.latent:
+            narrow = model.quantization.shared_experts
+            operators.append(self._gemm("latent_down", tokens, moe.latent, model.hidden, moe.layers, narrow))
+            operators.append(self._gemm("latent_up", tokens, model.hidden, moe.latent, moe.layers, narrow))
         if moe.shared_intermediate:
             operators.extend(self._shared_experts(tokens))
         return operators
@@ -390,7 +416,12 @@ class StepGraph:
         nbytes = self._hidden_bytes(tokens)
         spread = model.moe.layers if plan.data > 1 else 0
         if plan.tensor > 1:
-            operators.append(self._collective("all_reduce", "all_reduce", nbytes, 2 * model.layers - spread))
+            operators.append(self._collective("all_reduce", "all_reduce", nbytes, model.mixers - spread))
+            for product in model.linear.more:
+                if product.divided == "inputs":
+                    partial = np.asarray(tokens * int(product.outputs * model.activation.bytes))
+                    name = f"linear_{product.name}_all_reduce"
+                    operators.append(self._collective(name, "all_reduce", partial, model.linear.layers))
         if plan.context > 1:
             operators.extend(self._context_exchange(tokens))
         if plan.tensor > 1 and model.attention.wide_norm:
@@ -399,6 +430,7 @@ class StepGraph:
         if spread and plan.expert > 1:
             # A token goes once to each group that holds one of its experts, from one device of its own group.
             reached = float(expected_distinct_experts(plan.expert, 1, float(model.moe.top_k)))
+            reached *= (model.moe.latent or model.hidden) / model.hidden
             sent = np.asarray(nbytes * (reached / plan.tensor), np.int64)
             ranks = plan.tensor * plan.data
             operators.append(self._collective("experts_dispatch", "all_to_all", sent, spread, ranks))

@@ -17,8 +17,6 @@ _LOGIT_COPIES = 2
 """Float32 copies of the logits that sampling keeps."""
 _DEGREES = (1, 2, 4, 8, 16, 32, 64)
 _GB = 1e9
-_STATE_BYTES = 4
-"""Recurrent states are kept in float32 (mamba_ssm_dtype of the published configurations)."""
 _SCALE_BYTES, _SCALED_VALUES = 4, 128
 _LEAST_KV_BYTES = 1.0
 """Of a model that keeps no KV cache, so that a capacity in tokens is still a number."""
@@ -80,12 +78,12 @@ def kv_groups(
 
 
 def state_bytes_per_seq(model: Architecture, tensor_parallel: int = 1, pipeline: int = 1) -> int:
-    """Return the bytes that a sequence's linear-attention layers keep on one device, whatever its length.
+    """Return the bytes that a sequence's linear-attention and state-space layers keep on one device.
 
-    The recurrent state in float32, what the convolution spans in the activation format.
+    Whatever its length: the recurrent state in its own format, what the convolution spans in the activation format.
     """
     linear = model.linear
-    each = linear.state_values * _STATE_BYTES + linear.convolution_values * model.activation.bytes
+    each = linear.state_values * linear.state_value_bytes + linear.convolution_values * model.activation.bytes
     return round(-(-linear.layers // pipeline) * each / tensor_parallel)
 
 
@@ -111,11 +109,12 @@ def weights_bytes_per_device(model: Architecture, tensor_parallel: int = 1, plan
     else:
         copies = kv_heads_per_device(a, tp) - a.kv_heads / tp
         attention += model.hidden * copies * (a.head_dim + a.v_head_dim)
-    layers = (model.layers - model.linear.layers) * attention * q.attention.bytes
-    layers += model.linear.layers * model.linear_parameters / tp * q.attention.bytes
+    layers = model.attention_layers * attention * q.attention.bytes
+    layers += model.linear.layers * _linear_bytes(model, tp)
     layers += model.dense.layers * model.dense_parameters / tp * q.dense.bytes
     experts = (model.moe.experts + plan.redundant) * model.expert_parameters / (tp * plan.data) * q.experts.bytes
     experts += model.shared_expert_parameters / tp * q.shared_experts.bytes
+    experts += model.latent_expert_parameters * q.shared_experts.bytes
     layers += model.moe.layers * (experts + model.hidden * model.moe.experts * model.activation.bytes)
     embedding = model.embedding_parameters / tp * model.activation.bytes
     head = 0.0
@@ -131,6 +130,19 @@ def weights_bytes_per_device(model: Architecture, tensor_parallel: int = 1, plan
     return round(layers * share + max(embedding, head))
 
 
+def _linear_bytes(model: Architecture, tensor_parallel: int) -> float:
+    """Return the bytes of weights of one layer with a state; products that make decays stay as wide as activations."""
+    linear = model.linear
+    out = -(-linear.value_heads // tensor_parallel) * linear.value_dim
+    wide = model.hidden * (linear.wide_columns(tensor_parallel) + out)
+    gates = model.hidden * linear.gates + linear.convolution * linear.channels() + linear.constants
+    narrow = gates / tensor_parallel
+    for product in linear.more:
+        inputs, outputs = product.on_device(tensor_parallel)
+        narrow += inputs * outputs
+    return wide * model.quantization.attention.bytes + narrow * model.activation.bytes
+
+
 def activation_bytes_per_device(model: Architecture, tensor_parallel: int, max_tokens: int, max_seqs: int) -> int:
     """Return the peak working memory of a step, with the runtime's own.
 
@@ -140,7 +152,13 @@ def activation_bytes_per_device(model: Architecture, tensor_parallel: int, max_t
     attention = (a.heads // tp) * (a.head_dim + a.rope_dim + a.v_head_dim) + 2 * kv_heads_per_device(a, tp) * a.head_dim
     dense = model.dense.matrices_in * model.dense.intermediate // tp + model.dense.intermediate // tp
     expert = model.moe.top_k * (model.moe.matrices_in * model.moe.intermediate // tp + model.hidden)
-    widest = max(attention, dense if model.dense.layers else 0, expert if model.moe.layers else 0)
+    recurrent = model.linear.wide_columns(tp) + -(-model.linear.value_heads // tp) * model.linear.value_dim
+    widest = max(
+        attention,
+        dense if model.dense.layers else 0,
+        expert if model.moe.layers else 0,
+        recurrent if model.linear.layers else 0,
+    )
     step = max_tokens * (2 * model.hidden + widest) * model.activation.bytes
     logits = _LOGIT_COPIES * max_seqs * model.vocab * 4
     return round(_RUNTIME_BYTES + max(step, logits))

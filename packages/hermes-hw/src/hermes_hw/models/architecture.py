@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hermes_hw.dtypes import DType
+from hermes_hw.models.recurrent import NO_RECURRENCE, LinearAttention
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Attention:
     wide_norm: bool = False
     """Whether that norm spans all heads, so that tensor-parallel devices must add up what it needs."""
     output_gate: bool = False
-    """Whether the query projection also makes a gate for the output, as wide as the queries."""
+    """Whether a gate for the output is projected too: as wide as the queries, beside them, or with latents as wide as
+    the values, by a product of its own."""
     causal: bool = True
     """Whether a token sees only those before it; encoders see all."""
     index_heads: int = 0
@@ -46,35 +48,6 @@ class Attention:
     def latent(self) -> bool:
         """Whether this is multi-head latent attention."""
         return self.kv_lora_rank > 0
-
-
-@dataclass(frozen=True, slots=True)
-class LinearAttention:
-    """Layers whose attention is a state of constant size: gated delta nets (Yang et al., arXiv:2412.06464)."""
-
-    layers: int = 0
-    key_heads: int = 0
-    value_heads: int = 0
-    key_dim: int = 0
-    value_dim: int = 0
-    convolution: int = 0
-    """Tokens that the causal convolution before it spans."""
-
-    @property
-    def projected(self) -> int:
-        """Columns of the input projections: queries, keys, values, output gate, decay and step."""
-        return 2 * self.key_heads * self.key_dim + 2 * self.value_heads * self.value_dim + 2 * self.value_heads
-
-    @property
-    def state_values(self) -> int:
-        """Values of the recurrent state of a sequence in one layer."""
-        return self.value_heads * self.key_dim * self.value_dim
-
-    @property
-    def convolution_values(self) -> int:
-        """Values that the convolution keeps of a sequence in one layer."""
-        channels = 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
-        return max(self.convolution - 1, 0) * channels
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +74,9 @@ class MixtureOfExperts:
     intermediate: int
     shared_intermediate: int = 0
     gated: bool = True
+    latent: int = 0
+    """Width of what routed experts read and write, where products before and after them narrow the hidden state
+    (Nemotron 3's moe_latent_size, Kimi-K3's routed_expert_hidden_size); 0 for the hidden state itself."""
 
     @property
     def matrices_in(self) -> int:
@@ -149,7 +125,7 @@ class Architecture:
     quantization: Quantization
     vocab_head: bool = True
     """Whether logits over the vocabulary are computed; encoders do not."""
-    linear: LinearAttention = LinearAttention()
+    linear: LinearAttention = NO_RECURRENCE
     head: DraftHead | None = None
     """What this is beside a layer, where it is a head that drafts for another model."""
     assumptions: tuple[str, ...] = ()
@@ -166,7 +142,8 @@ class Architecture:
             )
             key_value = self.hidden * (a.kv_lora_rank + a.rope_dim)
             key_value += a.kv_lora_rank * a.heads * (a.head_dim + a.v_head_dim)
-            return query + key_value + a.heads * a.v_head_dim * self.hidden + self.index_parameters
+            output = a.heads * a.v_head_dim * self.hidden * (2 if a.output_gate else 1)
+            return query + key_value + output + self.index_parameters
         qkv = a.heads * a.head_dim * (2 if a.output_gate else 1) + a.kv_heads * (a.head_dim + a.v_head_dim)
         return self.hidden * qkv + a.heads * a.v_head_dim * self.hidden
 
@@ -179,8 +156,24 @@ class Architecture:
 
     @property
     def linear_parameters(self) -> int:
-        """Weights of one linear-attention layer's projections."""
-        return self.hidden * (self.linear.projected + self.linear.value_heads * self.linear.value_dim)
+        """Weights of one layer with a state of constant size."""
+        linear = self.linear
+        return self.hidden * (linear.projected + linear.value_heads * linear.value_dim) + linear.small_weights()
+
+    @property
+    def attention_layers(self) -> int:
+        """Layers that attend to keys of other tokens."""
+        return self.attention.full_layers + self.attention.windowed_layers
+
+    @property
+    def mixers(self) -> int:
+        """Parts that add to the hidden state: attention, recurrences and feed-forward parts, two in most layers."""
+        return self.attention_layers + self.linear.layers + self.dense.layers + self.moe.layers
+
+    @property
+    def norms(self) -> int:
+        """Norms before these; attention and a recurrence side by side in a layer share one (Falcon-H1)."""
+        return min(self.mixers, 2 * self.layers)
 
     @property
     def dense_parameters(self) -> int:
@@ -190,7 +183,12 @@ class Architecture:
     @property
     def expert_parameters(self) -> int:
         """Weights of one routed expert."""
-        return self.hidden * self.moe.intermediate * (self.moe.matrices_in + 1)
+        return (self.moe.latent or self.hidden) * self.moe.intermediate * (self.moe.matrices_in + 1)
+
+    @property
+    def latent_expert_parameters(self) -> int:
+        """Weights of the products that narrow the hidden state for the routed experts of a layer, and widen it."""
+        return 2 * self.hidden * self.moe.latent
 
     @property
     def shared_expert_parameters(self) -> int:
@@ -225,7 +223,8 @@ class Architecture:
 
     def _parameters(self, experts: int) -> int:
         moe = experts * self.expert_parameters + self.shared_expert_parameters + self.hidden * self.moe.experts
-        body = (self.layers - self.linear.layers) * self.attention_parameters
+        moe += self.latent_expert_parameters
+        body = self.attention_layers * self.attention_parameters
         body += self.linear.layers * self.linear_parameters + self.dense.layers * self.dense_parameters
         heads = self.embedding_parameters * (1 if self.tied_embeddings or not self.vocab_head else 2)
         if self.head is not None:

@@ -16,8 +16,9 @@ They read hidden states of the large model beside the embedding of the last toke
 import dataclasses
 from typing import Final
 
-from hermes_hw.models.architecture import Architecture, DraftHead, FeedForward, LinearAttention, MixtureOfExperts
+from hermes_hw.models.architecture import Architecture, DraftHead, FeedForward, MixtureOfExperts
 from hermes_hw.models.quantization import uniform_quantization
+from hermes_hw.models.recurrent import NO_RECURRENCE
 
 HEADS: Final = ("mtp", "eagle", "eagle3")
 _EAGLE3_VOCABULARY: Final = 32_000
@@ -33,7 +34,7 @@ def head_of(model: Architecture, kind: str) -> Architecture:
         name=f"{model.name} ({kind} head)",
         layers=1,
         attention=attention,
-        linear=LinearAttention(),
+        linear=NO_RECURRENCE,
         assumptions=(),
     )
     if kind == "mtp":

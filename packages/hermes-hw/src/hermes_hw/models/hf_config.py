@@ -6,23 +6,12 @@ from typing import Any, Final
 
 from hermes_core.api.errors import InputError, UnsupportedError
 
-from hermes_hw.dtypes import dtype_named
-from hermes_hw.models.architecture import (
-    Architecture,
-    Attention,
-    FeedForward,
-    LinearAttention,
-    MixtureOfExperts,
-)
+from hermes_hw.dtypes import DType, dtype_named
+from hermes_hw.models.architecture import Architecture, Attention, FeedForward, MixtureOfExperts
+from hermes_hw.models.fields import Fields
 from hermes_hw.models.heads import HEADS, head_of
+from hermes_hw.models.hybrid import HYBRID_TYPES, Stack, attention_kinds, read_stack, refuse_unknown_layers
 from hermes_hw.models.quantization import quantization_from_config, uniform_quantization
-
-_REFUSED_FIELDS: Final = {
-    "state_size": "state-space layers",
-    "ssm_state_size": "state-space layers",
-    "mamba_d_state": "state-space layers",
-    "num_memory_blocks": "recurrent memory layers",
-}
 
 _KNOWN_TYPES: Final = frozenset(
     """llama llama4 llama4_text mistral mistral3 mixtral qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2 gemma3 gemma3_text
@@ -40,44 +29,12 @@ _GATED_ENCODERS: Final = frozenset(("modernbert", "nomic_bert", "new"))
 _GATED_TOWERS: Final = frozenset(("qwen2_5_vl", "pixtral"))
 """Vision towers whose feed-forward layers have a gate."""
 
-_LINEAR: Final = "linear_attention"
 _UNGATED_TYPES: Final = frozenset(
-    ("phi", "gpt_neox", "falcon", "starcoder2", "nemotron", "gpt_bigcode", "opt", "bloom", "gpt2")
+    ("phi", "gpt_neox", "falcon", "starcoder2", "nemotron", "nemotron_h", "gpt_bigcode", "opt", "bloom", "gpt2")
 )
 _TIED_TYPES: Final = frozenset(
     ("gemma", "gemma2", "gemma3", "gemma3_text", "cohere", "cohere2", "gpt2", "bloom", "falcon", "opt")
 )
-
-
-class _Fields:
-    """Reads fields of a configuration, remembering what was assumed."""
-
-    def __init__(self, name: str, config: Mapping[str, Any]) -> None:
-        self.name = name
-        self.config = config
-        self.assumptions: list[str] = []
-
-    def count(self, *keys: str, default: int | None = None, least: int = 1) -> int:
-        """Return the first present of `keys` as a whole number; `default` when all are absent or null."""
-        for key in keys:
-            value = self.config.get(key)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(
-                    f"config.json of {self.name}: {key} must be a whole number of at least {least}, found {value!r}"
-                )
-            return value
-        if default is None:
-            raise InputError(
-                f"config.json of {self.name}: cannot read {' or '.join(keys)}",
-                remedy="Give the field; without it the architecture is unknown.",
-            )
-        return default
-
-    def assume(self, sentence: str) -> None:
-        """Remember an assumption for the user."""
-        self.assumptions.append(sentence)
 
 
 def architecture_from_config(name: str, config: Mapping[str, Any], part: str = "language") -> Architecture:
@@ -99,30 +56,27 @@ def architecture_from_config(name: str, config: Mapping[str, Any], part: str = "
         known = ", ".join(("language", "vision", *HEADS))
         raise InputError(f"part {part!r} of {name} is unknown", remedy=f"Known: {known}.")
     text = _text_part(name, config)
-    fields = _Fields(name, text)
+    fields = Fields(name, text)
     if text is not config:
         fields.assume("Only the language model is priced, not its vision or audio tower.")
     model_type = str(text.get("model_type") or config.get("model_type") or "")
-    _refuse_unknown_layers(name, text)
+    refuse_unknown_layers(name, model_type, text)
     encoder = _is_encoder(model_type, text)
-    if model_type not in _KNOWN_TYPES and not encoder:
+    if model_type not in _KNOWN_TYPES and model_type not in HYBRID_TYPES and not encoder:
         fields.assume(
             f"model_type {model_type or 'absent'!r} is unknown: read as a decoder of the Llama kind "
             "(attention with key-value heads, gated feed-forward)."
         )
-    layers = fields.count("num_hidden_layers", "n_layer", "num_layers")
+    listed = text.get("layers_block_type")
+    layers = fields.count(
+        "num_hidden_layers", "n_layer", "num_layers", default=len(listed) if isinstance(listed, list) else None
+    )
     hidden = fields.count("hidden_size", "n_embd", "d_model")
-    linear = _linear_attention(fields, layers)
-    attention = _attention(fields, model_type, layers - linear.layers, hidden)
+    activation = _activation(fields, config)
+    stack = read_stack(fields, model_type, layers, hidden, activation.bytes)
+    attention = _attention(fields, model_type, stack, hidden)
     attention = dataclasses.replace(attention, causal=not encoder)
-    dense, moe = _feed_forward(fields, model_type, layers, hidden)
-    stated = text.get("torch_dtype") or text.get("dtype") or config.get("torch_dtype") or config.get("dtype")
-    if stated is None:
-        fields.assume("No torch_dtype: activations taken as bf16.")
-    activation = dtype_named(str(stated or "bf16"), f"config.json of {name}: torch_dtype")
-    if activation.name == "fp32":
-        fields.assume("torch_dtype is float32: served as fp16, as engines do.")
-        activation = dtype_named("fp16")
+    dense, moe = _feed_forward(fields, model_type, stack, (layers, hidden))
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     return Architecture(
         name=name,
@@ -138,9 +92,22 @@ def architecture_from_config(name: str, config: Mapping[str, Any], part: str = "
         activation=activation,
         quantization=quantization_from_config({**text, **_quantization_part(config)}, activation, layers),
         vocab_head=not encoder,
-        linear=linear,
+        linear=stack.linear,
         assumptions=tuple(fields.assumptions),
     )
+
+
+def _activation(fields: Fields, config: Mapping[str, Any]) -> DType:
+    """Return the format of activations: what the text part says, or the whole `config`."""
+    text = fields.config
+    stated = text.get("torch_dtype") or text.get("dtype") or config.get("torch_dtype") or config.get("dtype")
+    if stated is None:
+        fields.assume("No torch_dtype: activations taken as bf16.")
+    activation = dtype_named(str(stated or "bf16"), f"config.json of {fields.name}: torch_dtype")
+    if activation.name == "fp32":
+        fields.assume("torch_dtype is float32: served as fp16, as engines do.")
+        activation = dtype_named("fp16")
+    return activation
 
 
 def _is_encoder(model_type: str, config: Mapping[str, Any]) -> bool:
@@ -159,7 +126,7 @@ def _vision_tower(name: str, config: Mapping[str, Any]) -> Architecture:
         raise InputError(
             f"config.json of {name}: no vision_config", remedy="Only multimodal models have a vision part."
         )
-    fields = _Fields(f"{name} (vision_config)", tower)
+    fields = Fields(f"{name} (vision_config)", tower)
     model_type = str(tower.get("model_type", ""))
     layers = fields.count("num_hidden_layers", "depth", "n_layers")
     hidden = fields.count("hidden_size", "embed_dim", "d_model")
@@ -203,13 +170,7 @@ def _text_part(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config
 
 
-def _refuse_unknown_layers(name: str, config: Mapping[str, Any]) -> None:
-    for key, kind in _REFUSED_FIELDS.items():
-        if config.get(key):
-            raise UnsupportedError(f"config.json of {name}: {key} announces {kind}, which are not priced yet")
-
-
-def _max_model_len(fields: _Fields) -> int:
+def _max_model_len(fields: Fields) -> int:
     length = fields.count("max_position_embeddings", "n_positions", "max_seq_len", default=0, least=0)
     scaling = fields.config.get("rope_scaling")
     # YaRN extends by a factor what the configuration states as the original length (arXiv:2309.00071).
@@ -224,7 +185,11 @@ def _max_model_len(fields: _Fields) -> int:
     return length
 
 
-def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> Attention:
+def _attention(fields: Fields, model_type: str, stack: Stack, hidden: int) -> Attention:
+    layers = stack.attention_layers
+    if not layers:
+        # No layer attends: what tensor-parallel devices share are the heads of the recurrence.
+        return Attention(stack.linear.value_heads, stack.linear.value_heads, 1, 1)
     heads = fields.count("num_attention_heads", "n_head")
     latent = fields.count("kv_lora_rank", default=0, least=0)
     if latent:
@@ -245,6 +210,7 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
             keeps_all=bool(chosen),
             index_heads=fields.count("index_n_heads") if chosen else 0,
             index_dim=fields.count("index_head_dim") if chosen else 0,
+            output_gate=bool(fields.config.get("mla_use_output_gate")),
         )
     multi_query = 1 if fields.config.get("multi_query") else heads
     kv_heads = fields.count("num_key_value_heads", "num_kv_heads", default=multi_query)
@@ -252,8 +218,8 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
         raise InputError(
             f"config.json of {fields.name}: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}"
         )
-    head_dim = fields.count("head_dim", default=0, least=0) or hidden // heads
-    windowed, window = _windowed_layers(fields, model_type, layers)
+    head_dim = fields.count("head_dim", "attention_head_dim", default=0, least=0) or hidden // heads
+    windowed, window = _windowed_layers(fields, model_type, stack)
     return Attention(
         heads=heads,
         kv_heads=kv_heads,
@@ -271,34 +237,13 @@ def _attention(fields: _Fields, model_type: str, layers: int, hidden: int) -> At
     )
 
 
-def _linear_attention(fields: _Fields, layers: int) -> LinearAttention:
-    """Read the linear-attention layers; none when the configuration has no heads for them."""
-    if not fields.count("linear_num_value_heads", default=0, least=0):
-        return LinearAttention()
-    kinds = fields.config.get("layer_types")
-    if isinstance(kinds, list):
-        count = sum(kind == _LINEAR for kind in kinds)
-    else:
-        # Qwen3-Next: every full_attention_interval-th layer sees everything.
-        count = layers - layers // fields.count("full_attention_interval", default=4)
-    return LinearAttention(
-        layers=count,
-        key_heads=fields.count("linear_num_key_heads"),
-        value_heads=fields.count("linear_num_value_heads"),
-        key_dim=fields.count("linear_key_head_dim"),
-        value_dim=fields.count("linear_value_head_dim"),
-        convolution=fields.count("linear_conv_kernel_dim", default=4),
-    )
-
-
-def _windowed_layers(fields: _Fields, model_type: str, layers: int) -> tuple[int, int]:
+def _windowed_layers(fields: Fields, model_type: str, stack: Stack) -> tuple[int, int]:
     """Return how many layers see a window only, and the window in tokens."""
-    config = fields.config
+    config, layers = fields.config, stack.attention_layers
     window = fields.count("sliding_window", "attention_chunk_size", default=0, least=0)
     kinds = config.get("layer_types")
     if isinstance(kinds, list):
-        if config.get("linear_num_value_heads"):
-            kinds = [kind for kind in kinds if kind != _LINEAR]
+        kinds = attention_kinds(fields, kinds, stack.linear)
         known = {"full_attention", "sliding_attention", "chunked_attention"}
         for kind in kinds:
             if kind not in known:
@@ -311,7 +256,7 @@ def _windowed_layers(fields: _Fields, model_type: str, layers: int) -> tuple[int
     return _windowed_by_rule(fields, model_type, layers), window
 
 
-def _windowed_by_rule(fields: _Fields, model_type: str, layers: int) -> int:
+def _windowed_by_rule(fields: Fields, model_type: str, layers: int) -> int:
     """Count the windowed layers of a model that does not list the kinds of its layers."""
     config = fields.config
     if model_type.startswith("llama4"):
@@ -329,40 +274,61 @@ def _windowed_by_rule(fields: _Fields, model_type: str, layers: int) -> int:
     return layers
 
 
-def _feed_forward(fields: _Fields, model_type: str, layers: int, hidden: int) -> tuple[FeedForward, MixtureOfExperts]:
-    config = fields.config
+def _feed_forward(
+    fields: Fields, model_type: str, stack: Stack, size: tuple[int, int]
+) -> tuple[FeedForward, MixtureOfExperts]:
+    """Read the feed-forward parts of a model of `size` (layers, hidden)."""
+    config, (layers, hidden) = fields.config, size
+    if stack.dense_layers == 0 and not stack.moe_layers:
+        return FeedForward(0, 0), MixtureOfExperts(0, 0, 0, 0)
     gated = model_type not in _UNGATED_TYPES and (model_type not in _ENCODER_TYPES or model_type in _GATED_ENCODERS)
     experts = fields.count(
         "num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts", default=0, least=0
     )
-    if model_type.startswith("llama4"):
-        width = fields.count("intermediate_size_mlp", default=fields.count("intermediate_size"))
-    else:
-        width = fields.count("intermediate_size", "ffn_dim", "n_inner", default=0, least=0)
+    width = _dense_width(fields, model_type)
     if experts <= 1:
         if width == 0:
             width = 4 * hidden
             fields.assume(f"No intermediate_size: taken as 4 x hidden_size = {width}.")
-        return FeedForward(layers, width, gated=gated), MixtureOfExperts(0, 0, 0, 0)
+        dense_layers = layers if stack.dense_layers is None else stack.dense_layers
+        return FeedForward(dense_layers, width, gated=gated), MixtureOfExperts(0, 0, 0, 0)
     expert_width = fields.count("moe_intermediate_size", "intermediate_size")
-    moe_layers = _moe_layers(fields, layers)
+    moe_layers = _moe_layers(fields, layers) if stack.moe_layers is None else stack.moe_layers
+    dense_layers = layers - moe_layers if stack.dense_layers is None else stack.dense_layers
     moe = MixtureOfExperts(
         layers=moe_layers,
         experts=experts,
         top_k=fields.count("num_experts_per_tok", "num_experts_per_token", "moe_k", "experts_per_token"),
         intermediate=expert_width,
         shared_intermediate=_shared_width(fields, model_type, expert_width),
+        gated=gated,
+        latent=fields.count("moe_latent_size", "routed_expert_hidden_size", default=0, least=0),
     )
     if moe.top_k > experts:
         raise InputError(f"config.json of {fields.name}: {moe.top_k} experts for each token, but only {experts} exist")
-    if width == 0 and moe_layers < layers:
+    if width == 0 and dense_layers:
         raise InputError(f"config.json of {fields.name}: cannot read intermediate_size of the dense layers")
     if config.get("n_group") and fields.count("n_group") > 1:
         fields.assume("Expert groups are ignored: experts taken as chosen evenly.")
-    return FeedForward(layers - moe_layers, width, gated=gated), moe
+    return FeedForward(dense_layers, width, gated=gated), moe
 
 
-def _moe_layers(fields: _Fields, layers: int) -> int:
+def _dense_width(fields: Fields, model_type: str) -> int:
+    """Return the width of dense feed-forward layers, 0 where the configuration has none."""
+    if model_type.startswith("llama4"):
+        return fields.count("intermediate_size_mlp", default=fields.count("intermediate_size"))
+    if model_type == "granitemoehybrid":
+        return fields.count("shared_intermediate_size", default=0, least=0)
+    width = fields.count("intermediate_size", "block_ff_dim", "ffn_dim", "n_inner", default=0, least=0)
+    if not fields.config.get("block_auto_adjust_ff_dim", False):
+        return width
+    # LFM2 takes two thirds, times a factor, up to a whole multiple (transformers, Lfm2MLP).
+    factor = fields.config.get("block_ffn_dim_multiplier") or 1.0
+    multiple = fields.count("block_multiple_of", default=256)
+    return multiple * -(-int(factor * (2 * width // 3)) // multiple)
+
+
+def _moe_layers(fields: Fields, layers: int) -> int:
     """Count the layers with experts: all but the leading dense ones and those between the interleave steps."""
     config = fields.config
     listed = config.get("moe_layers")
@@ -376,10 +342,11 @@ def _moe_layers(fields: _Fields, layers: int) -> int:
     return sum(1 for i in range(layers) if i >= first and i % step == offset % step and i not in dense_only)
 
 
-def _shared_width(fields: _Fields, model_type: str, expert_width: int) -> int:
+def _shared_width(fields: Fields, model_type: str, expert_width: int) -> int:
     stated = fields.count("shared_expert_intermediate_size", "shared_intermediate_size", default=0, least=0)
     if stated:
         return stated
+    expert_width = fields.count("moe_shared_expert_intermediate_size", default=expert_width)
     if model_type.startswith("llama4"):
         return expert_width
     return expert_width * fields.count("n_shared_experts", "num_shared_experts", default=0, least=0)

@@ -41,24 +41,9 @@ _REVISION: Final = re.compile(r"v\d+")
 """Of a conversion, right behind its format: "FP4-v2"."""
 _DATE: Final = re.compile(r"\d{4}|\d{6}|\d{8}")
 _NOT_WIDE: Final = ("bf16", "fp16")
-_MAMBA: Final = (
-    "mamba",
-    "jamba",
-    "zamba",
-    "falcon-h1",
-    "plamo-2",
-    "nemotron-h-",
-    r"nemotron-nano-\d+b-v2",
-    r"nemotron-3(\.\d)?-",
-    r"granite-4\.\d-(h|tiny|small)",
-)
 _UNPRICED: Final = (
-    ("|".join(_MAMBA), "state-space layers (Mamba)"),
-    ("lfm2", "layers of short convolutions"),
-    (
-        r"recurrentgemma|rwkv|kimi-linear|minimax-(text-01|m1)|ling-.*-linear|kimi-k3",
-        "linear attention of a kind of its own",
-    ),
+    (r"zamba|plamo-2", "state-space layers between blocks that share their weights"),
+    (r"recurrentgemma|rwkv|ling-.*-linear|ring-.*-linear", "linear attention of a kind of its own"),
     (r"llama-3[._][13]-nemotron-(super|ultra)", "layers of different widths"),
     (r"llama-3\.2-\d+b-vision", "cross-attention to images"),
     (r"gemma-3n", "embeddings for each layer, of which a part is active"),

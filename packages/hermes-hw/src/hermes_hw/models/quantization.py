@@ -86,6 +86,8 @@ def _compressed_tensors_dtype(section: Mapping[str, Any]) -> DType:
     group = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
     weights = (group or {}).get("weights") or {}
     kind, bits = weights.get("type"), weights.get("num_bits")
+    if str((group or {}).get("format") or section.get("format") or "").startswith("mxfp4"):
+        return dtype_named("mxfp4")
     known: dict[tuple[Any, Any], str] = {
         ("float", 8): "fp8",
         ("int", 8): "int8",

@@ -196,8 +196,10 @@ class RooflinePricer:
 
         FLOPs of a token: state update and read-out, `4 dk dv` a head, and within a chunk of C tokens
         `2 C (dk + dv)` (chunkwise form, Yang et al., arXiv:2412.06464). The two are added, so the time is affine;
-        chunks follow one another.
+        chunks follow one another. Where an attribute `chunk` says that they do not, see `_parallel_scan`.
         """
+        if "chunk" in op.attributes:
+            return self._parallel_scan(op)
         a, batch, tokens = op.attributes, op.sizes["batch"] * 1.0, op.sizes["tokens"] * 1.0
         state = 2.0 * a["value_heads"] * a["key_dim"] * a["value_dim"] * _STATE_BYTES
         nbytes = (batch + tokens / _LINEAR_CHUNK) * state
@@ -206,6 +208,31 @@ class RooflinePricer:
         memory_s = nbytes / (self.device.memory_bandwidth_bytes_per_s * self.efficiency.memory)
         compute_s = tokens * (a["value_heads"] * each / self.attention_flops(op.activation))
         seconds = compute_s + memory_s + tokens * (_LINEAR_CHUNK_S / _LINEAR_CHUNK)
+        joules = Energy.of(self.device).joules(seconds, compute_s, nbytes)
+        return _price(seconds, joules, flop, nbytes, compute_s=compute_s, memory_s=memory_s)
+
+    def _parallel_scan(self, op: Operator) -> Price:
+        """Mamba's and lightning attention's recurrences: chunks are worked on at once, or tokens one after another.
+
+        With chunks of C tokens, states of all chunks are written, passed on from chunk to chunk (read and written) and
+        read again, beside values four times: both kernels read and the last one writes them, with their gate. FLOPs of
+        a token: `4 dk dv` a head, `2 C dv` a head and `2 C dk` a group within the chunk (state-space duality, Dao and
+        Gu, arXiv:2405.21060, section 6). A chunk of 0 tokens is a scan by element (Mamba-1): 9 operations for a value
+        of the state (state-spaces/mamba, issue 110), not on the units for matrix products. Decoding reads and writes
+        the state.
+        """
+        a, batch, tokens = op.attributes, op.sizes["batch"] * 1.0, op.sizes["tokens"] * 1.0
+        width, chunk = a["value_heads"] * a["value_dim"], a["chunk"]
+        state = 1.0 * width * a["key_dim"]
+        passed = 4.0 * state * _STATE_BYTES / chunk if chunk else 0.0
+        nbytes = batch * (2.0 * state * a["state_bytes"]) + tokens * (passed + 4.0 * width * op.activation.bytes)
+        each = 4.0 * state + 2.0 * chunk * (width + a["groups"] * a["key_dim"]) if chunk else 9.0 * state
+        rate = self.attention_flops(op.activation)
+        if not chunk:
+            rate = self.device.flops.get("fp32", self.peak_flops(op.activation)) * self.efficiency.compute
+        compute_s = tokens * (each / rate)
+        memory_s = nbytes / (self.device.memory_bandwidth_bytes_per_s * self.efficiency.memory)
+        seconds, flop = compute_s + memory_s, (batch + tokens) * each
         joules = Energy.of(self.device).joules(seconds, compute_s, nbytes)
         return _price(seconds, joules, flop, nbytes, compute_s=compute_s, memory_s=memory_s)
 

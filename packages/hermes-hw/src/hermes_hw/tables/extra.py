@@ -23,6 +23,8 @@ _INDEX_DIM: Final = 128
 _NODE: Final = 8
 _US: Final = 1e-3
 _LINEAR: Final = {"num_v_heads": "value_heads", "head_k_dim": "key_dim", "head_v_dim": "value_dim"}
+_CONVOLVED: Final = ("conv1d", "fused_kda_decode", "kda_fused_decode")
+"""Kernels of the convolution, or that hold it, by what their names hold."""
 EXPERTS: Final = {
     "num_tokens": "tokens",
     "hidden_size": "hidden",
@@ -97,15 +99,19 @@ def index_prefill(files: Files) -> Found:
 
 
 def linear_attention(files: Files, kind: str) -> Found:
-    """Return the recurrence of gated delta nets: of prompts of one sequence, or of a new token of each."""
-    path = files("linear_attention", "gdn_perf")
+    """Return a recurrence, of prompts of one sequence or of a new token of each: gated delta nets, or KDA's.
+
+    The convolution before it is an operator of its own, so kernels that hold both are left out.
+    """
+    delta = kind.startswith("attention.linear_")
+    path = files("linear_attention", "gdn_perf") if delta else files("kda", "kda_perf")
     if path is None:
         return None
-    prompts = kind == "attention.linear_prefill"
+    prompts = kind.endswith("_prefill")
     names = (*_LINEAR, "batch_size", "seq_len")
     columns = read_columns(path, names, {"phase": "context" if prompts else "generation"}, texts=("kernel_source",))
-    # The convolution before it is an operator of its own.
-    chosen = np.array(["conv1d" not in str(text) for text in columns.pop("kernel_source")], bool)
+    kernels = [str(text) for text in columns.pop("kernel_source")]
+    chosen = np.array([not any(word in name for word in _CONVOLVED) for name in kernels], bool)
     if prompts:
         chosen &= columns["batch_size"] == 1
     table = {_LINEAR[name]: columns[name][chosen] for name in _LINEAR}

@@ -134,7 +134,7 @@ def operator_at(kind: str, dtype: str, activation: DType, columns: Mapping[str, 
         kind = f"attention.{kind.removeprefix('attention.index_')}"
         sizes, attributes = _attention_at(kind, plain, one)
         attributes["v_head_dim"] = 0 * one
-    elif kind.startswith("attention.linear_"):
+    elif kind.startswith(("attention.linear_", "attention.kda_")):
         kind, sizes = "attention.linear", {"batch": c.get("batch", 0 * one), "tokens": c.get("tokens", 0 * one)}
         attributes = {name: c[name] for name in ("value_heads", "key_dim", "value_dim")}
     elif kind in _LATENT:

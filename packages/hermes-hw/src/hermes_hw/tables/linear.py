@@ -5,10 +5,13 @@ from typing import Final
 
 import numpy as np
 
+from hermes_hw.models.recurrent import RULES
 from hermes_hw.operators import EXTRAPOLATED, INTERPOLATED, MEASURED, Figures, Operator
 from hermes_hw.tables.library import Tables
 from hermes_hw.tables.rows import TableRows
 
+_MEASURED: Final = {rule.operator: rule.table for rule in RULES.values() if rule.table}
+"""Prefixes of the kinds of tables by what a recurrence is called among a step's operators."""
 _SEQUENCES: Final = (16, 256)
 _TOKENS: Final = (256, 8192)
 """Between which the slopes are taken: above what starts a kernel, below where it no longer fits caches or was cut."""
@@ -33,8 +36,10 @@ class LinearPrice:
 
 def linear_price(tables: Tables, operator: Operator) -> LinearPrice | None:
     """Return what tables say of `operator`, a recurrence; None where they have none of its widths."""
-    a, dtype = operator.attributes, operator.activation.name
-    decode, prompts = (tables.rows(f"attention.linear_{phase}", dtype) for phase in ("decode", "prefill"))
+    a, dtype, table = operator.attributes, operator.activation.name, _MEASURED.get(operator.name)
+    if table is None:
+        return None
+    decode, prompts = (tables.rows(f"{table}_{phase}", dtype) for phase in ("decode", "prefill"))
     if decode is None or prompts is None:
         return None
     widths = (int(a["key_dim"]), int(a["value_dim"]))

@@ -107,7 +107,7 @@ class Launch:
 
         Recurrences of linear attention are priced by what sequences and tokens add, so their launches are here too.
         """
-        a, linear, one = graph.model.attention, graph.model.linear.layers, np.ones(1, np.int64)
+        a, linear, one = graph.model.attention, graph.model.linear.calls, np.ones(1, np.int64)
         kinds = [(windowed, count) for windowed, count in ((False, a.full_layers), (True, a.windowed_layers)) if count]
         prompt = {"batch": one, "tokens": one, "pairs2": 2 * one, "keys": one}
         fixed: dict[tuple[str, bool], float] = {}

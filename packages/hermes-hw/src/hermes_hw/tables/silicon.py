@@ -153,7 +153,7 @@ class SiliconTables:
         if dtype == "bf16":
             if kind.startswith("latent."):
                 found = extra.latent_products(self._nearest, kind)
-            elif kind.startswith("attention.linear_"):
+            elif kind.startswith(("attention.linear_", "attention.kda_")):
                 found = extra.linear_attention(self._nearest, kind)
             elif kind in {"collective.dispatch", "collective.combine"}:
                 node = _NODE_OF_GRACE if self.folder.name.startswith("gb") else _NODE

@@ -42,6 +42,8 @@ KINDS: Final = {
     "attention.index_prefill": KindSpec(("batch", "tokens", "cached"), ("heads", "head_dim"), ("cached",)),
     "attention.linear_decode": KindSpec(("value_heads", "batch"), ("key_dim", "value_dim")),
     "attention.linear_prefill": KindSpec(("value_heads", "tokens"), ("key_dim", "value_dim")),
+    "attention.kda_decode": KindSpec(("value_heads", "batch"), ("key_dim", "value_dim")),
+    "attention.kda_prefill": KindSpec(("value_heads", "tokens"), ("key_dim", "value_dim")),
     "norm": KindSpec(("hidden", "tokens")),
     "rotary": KindSpec(("heads", "kv_heads", "tokens"), ("head_dim", "qk_norm")),
     "elementwise": KindSpec(("width", "tokens"), ("inputs",)),
