@@ -173,7 +173,6 @@ class RankGroup:
         self._step = 0
         self._balancer = Balancer(len(ranks)) if self.settings.preset.startswith("vllm") else None
         """None for engines that deal out within the step loop, and know their ranks."""
-        self._ahead = self.settings.asynchronous_scheduling
 
     # --- the number of the step ---------------------------------------------------------------------------------------
 
@@ -256,8 +255,6 @@ class RankGroup:
 
     def plan(self) -> None:
         """Deal out who has come, and let every rank decide what it works on in the next step."""
-        if not self._ahead:
-            self._tell_front_end()
         incoming = self.incoming
         while incoming and incoming[0].visible_step <= self._step:
             seq = incoming.popleft()
@@ -271,14 +268,10 @@ class RankGroup:
         self.preempted = any(rank.preempted for rank in self.ranks)
         self.blocked = any(rank.blocked for rank in self.ranks)
         self.decode = any(rank.decode and rank.batch.count for rank in self.ranks)
-        if self._ahead:
-            self._tell_front_end()
-        self._sum_up()
-
-    def _tell_front_end(self) -> None:
-        """Tell what waits and runs after the last step, with the step that is planned where it was while that ran."""
         if self._balancer is not None:
+            # An asynchronous engine has planned this step while the last one ran. Another tells a step later.
             self._balancer.note(self.now_ns, [(len(rank.queue), len(rank.running)) for rank in self.ranks])
+        self._sum_up()
 
     def _rank_for(self, seq: Sequence) -> int:
         """Return the number of the rank that a newcomer goes to."""
