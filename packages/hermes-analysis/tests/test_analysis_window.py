@@ -251,6 +251,37 @@ def test_extrapolated_prices_are_warned_of():
     assert "llm/0: 40% of the price of a step is extrapolated beyond measured points" in warnings_of(clients=[priced])
 
 
+def clients_with(*figures):
+    return [
+        rr.ClientInfo(name=f"llm/{i}", pool="llm", device=f"d{i}", idle_power_w=power, price_usd_per_h=price)
+        for i, (power, price) in enumerate(figures)
+    ]
+
+
+def test_whose_rent_and_power_nobody_knows_is_told():
+    steps = [step(0, 0, 2, client=client) for client in (0, 1)]
+    both = warnings_of(clients=clients_with((0, 0), (0, 0)), steps=steps, end_ns=20 * S)
+    assert "no client has a price per hour: cost is electricity alone" in both
+    assert "no client has a power: energy is not known, nor what electricity costs" in both
+    one = warnings_of(clients=clients_with((100, 2), (0, 0)), steps=steps, end_ns=20 * S)
+    assert "no price per hour is known of d1: cost is of the others" in one
+    assert "no power is known of d1: energy is of the others" in one
+    # A client that did nothing, and one whose steps have energy of their own, have no unknown power.
+    idle = warnings_of(clients=clients_with((100, 2), (0, 2)), steps=steps[:1], end_ns=20 * S)
+    told = [step(0, 0, 2, client=client, energy_nj=5 * S) for client in (0, 1)]
+    dynamic = warnings_of(clients=clients_with((0, 2), (0, 2)), steps=told, end_ns=20 * S)
+    service = rr.ClientInfo(name="tools/0", pool="tools")
+    beside = warnings_of(clients=[*clients_with((100, 2)), service], steps=steps, end_ns=20 * S)
+    assert not any("power" in text or "price" in text for text in (*idle, *dynamic, *beside))
+
+
+def test_energy_that_nobody_knows_is_not_printed_as_none_at_all():
+    fields = {"steps": [step(0, 0, 2)], "requests": [{"request_id": 0, "end_ns": S}], "end_ns": 20 * S}
+    out = io.StringIO()
+    summarise(make_record(clients=clients_with((0, 36)), **fields)).print(out)
+    assert "energy not known; cost 0.200 USD" in out.getvalue()
+
+
 def test_findings_of_the_run_are_passed_on_but_for_mere_information():
     found = [{"severity": 1, "summary": "only a note"}, {"severity": 2, "summary": "take care", "detail": "of this"}]
     shown = warnings_of(trailer=rr.RunTrailer(end_ns=S, diagnostics=found))

@@ -342,10 +342,11 @@ def _money(console: Any, summary: RunSummary) -> None:
     answer = summary.energy
     if not answer.energy_j and not answer.cost_usd:
         return  # the record says nothing of either
-    idle = percent(answer.idle_energy_j / answer.energy_j) if answer.energy_j > 0 else percent(None)
-    text = (
-        f"energy {energy(answer.energy_j)} ({idle} idle), {number(answer.joules_per_output_token)} J per output token"
-    )
+    text = "energy not known"
+    if answer.energy_j > 0:
+        idle = percent(answer.idle_energy_j / answer.energy_j)
+        each = number(answer.joules_per_output_token)
+        text = f"energy {energy(answer.energy_j)} ({idle} idle), {each} J per output token"
     if answer.cost_usd:
         text += f"; cost {number(answer.cost_usd)} USD, "
         text += f"{number(answer.usd_per_million_output_tokens)} USD per million output tokens"

@@ -1,6 +1,6 @@
 """From a run record to its summary."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ from hermes_analysis.metrics.steps import StepIndex
 from hermes_analysis.metrics.system import branches, fleet, links, pipelines, tiers
 from hermes_analysis.metrics.tokens import TokenGaps, token_gaps
 from hermes_analysis.metrics.verdict import verdict
-from hermes_analysis.summary import GroupSummary, RunSummary
+from hermes_analysis.summary import ClientSummary, GroupSummary, RunSummary
 
 _UNSERVED_WARNING = 0.01
 _EXTRAPOLATED_WARNING = 0.1
@@ -96,7 +96,7 @@ def summarise(run: RunRecord, prepared: Prepared | None = None) -> RunSummary:
         clients=clients,
         energy=summarise_energy(run, clients, tokens, window),
         verdict=verdict(run, metrics, clients, window),
-        warnings=tuple(_warnings(run, summaries[0], ready, estimated)),
+        warnings=(*_warnings(run, summaries[0], ready, estimated), *_unpriced(run, clients)),
         itl_estimated_share=estimated,
         path=critical_path(run, metrics, ready.jobs),
         pipelines=pipelines(run),
@@ -128,8 +128,6 @@ def _warnings(run: RunRecord, total: GroupSummary, ready: Prepared, estimated: f
     yield from _lost_jobs(run, jobs)
     if total.itl_s is not None and estimated > 0:
         yield f"{estimated:.1%} of the gaps between tokens are of preempted requests: exact in number and sum only"
-    if run.manifest.clients and not any(info.price_usd_per_h > 0 for info in run.manifest.clients):
-        yield "no client has a price per hour: cost is electricity alone"
     yield from _price_warnings(run)
     for finding in run.diagnostics:
         if finding.severity != "info":
@@ -146,6 +144,22 @@ def _lost_jobs(run: RunRecord, jobs: Jobs) -> Iterator[str]:
     number, lost = int(np.count_nonzero(finished)), int(np.count_nonzero(finished & ~with_jobs[:-1]))
     if lost:
         yield f"{lost:,} of {number:,} finished requests have no stage jobs: ITL, stages and the path are of the others"
+
+
+def _unpriced(run: RunRecord, clients: Sequence[ClientSummary]) -> Iterator[str]:
+    """Say whose rent or power nobody knows: what is not known is counted as nothing."""
+    # Without a device it is a service that others run.
+    infos = [info for info in run.manifest.clients if info.device]
+    unrented = [info.device for info in infos if info.price_usd_per_h <= 0]
+    if unrented and len(unrented) == len(infos):
+        yield "no client has a price per hour: cost is electricity alone"
+    elif unrented:
+        yield f"no price per hour is known of {', '.join(dict.fromkeys(unrented))}: cost is of the others"
+    dark = [one.device for one in clients if one.device and one.energy_j <= 0 < one.utilisation]
+    if dark and len(dark) == len(infos):
+        yield "no client has a power: energy is not known, nor what electricity costs"
+    elif dark:
+        yield f"no power is known of {', '.join(dict.fromkeys(dark))}: energy is of the others"
 
 
 def _price_warnings(run: RunRecord) -> Iterator[str]:
