@@ -281,6 +281,45 @@ def test_an_unknown_preset_is_told_beside_all_other_mistakes(tmp_path):
     assert "Did you mean 'vllm'?" in str(caught.value)
 
 
+def test_names_that_nobody_knows_are_told_beside_mistakes_that_hide_them(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "model: llama-3.1-8b\nhardware: h100-sxm\nengine: {preset: vlm, batching: chunkd, max_num_seqs: -4}\n"
+        "routing: least_token\nworkload: {rate: 1/s, promt: 3}\n"
+    )
+    with pytest.raises(SeveralInputsError) as caught:
+        load_scenario(path)
+    told = [(error.place.line, error.problem) for error in caught.value.errors]
+    assert [line for line, _ in told] == sorted(line for line, _ in told), "in the order of the file"
+    for what in ("engine preset 'vlm'", "batching 'chunkd'", "router 'least_token'", "unknown key 'promt'"):
+        assert sum(what in problem for _, problem in told) == 1, what
+    assert "did you mean 'least_tokens'?" in str(caught.value)
+
+
+def test_what_was_cut_to_look_at_the_rest_is_no_further_mistake(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "model: mine\nmodels: {mine: {ref: x, config: 3}}\nhardware: own\ndevices: {own: {memory: much}}\n"
+        "workload: {rate: soon, requests: 4, prompt: 5, output: 5}\n"
+    )
+    with pytest.raises(SeveralInputsError) as caught:
+        load_scenario(path)
+    assert [error.place.path for error in caught.value.errors] == [
+        "models.mine.config",
+        "devices.own.memory",
+        "workload.rate",
+    ]
+
+
+@pytest.mark.parametrize("text", ["workload: 3", "nonsense: 1", "pools: {a: {stages: [x]}}", "devices: 5"])
+def test_a_second_look_is_no_second_fault(tmp_path, text):
+    path = tmp_path / "s.yaml"
+    path.write_text(f"model: m\nhardware: h\n{text}\n")
+    with pytest.raises(InputError) as caught:
+        load_scenario(path)
+    assert text.split(":")[0] in str(caught.value)
+
+
 def test_a_case_that_differs_is_no_reason_not_to_suggest(tmp_path):
     assert refused(tmp_path / "s.yaml", engine="preset: VLLM").remedy.startswith("Did you mean 'vllm'?")
 

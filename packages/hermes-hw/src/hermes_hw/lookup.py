@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from hermes_core.api.errors import InputError
+from hermes_core.api.errors import UnknownNameError
 
 
 @cache
@@ -24,8 +24,8 @@ def normalised(name: str) -> str:
 def find_name(name: str, spellings: Mapping[str, str], kind: str, shown: Iterable[str]) -> str:
     """Return the entry that `name` means; `spellings` maps normalised spellings to entries.
 
-    Raises InputError with the nearest names when there is none. `kind` is for the message, `shown` are the names to
-    suggest.
+    Raises UnknownNameError with the nearest names when there is none. `kind` is for the message, `shown` are the names
+    to suggest.
     """
     found = spellings.get(normalised(name))
     if found is not None:
@@ -38,4 +38,4 @@ def find_name(name: str, spellings: Mapping[str, str], kind: str, shown: Iterabl
         if item not in names:
             names.append(item)
     hint = f"Nearest: {', '.join(names[:4])}." if names else f"Known: {', '.join(sorted(by_key.values()))}."
-    raise InputError(f"unknown {kind} {name!r}", remedy=hint)
+    raise UnknownNameError(f"unknown {kind} {name!r}", kind=kind, name=name, remedy=hint)

@@ -51,12 +51,13 @@ def resolve(deployment: Deployment, options: Sequence[str] = ()) -> Resolved:
     known = (*COMMON_OPTIONS, *options)
     for key in deployment.options:
         find_name(str(key), {normalised(name): name for name in known}, "option of the hardware model", known)
-    device = find_device(deployment.device, deployment.device_spec)
     config = deployment.model_config
     name = deployment.model
     if config is None:
+        # Before the device: of that a scenario is told before anything is compiled.
         entry = find_model(name)
         name, config = entry.name, entry.config
+    device = find_device(deployment.device, deployment.device_spec)
     model = architecture_from_config(name, config, part=str(deployment.options.get("part", "language")))
     if deployment.weight_dtype is not None:
         weights = dtype_named(deployment.weight_dtype, "weight_dtype")

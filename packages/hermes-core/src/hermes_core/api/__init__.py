@@ -8,6 +8,7 @@ from hermes_core.api.errors import (
     MissingExtraError,
     OutputError,
     Place,
+    UnknownNameError,
     UnsupportedError,
 )
 from hermes_core.api.hardware import (
@@ -60,6 +61,7 @@ __all__ = [
     "StageModel",
     "StepModel",
     "StepShape",
+    "UnknownNameError",
     "UnsupportedError",
     "WorkloadFactory",
     "load_plugin",

@@ -43,6 +43,17 @@ class InputError(HermesError):
         super().__init__(f"{text}\n  {remedy}" if remedy else text)
 
 
+class UnknownNameError(InputError):
+    """A name that no catalogue and no plug-in has. `kind` says of what ("model", "device"), `name` is the name."""
+
+    def __init__(
+        self, problem: str, *, kind: str = "", name: str = "", place: Place | None = None, remedy: str | None = None
+    ) -> None:
+        self.kind = kind
+        self.name = name
+        super().__init__(problem, place=place, remedy=remedy)
+
+
 class UnsupportedError(InputError):
     """Asked for something that this version does not do. Never ignored in silence."""
 

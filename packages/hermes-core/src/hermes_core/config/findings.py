@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hermes_core.api.errors import InputError, UnsupportedError
+from hermes_core.api.errors import InputError, UnknownNameError, UnsupportedError
 from hermes_core.config.document import Document, Route
 from hermes_core.config.fields import UNSUPPORTED, UNSUPPORTED_KEY
 
@@ -33,6 +33,17 @@ class Findings:
         """Note that the value (or the key) at `route` is wrong. Parts that the user did not write may be in it."""
         place = self._document.place(locate(self._document.data, route), at_key=at_key)
         self._errors.append(InputError(problem, place=place, remedy=remedy))
+
+    def add_unknown(self, route: Route, error: UnknownNameError) -> None:
+        """Note a name at `route` that nobody knows."""
+        place = self._document.place(locate(self._document.data, route))
+        found = UnknownNameError(error.problem, kind=error.kind, name=error.name, place=place, remedy=error.remedy)
+        self._errors.append(found)
+
+    @property
+    def errors(self) -> tuple[InputError, ...]:
+        """What was found so far."""
+        return tuple(self._errors)
 
     def add_unsupported(self, route: Route, problem: str, remedy: str | None = None) -> None:
         """Note that `route` asks for something of a later version."""
@@ -68,11 +79,14 @@ class Findings:
         """Raise what was found, sorted by place; nothing where nothing is wrong."""
         if not self._errors:
             return
-        # One mistake may be met twice, where a section is used in two places.
-        unique = list({str(error): error for error in self._errors}.values())
-        if len(unique) == 1:
-            raise unique[0]
-        raise SeveralInputsError(sorted(unique, key=_by_place))
+        raise joined(self._errors)
+
+
+def joined(errors: Sequence[InputError]) -> InputError:
+    """Return mistakes as one error, in the order of their places."""
+    # One mistake may be met twice, where a section is used in two places.
+    unique = list({str(error): error for error in errors}.values())
+    return unique[0] if len(unique) == 1 else SeveralInputsError(sorted(unique, key=_by_place))
 
 
 def _by_place(error: InputError) -> tuple[str, int, int]:
@@ -107,4 +121,4 @@ def _holds(node: Any, part: str | int) -> bool:
     return isinstance(node, Mapping) and part in node
 
 
-__all__ = ["Findings", "SeveralInputsError", "locate"]
+__all__ = ["Findings", "SeveralInputsError", "joined", "locate"]

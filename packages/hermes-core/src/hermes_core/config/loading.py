@@ -6,8 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hermes_core.api.errors import InputError
 from hermes_core.config.document import Document, from_mapping, read_text
 from hermes_core.config.findings import Findings
+from hermes_core.config.known import with_unknown_names
 from hermes_core.config.layers import apply_set, load_layers, overlay_seed, with_bases
 from hermes_core.config.resolve import resolve
 from hermes_core.config.sections import Scenario
@@ -43,12 +45,23 @@ def load_scenario(
         document = apply_set(document, assignment)
     if seed is not None:
         document = overlay_seed(document, seed, "--seed")
-    return resolve(
-        validated(document),
-        document,
-        default_name=Path(path).stem if path is not None else "scenario",
-        plugins=plugins or {},
-    )
+    return planned(document, default_name=Path(path).stem if path is not None else "scenario", plugins=plugins or {})
+
+
+def planned(
+    document: Document, *, default_name: str, plugins: Mapping[str, Mapping[str, Any]], thorough: bool = True
+) -> SimulationPlan:
+    """Check a document and resolve it. Raises `InputError` with all that is wrong.
+
+    With `thorough`, names that nobody knows are told beside other mistakes, which takes long in a search over many.
+    """
+    try:
+        scenario = validated(document)
+    except InputError as error:
+        if not thorough:
+            raise
+        raise with_unknown_names(error, document, default_name=default_name, plugins=plugins) from None
+    return resolve(scenario, document, default_name=default_name, plugins=plugins, thorough=thorough)
 
 
 def validated(document: Document) -> Scenario:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hermes_core.api.errors import InputError
+from hermes_core.api.errors import InputError, UnknownNameError
 from hermes_core.api.hardware import HARDWARE_MODELS
 from hermes_core.api.plugins import load_plugin, plugin_names
 from hermes_core.config.document import Document, Route, suggest
@@ -131,6 +131,9 @@ class Parts:
             return None
         try:
             return int(load_plugin(DEVICE_CATALOGUES, hardware.kind)(hardware.device, spec, hardware.options))
+        except UnknownNameError as error:
+            self.findings.add_unknown((*at, "device"), error)
+            return None
         except InputError as error:
             self.findings.add((*at, "device"), error.problem, error.remedy)
             return None
@@ -188,4 +191,6 @@ class Parts:
         known = sorted({*plugin_names(group), *self._plugins.get(group, {})})
         # With nothing installed the run says which package to install; here any name would be refused.
         if known and name not in known:
-            self.findings.add(route, f"there is no {what} {name!r}", suggest(name, known, what="installed"))
+            remedy = suggest(name, known, what="installed")
+            error = UnknownNameError(f"there is no {what} {name!r}", kind=what, name=name, remedy=remedy)
+            self.findings.add_unknown(route, error)

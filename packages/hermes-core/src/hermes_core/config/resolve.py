@@ -8,6 +8,7 @@ from hermes_core.config.deployments import Deployments
 from hermes_core.config.document import Document, Route, suggest
 from hermes_core.config.fields import listed
 from hermes_core.config.findings import Findings
+from hermes_core.config.known import note_unknown_models
 from hermes_core.config.lowering import Lowering, plain_nodes, walk
 from hermes_core.config.network import NetworkPlans
 from hermes_core.config.origins import DEFAULT, CanonicalTree
@@ -18,13 +19,20 @@ from hermes_core.serving.plan import CostPlan, RecordPlan, SimulationPlan
 
 
 def resolve(
-    scenario: Scenario, document: Document, *, default_name: str, plugins: Mapping[str, Mapping[str, Any]]
+    scenario: Scenario,
+    document: Document,
+    *,
+    default_name: str,
+    plugins: Mapping[str, Mapping[str, Any]],
+    findings: Findings | None = None,
+    thorough: bool = True,
 ) -> SimulationPlan:
     """Fill in what the scenario leaves out, and check what only the whole can tell.
 
-    Raises `InputError` with everything that is wrong.
+    What is wrong is noted in `findings`, where they are given; with `thorough`, models that nobody knows are told
+    beside the rest. Raises `InputError` with everything that is wrong.
     """
-    findings = Findings(document)
+    findings = findings if findings is not None else Findings(document)
     tree = CanonicalTree(document)
     accepts = {name: tuple(pool.stages or STAGES) for name, pool in scenario.pools.items()} or {
         "default": _default_stages(scenario)
@@ -41,6 +49,8 @@ def resolve(
     levels = demand.service_levels()
     if scenario.duration_ns is not None and scenario.warm_up_ns >= scenario.duration_ns:
         findings.add(("warm_up",), "the warm-up is as long as the simulation, or longer", "shorten it")
+    if findings.errors and thorough:
+        note_unknown_models(findings, document, pools)
     findings.raise_any()
     for key in ("seed", "duration_ns", "warm_up_ns"):
         alias = key.removesuffix("_ns")

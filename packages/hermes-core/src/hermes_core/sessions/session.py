@@ -15,8 +15,7 @@ from hermes_core.api.hardware import HARDWARE_MODELS, CompiledDeployment, Hardwa
 from hermes_core.api.plugins import load_plugin
 from hermes_core.config.document import Document, Route, from_mapping, read_text
 from hermes_core.config.layers import Assignment, apply_set, load_layers, overlay_seed, read_set, with_bases
-from hermes_core.config.loading import validated
-from hermes_core.config.resolve import resolve
+from hermes_core.config.loading import planned
 from hermes_core.record import MemorySink
 from hermes_core.runs import placed
 from hermes_core.serving.llm.compiled import compile_engine
@@ -89,7 +88,7 @@ class Session:
 
     def resolved(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> dict[str, Any]:
         """Return the resolved scenario, as `hermes explain --json` has it, with every default filled in."""
-        answer: dict[str, Any] = json.loads(self._plan(scenario, sets, seed).canonical_json)
+        answer: dict[str, Any] = json.loads(self._plan(scenario, sets, seed, thorough=True).canonical_json)
         return answer
 
     def run(self, scenario: Any, sets: Sequence[str] = (), seed: int | None = None) -> list[RunRecordChunk]:
@@ -110,10 +109,10 @@ class Session:
         except InputError as error:
             raise placed(error, plan) from error
 
-    def _plan(self, scenario: Any, sets: Sequence[str], seed: int | None) -> SimulationPlan:
+    def _plan(self, scenario: Any, sets: Sequence[str], seed: int | None, *, thorough: bool = False) -> SimulationPlan:
         draft = self.read(scenario, sets) if sets or not isinstance(scenario, Draft) else scenario
         document = draft.document if seed is None else overlay_seed(draft.document, seed, "--seed")
-        return resolve(validated(document), document, default_name=draft.name, plugins={})
+        return planned(document, default_name=draft.name, plugins={}, thorough=thorough)
 
     def _compile(self, plan: SimulationPlan) -> dict[str, CompiledDeployment]:
         pools = [pool for pool in plan.pools if isinstance(pool, PoolPlan)]
