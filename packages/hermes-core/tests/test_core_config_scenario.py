@@ -385,6 +385,8 @@ def test_arrivals_in_all_their_forms(text, canonical):
         ("{uniform: {low: 128, high: 512}}", {"kind": "uniform", "low": 128, "high": 512}),
         ("{kind: normal, mean: 10.5, std: 2}", {"kind": "normal", "mean": 10.5, "std": 2.0}),
         ("{lognormal: {median: 300, p95: 2000}}", {"kind": "lognormal", "median": 300.0, "p95": 2000.0}),
+        ("{lognormal: {median: 1.5k, p95: 12k tokens}}", {"kind": "lognormal", "median": 1500.0, "p95": 12000.0}),
+        ("{normal: {mean: 100.5, std: 0}}", {"kind": "normal", "mean": 100.5, "std": 0.0}),
         ("{lognormal: {mean: 300, cv: 2, max: 4k}}", {"kind": "lognormal", "mean": 300.0, "cv": 2.0, "max": 4000}),
         ("{lognormal: {mean: 300, cv: 2}, max: 4k}", {"kind": "lognormal", "mean": 300.0, "cv": 2.0, "max": 4000}),
         ("{zipf: {exponent: 1.1, low: 1, high: 9}}", {"kind": "zipf", "exponent": 1.1, "low": 1, "high": 9}),

@@ -7,7 +7,7 @@ needed is refused, since nobody can tell whether `latency: 20` meant us or ms.
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from types import MappingProxyType
@@ -55,7 +55,7 @@ class Quantity:
             raise UnitError(f"{_shown(value)} is negative", f"a {self.name} is 0 or more, as in {self.examples}")
         if exact >= self.bound:
             raise UnitError(f"{_shown(value)} is too large for a {self.name}", f"write it like {self.examples}")
-        if self.bare and exact.denominator != 1:
+        if self.bare and self.whole and exact.denominator != 1:
             raise UnitError(f"{_shown(value)} is not a whole number", f"write it like {self.examples}")
         if self.whole:
             whole = round(exact)
@@ -173,6 +173,7 @@ TOKENS: Final = Quantity(
     whole=True,
     bare=True,
 )
+TOKENS_ON_AVERAGE: Final = replace(TOKENS, whole=False)
 COUNT: Final = Quantity("number", "", MappingProxyType(_COUNTS), "1000 or 20k", whole=True, bare=True)
 FLOPS: Final = Quantity(
     "compute rate",

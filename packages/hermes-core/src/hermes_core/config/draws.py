@@ -11,6 +11,8 @@ from hermes_core.config.fields import (
     Count,
     DurationNs,
     Factor,
+    MeanTokens,
+    MeanTokensOrZero,
     NonNegative,
     Number,
     RateOrZero,
@@ -298,17 +300,17 @@ class Normal(_Size):
     """Normal, rounded, at least 1."""
 
     kind: Literal["normal"] = "normal"
-    mean: Factor
-    std: NonNegative
+    mean: MeanTokens
+    std: MeanTokensOrZero
 
 
 class Lognormal(_Size):
     """Lognormal, by median and 95th percentile or by mean and coefficient of variation."""
 
     kind: Literal["lognormal"] = "lognormal"
-    median: Factor | None = None
-    p95: Factor | None = None
-    mean: Factor | None = None
+    median: MeanTokens | None = None
+    p95: MeanTokens | None = None
+    mean: MeanTokens | None = None
     cv: Factor | None = None
 
     @model_validator(mode="after")

@@ -64,6 +64,8 @@ class Unit:
         }
         if not self.quantity.bare:
             return text
+        if not self.quantity.whole:
+            return {"anyOf": [{"type": "number", "exclusiveMinimum" if self.positive else "minimum": 0}, text]}
         return {"anyOf": [{"type": "integer", "minimum": 1 if self.positive else 0}, text]}
 
     def check(self, value: Any) -> int | float:
@@ -168,6 +170,9 @@ RatePerS: TypeAlias = Annotated[float, Unit(units.RATE)]
 RateOrZero: TypeAlias = Annotated[float, Unit(units.RATE, positive=False)]
 Tokens: TypeAlias = Annotated[int, Unit(units.TOKENS)]
 TokensOrZero: TypeAlias = Annotated[int, Unit(units.TOKENS, positive=False)]
+MeanTokens: TypeAlias = Annotated[float, Unit(units.TOKENS_ON_AVERAGE)]
+"""A mean, a median or another quantile: not necessarily whole."""
+MeanTokensOrZero: TypeAlias = Annotated[float, Unit(units.TOKENS_ON_AVERAGE, positive=False)]
 Count: TypeAlias = Annotated[int, Unit(units.COUNT)]
 CountOrZero: TypeAlias = Annotated[int, Unit(units.COUNT, positive=False)]
 SizeBytes: TypeAlias = Annotated[int, Unit(units.MEMORY)]
