@@ -9,7 +9,7 @@ from hermes_core.api import Deployment, InputError, MissingExtraError, Unsupport
 from hermes_hw.dtypes import dtype_named
 from hermes_hw.models import architecture_from_config
 from hermes_hw.operators import EXTRAPOLATED, INTERPOLATED, MEASURED
-from hermes_hw.profiling import backends
+from hermes_hw.profiling import torch_backend
 from hermes_hw.roofline import RooflineModel
 from hermes_hw.tables import SiliconModel, open_tables, silicon
 from hermes_hw.tables.grid import Grid
@@ -147,13 +147,13 @@ def test_a_device_without_a_needed_format_says_which_it_has():
 
 
 def test_a_missing_extra_is_named_with_what_to_type(monkeypatch):
-    for module in (silicon.importlib.util, backends):
+    for module in (silicon.importlib.util, torch_backend):
         monkeypatch.setattr(module, "find_spec", lambda name, *rest: None)
     silicon.SiliconTables.of.cache_clear()
     with pytest.raises(MissingExtraError, match=r"pip install 'hermes-hw\[silicon\]'"):
         SiliconModel().compile(Deployment(model="Llama-3.1-8B", device="h100"))
     with pytest.raises(MissingExtraError, match=r"pip install 'hermes-hw\[profile\]'"):
-        backends.TorchBackend("cpu")
+        torch_backend.TorchBackend("cpu")
 
 
 def test_nothing_asks_the_network(monkeypatch):

@@ -6,9 +6,11 @@ import pytest
 pytest.importorskip("typer", reason="the extra cli is not installed")
 
 from hermes_core.api import InputError, OutputError
+from hermes_core.cli import main
 from hermes_core.cli.root import app as core_app
 from hermes_hw.cli import app
 from hermes_hw.models import find_model
+from hermes_hw.profiling.numpy_backend import NumpyBackend
 from typer.testing import CliRunner
 
 
@@ -136,7 +138,8 @@ def test_profile_check_and_price_work_together(tmp_path):
     folder = str(tmp_path / "tables")
     measured = run("profile", folder, "--name", "this-cpu", "--quick")
     assert measured.exit_code == 0, measured.output
-    assert "measurements in" in measured.output
+    assert "measurements of this-cpu in" in measured.stdout
+    assert "device: this-cpu, kind: measured" in measured.stdout
     again = run("profile", folder)
     assert isinstance(again.exception, OutputError)
     checked = run("tables", "check", folder, "--json")
@@ -154,6 +157,36 @@ def test_profile_check_and_price_work_together(tmp_path):
     scenario.write_text(json.dumps({"model": "llama-3.2-1b", "hardware": hardware, "workload": workload}))
     served = CliRunner().invoke(core_app, ["run", str(scenario), "--json"])
     assert served.exit_code == 0, served.output
+
+
+def test_an_interrupted_profile_says_what_there_is_and_goes_on(tmp_path, monkeypatch, capsys):
+    times, asked = NumpyBackend.times, []
+
+    def interrupted(self, call, turns, timing):
+        asked.append(timing)
+        if len(asked) == 12:
+            raise KeyboardInterrupt
+        return times(self, call, turns, timing)
+
+    monkeypatch.setattr(NumpyBackend, "times", interrupted)
+    folder = str(tmp_path / "t")
+    assert main(["hw", "profile", folder, "--quick"]) == 130
+    said = capsys.readouterr().err
+    assert f"measurements are in {folder}, and can be used; the same command goes on" in said
+    assert "45" not in said.split("stopped:")[1]
+    before = (tmp_path / "t" / "gemm.csv").read_text().splitlines()
+    assert main(["hw", "profile", folder, "--quick", "--budget", "0s"]) == 0
+    captured = capsys.readouterr()
+    assert "are there already" in captured.err
+    assert len(before) <= len((tmp_path / "t" / "gemm.csv").read_text().splitlines())
+
+
+@pytest.mark.parametrize("budget", ["soon", "10", "-5s", "10 parsecs"])
+def test_a_budget_that_is_no_duration_is_refused_before_anything_is_made(tmp_path, budget):
+    result = run("profile", str(tmp_path / "t"), "--budget", budget)
+    assert isinstance(result.exception, InputError)
+    assert "--budget" in str(result.exception)
+    assert not (tmp_path / "t").exists()
 
 
 def test_check_asks_for_the_device_of_tables_that_do_not_say(tmp_path):

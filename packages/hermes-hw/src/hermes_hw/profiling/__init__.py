@@ -1,5 +1,7 @@
 """Measures operators on the machine at hand, into tables of the open format."""
 
-from hermes_hw.profiling.measure import ProfilePlan, profile
+from hermes_hw.profiling.measure import Outcome, Session, Told, profile, setting
+from hermes_hw.profiling.plan import ACCELERATOR, QUICK, ProfilePlan
+from hermes_hw.profiling.store import Folder
 
-__all__ = ["ProfilePlan", "profile"]
+__all__ = ["ACCELERATOR", "QUICK", "Folder", "Outcome", "ProfilePlan", "Session", "Told", "profile", "setting"]

@@ -1,203 +1,312 @@
-"""Measures GEMM, attention and element-wise operators over a grid."""
+"""Measures a plan: coarse points of every operator first, finer ones while time remains, unsteady ones again."""
 
-import os
-import platform
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Final
-
-import numpy as np
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, Protocol
 
 from hermes_hw.dtypes import DTYPES
-from hermes_hw.profiling.backends import Backend, package_version, run_seconds
-from hermes_hw.tables.rows import TableRows, checked_rows
-from hermes_hw.tables.vocabulary import KINDS
+from hermes_hw.profiling import machine
+from hermes_hw.profiling.backend import Backend, Timing
+from hermes_hw.profiling.describe import described
+from hermes_hw.profiling.operators import Workshop
+from hermes_hw.profiling.plan import Point, ProfilePlan, effort_of, points_of
+from hermes_hw.profiling.store import Folder, Reading
+from hermes_hw.profiling.timing import best_and_spread, now_s
+
+_LOOK_EVERY_S: Final = 15.0
+"""How often the speed of the machine is looked at."""
+_SLOW: Final = 1.15
+"""Times as long as at best that the reference may take before what was measured meanwhile is measured again."""
+_REFERENCE: Final = Timing(least_runs=5, budget_s=0.02)
+_VISITS: Final = 6
+"""To one point, at most."""
+_BEFORE: Final = 1
+"""Visits that a point has had which an earlier session measured."""
+_PATIENCE: Final = 3
+"""Times as many runs are made when a point is visited again."""
+_ROUNDS: Final = 4
+"""Of measuring again what is unsteady, after everything has been measured."""
+_CALL_S: Final = 5e-6
+_START_BYTES_PER_S: Final = 1e10
+_START_FLOPS: Final = 1e11
+
+
+class Told(Protocol):
+    """Whom a profile tells how it goes."""
+
+    def say(self, text: str) -> None:
+        """Take a sentence."""
+        ...
+
+    def step(self, done: int, total: int, left_s: float, what: str) -> None:
+        """Note that `done` of `total` measurements are made, and for how long the rest is expected to last."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class ProfilePlan:
-    """Which shapes are measured. Shapes of more than `most_flop` or `most_bytes` are left out."""
+class Outcome:
+    """What came of a session."""
 
-    widths: tuple[int, ...] = (1024, 2048, 4096, 8192)
-    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    contexts: tuple[int, ...] = (16, 64, 256, 1024, 4096)
-    heads: tuple[tuple[int, int], ...] = ((32, 8), (32, 32), (8, 2))
-    """Query and key-value heads."""
-    head_dim: int = 128
-    vocab: int = 32_000
-    most_flop: float = 4e10
-    most_bytes: float = 5e8
+    measured: int
+    planned: int
+    unsteady: int
+    """Measurements whose runs differ."""
+    above: int
+    """Of the others, those that take longer than more work does."""
+    left_out: Sequence[str]
+    spent_s: float
+    slowest: float
+    """The reference at its slowest over its best; 1.0 when speed was even."""
 
-
-_TOLD_EVERY: Final = 25
-"""Shapes, after which progress is told."""
-
-QUICK = ProfilePlan(
-    widths=(512, 2048),
-    rows=(1, 8, 64),
-    batches=(1, 8),
-    contexts=(16, 256),
-    heads=((8, 2),),
-    vocab=8000,
-    most_flop=4e9,
-    most_bytes=1e8,
-)
-"""A plan of seconds instead of minutes."""
+    @property
+    def complete(self) -> bool:
+        """Whether everything of the plan is there."""
+        return self.measured + len(self.left_out) >= self.planned
 
 
-def profile(
-    backend: Backend, name: str, plan: ProfilePlan, progress: Callable[[str], None]
-) -> tuple[list[TableRows], dict[str, Any]]:
-    """Return tables of what was measured, and the content of `meta.json` with a device called `name`.
+@dataclass
+class Session:
+    """Measures the points of a plan into a folder, until all are there or `budget_s` is spent.
 
-    The device's peaks are the best that the machine reached; its power and price are not measured and left at zero.
+    The points of level 0 are measured whatever the budget: without them tables are of no use.
     """
-    measured: list[TableRows] = []
-    for kind, runs in (
-        ("gemm", _gemms(backend, plan)),
-        ("attention.prefill", _prefills(backend, plan)),
-        ("attention.decode", _decodes(backend, plan)),
-        ("norm", _norms(backend, plan)),
-        ("elementwise", _gates(backend, plan)),
-        ("embedding", _embeddings(backend, plan)),
-        ("sample", _samples(backend, plan)),
-    ):
-        measured.append(_measured(backend, kind, runs, progress))
-    progress("measuring memory bandwidth")
-    return measured, _meta(backend, name, measured)
 
+    backend: Backend
+    plan: ProfilePlan
+    folder: Folder
+    name: str | None
+    budget_s: float
+    told: Told
+    timing: Timing = field(default_factory=Timing)
+    clock: Callable[[], float] = now_s
+    _left_out: dict[Point, str] = field(default_factory=dict)
+    _visits: dict[Point, int] = field(default_factory=dict)
+    _disturbed: set[Point] = field(default_factory=set)
+    _since: list[Point] = field(default_factory=list)
+    _references: list[float] = field(default_factory=list)
+    _missing: dict[Point, float] = field(default_factory=dict)
+    """Points without a measurement, and how long each is expected to last."""
+    _missing_s: float = 0.0
+    _expected_s: float = 0.0
+    _spent_s: float = 0.0
 
-def _measured(
-    backend: Backend,
-    kind: str,
-    runs: Iterable[tuple[Mapping[str, int], Callable[[], Any]]],
-    progress: Callable[[str], None],
-) -> TableRows:
-    shapes: list[Mapping[str, int]] = []
-    seconds: list[float] = []
-    for shape, work in runs:
-        if len(shapes) % _TOLD_EVERY == 0:
-            progress(f"measuring {kind}" + (f", {len(shapes)} shapes done" if shapes else ""))
-        shapes.append(shape)
-        seconds.append(run_seconds(backend, work))
-    columns = {name: np.array([shape[name] for shape in shapes], np.int64) for name in KINDS[kind].columns}
-    return checked_rows(kind, backend.dtype, columns, np.array(seconds), "profile", file=kind)
+    def __post_init__(self) -> None:
+        self._began = self._looked = self.clock()
+        self._load = machine.load()
+        self._width = DTYPES[self.backend.dtype].bytes
+        self._points = points_of(self.plan, self._width)
+        self._workshop = Workshop(self.backend)
+        self._flops, self._bytes_per_s = _START_FLOPS, _START_BYTES_PER_S
 
+    def run(self) -> Outcome:
+        """Measure. Ctrl-C and errors pass through; what was measured until then is in the folder, described."""
+        before = len(self._points) - len(self._todo(self._points))
+        self._describe()
+        try:
+            self._look()
+            self._find_speed()
+            self._announce(before)
+            self._describe()
+            for level in sorted({point.level for point in self._points}):
+                here = [point for point in self._points if point.level == level]
+                self._measure(self._todo(here), must=level == 0)
+                self._look()
+                self._measure(self._again(here), must=False)
+            for _ in range(_ROUNDS):
+                self._measure(self._again(self._points), must=False)
+        finally:
+            self._describe()
+        return self.outcome()
 
-def _gemms(backend: Backend, plan: ProfilePlan) -> Iterable[tuple[Mapping[str, int], Callable[[], Any]]]:
-    width = DTYPES[backend.dtype].bytes
-    for n in plan.widths:
-        for k in plan.widths:
-            if n * k * width > plan.most_bytes:
+    def outcome(self) -> Outcome:
+        """Return what there is by now."""
+        doubts = list(self.folder.doubtful().values())
+        return Outcome(
+            sum(self.folder.get(point) is not None for point in self._points),
+            len(self._points),
+            doubts.count("unsteady"),
+            doubts.count("above"),
+            list(self._left_out.values()),
+            self.clock() - self._began,
+            max(self._references) / min(self._references) if self._references else 1.0,
+        )
+
+    def _todo(self, points: Iterable[Point]) -> list[Point]:
+        return [point for point in points if self.folder.get(point) is None and point not in self._left_out]
+
+    def _again(self, points: Iterable[Point]) -> list[Point]:
+        """Return the points whose measurement is not to be trusted, and that may be visited again."""
+        doubts = self.folder.doubtful()
+        return [
+            point
+            for point in points
+            if ((point.kind, point.sizes) in doubts or point in self._disturbed)
+            and self._visits.get(point, _BEFORE) < _VISITS
+        ]
+
+    def _measure(self, points: Sequence[Point], *, must: bool) -> None:
+        for point in points:
+            if not must and self.clock() - self._began > self.budget_s:
+                return
+            self._tell(point)
+            self._disturbed.discard(point)
+            again = self.folder.get(point) is not None
+            self._visits[point] = self._visits.get(point, _BEFORE if again else 0) + 1
+            begun = self.clock()
+            reading = self._reading(point, again=again)
+            if reading is None:
                 continue
-            weights = backend.array(k, n)
-            for m in plan.rows:
-                if 2.0 * m * n * k <= plan.most_flop:
-                    rows = backend.array(m, k)
-                    yield {"m": m, "n": n, "k": k}, lambda a=rows, b=weights: backend.matmul(a, b)  # type: ignore[misc]
+            self.folder.put(point, reading)
+            if not again:
+                self._spent_s += self.clock() - begun
+                self._expected_s += self._visit_s(point)
+                self._missing_s -= self._missing.pop(point, 0.0)
+            self._since.append(point)
+            if self.clock() - self._looked > _LOOK_EVERY_S:
+                self._look()
+
+    def _reading(self, point: Point, *, again: bool = False) -> Reading | None:
+        """Return the measurement of a point; None, with a word, when memory does not suffice."""
+        timing = self.timing
+        if again:
+            timing = replace(timing, least_runs=_PATIENCE * timing.least_runs, fewest_runs=timing.least_runs)
+        try:
+            work = self._workshop.work(point)
+            return Reading(*best_and_spread(self.backend.times(work.call, work.turns, timing)))
+        except (MemoryError, RuntimeError) as error:
+            if not self.backend.memory_error(error):
+                raise
+        self._left_out[point] = f"{_named(point)}: not enough memory"
+        self.told.say(f"left out {self._left_out[point]}")
+        return None
+
+    def _look(self) -> None:
+        """Time the same product as before: whether the machine is slower now, as hot or shared ones are at times."""
+        m, width = min(64, max(self.plan.rows)), self.plan.widths[0]
+        work = self._workshop.work(Point(0, "gemm", (width, width, m)))
+        self._references.append(best_and_spread(self.backend.times(work.call, work.turns, _REFERENCE))[0])
+        self._looked = self.clock()
+        if self._references[-1] > _SLOW * min(self._references):
+            self._disturbed |= set(self._since)
+        self._since.clear()
+
+    def _find_speed(self) -> None:
+        """Find about how fast the machine is, from which times are foretold: by the largest coarse products."""
+        gemms = [point for point in self._points if point.kind == "gemm" and point.level == 0]
+        efforts = {point: effort_of(point, self._width) for point in gemms}
+        few = min(point.columns["m"] for point in gemms)
+        wide = max(gemms, key=lambda point: (point.columns["m"] == few, efforts[point].bytes))
+        large = max(gemms, key=lambda point: efforts[point].flop)
+        for point in (wide, large):
+            reading = self.folder.get(point) or self._reading(point)
+            if reading is not None and self.folder.get(point) is None:
+                self.folder.put(point, reading)
+        found = {point: self.folder.get(point) for point in (wide, large)}
+        if (reading := found[wide]) is not None:
+            self._bytes_per_s = efforts[wide].bytes / reading.seconds
+        if (reading := found[large]) is not None:
+            self._flops = efforts[large].flop / reading.seconds
+
+    def _visit_s(self, point: Point) -> float:
+        """Return how long measuring a point is expected to last."""
+        effort = effort_of(point, self._width)
+        once = max(effort.flop / self._flops, effort.bytes / self._bytes_per_s, _CALL_S)
+        return once * (1 + self.timing.runs(once))
+
+    def _announce(self, before: int) -> None:
+        todo = self._todo(self._points)
+        self._missing = {point: self._visit_s(point) for point in todo}
+        self._missing_s = sum(self._missing.values())
+        warning = machine.load_warning(self._load)
+        if warning:
+            self.told.say(warning)
+        if before:
+            self.told.say(f"{before:,} of {len(self._points):,} measurements are there already")
+        if not todo:
+            return
+        coarse_s = sum(seconds for point, seconds in self._missing.items() if point.level == 0)
+        self.told.say(
+            f"{len(todo):,} measurements to make, about {duration(self._missing_s)} on this machine: coarse ones of "
+            f"every operator first (about {duration(coarse_s)}), then finer ones; ends after {duration(self.budget_s)}"
+        )
+
+    def _tell(self, point: Point) -> None:
+        slower = self._spent_s / self._expected_s if self._expected_s > 0 else 1.0
+        left = min(slower * self._missing_s, max(self.budget_s - (self.clock() - self._began), 0.0))
+        self.told.step(len(self._points) - len(self._missing), len(self._points), left, point.kind)
+
+    def _describe(self) -> None:
+        """Write `meta.json`, the device's peaks being the best that was reached so far."""
+        name, device = described(self.backend, self.name, self.folder, self._flops, self._bytes_per_s)
+        outcome, before = self.outcome(), self.folder.meta
+        self.folder.describe(
+            {
+                "source": f"hermes hw profile on {name}",
+                "measured_at": before.get("measured_at") or _today(),
+                "continued_at": _today(),
+                **setting(self.backend),
+                "load_before": self._load,
+                "measuring": {
+                    "planned": outcome.planned,
+                    "measured": outcome.measured,
+                    "unsteady": outcome.unsteady,
+                    "above_larger": outcome.above,
+                    "left_out": list(outcome.left_out),
+                    "complete": outcome.complete,
+                    "slowest_over_best": round(outcome.slowest, 3),
+                },
+                "device": {"name": name, **device},
+            }
+        )
 
 
-def _attention(backend: Backend, q: Any, k: Any, v: Any) -> Any:
-    """Softmax(q k^T) v, queries of a group of heads beside each other as rows."""
-    return backend.matmul(backend.softmax(backend.matmul(q, backend.transposed(k))), v)
-
-
-def _prefills(backend: Backend, plan: ProfilePlan) -> Iterable[tuple[Mapping[str, int], Callable[[], Any]]]:
-    d = plan.head_dim
-    for heads, kv_heads in plan.heads:
-        for tokens in plan.contexts:
-            for cached in (0, *plan.contexts):
-                # Scores of all pairs, masked ones too: what a plain implementation computes.
-                flop = 4.0 * heads * d * tokens * (tokens + cached)
-                if flop > plan.most_flop or heads * tokens * (tokens + cached) * 4.0 > plan.most_bytes:
-                    continue
-                q = backend.array(kv_heads, heads // kv_heads * tokens, d)
-                k, v = backend.array(kv_heads, tokens + cached, d), backend.array(kv_heads, tokens + cached, d)
-                shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": d, "window": 0}
-                shape |= {"batch": 1, "tokens": tokens, "cached": cached}
-                yield shape, lambda q=q, k=k, v=v: _attention(backend, q, k, v)  # type: ignore[misc]
-
-
-def _decodes(backend: Backend, plan: ProfilePlan) -> Iterable[tuple[Mapping[str, int], Callable[[], Any]]]:
-    d = plan.head_dim
-    for heads, kv_heads in plan.heads:
-        for batch in plan.batches:
-            for context in plan.contexts:
-                if 2.0 * batch * context * kv_heads * d * DTYPES[backend.dtype].bytes > plan.most_bytes:
-                    continue
-                q = backend.array(batch, kv_heads, heads // kv_heads, d)
-                k, v = backend.array(batch, kv_heads, context, d), backend.array(batch, kv_heads, context, d)
-                shape = {"heads": heads, "kv_heads": kv_heads, "head_dim": d, "window": 0}
-                shape |= {"batch": batch, "context": context}
-                yield shape, lambda q=q, k=k, v=v: _attention(backend, q, k, v)  # type: ignore[misc]
-
-
-def _norms(backend: Backend, plan: ProfilePlan) -> Iterable[tuple[Mapping[str, int], Callable[[], Any]]]:
-    for hidden in plan.widths:
-        for tokens in plan.rows:
-            x = backend.array(tokens, hidden)
-            yield {"hidden": hidden, "tokens": tokens}, lambda x=x: backend.norm(x)  # type: ignore[misc]
-
-
-def _gates(backend: Backend, plan: ProfilePlan) -> Iterable[tuple[Mapping[str, int], Callable[[], Any]]]:
-    for width in plan.widths:
-        for tokens in plan.rows:
-            x = backend.array(tokens, width)
-            yield {"inputs": 2, "width": width, "tokens": tokens}, lambda x=x: backend.gate(x, x)  # type: ignore[misc]
-
-
-def _embeddings(backend: Backend, plan: ProfilePlan) -> Iterable[tuple[Mapping[str, int], Callable[[], Any]]]:
-    for hidden in plan.widths:
-        table = backend.array(min(plan.vocab, int(plan.most_bytes // (4 * hidden))), hidden)
-        for tokens in plan.rows:
-            yield {"hidden": hidden, "tokens": tokens}, lambda n=tokens, t=table: backend.gather(t, n)  # type: ignore[misc]
-
-
-def _samples(backend: Backend, plan: ProfilePlan) -> Iterable[tuple[Mapping[str, int], Callable[[], Any]]]:
-    for sequences in plan.batches:
-        x = backend.array(sequences, plan.vocab)
-        yield {"vocab": plan.vocab, "sequences": sequences}, lambda x=x: backend.softmax(x)  # type: ignore[misc]
-
-
-def _meta(backend: Backend, name: str, measured: list[TableRows]) -> dict[str, Any]:
-    gemm = next(table for table in measured if table.kind == "gemm")
-    c = gemm.columns
-    flops = float((2.0 * c["m"] * c["n"] * c["k"] / gemm.seconds).max())
-    # Weights of a product with one row are read once: the largest that do not fit a cache show the bandwidth.
-    single = c["m"] == c["m"].min()
-    weights = c["n"] * c["k"] * DTYPES[backend.dtype].bytes
-    large = single & (weights == weights[single].max())
-    bandwidth = max(float((weights[large] / gemm.seconds[large]).max()), _copy_bytes_per_s(backend))
+def setting(backend: Backend) -> dict[str, Any]:
+    """Return what figures depend on, as written down."""
     return {
-        "source": f"hermes hw profile on {name}",
-        "measured_at": datetime.now(UTC).replace(microsecond=0).isoformat(),
         "backend": backend.name,
-        "versions": {**backend.versions(), "hermes-hw": package_version("hermes-hw")},
-        "machine": {"system": platform.system(), "processor": platform.processor() or platform.machine()},
-        "device": {
-            "name": name,
-            "vendor": platform.processor() or platform.machine(),
-            "family": "cpu",
-            "compute_units": os.cpu_count() or 1,
-            "memory_bytes": _memory_bytes(),
-            "memory_bandwidth_bytes_per_s": bandwidth,
-            "flops": {backend.dtype: flops},
-        },
+        "dtype": backend.dtype,
+        "versions": {**backend.versions(), "hermes-hw": _own_version()},
+        "threads": dict(backend.threads()),
+        "machine": machine.describe(),
     }
 
 
-def _copy_bytes_per_s(backend: Backend) -> float:
-    """Return the bytes a second that adding two large arrays reads and writes."""
-    size = 16_000_000
-    x = backend.array(size)
-    seconds = run_seconds(backend, lambda: x + x, least=5)
-    return 2.0 * size * DTYPES[backend.dtype].bytes / seconds
+def _named(point: Point) -> str:
+    return f"{point.kind} of {', '.join(f'{name} {size}' for name, size in point.columns.items())}"
 
 
-def _memory_bytes() -> int:
+def duration(seconds: float) -> str:
+    """Return a duration as people say it: "12 s", "3 min 20 s"."""
+    whole = round(seconds)
+    if whole < 1:
+        return "a second"
+    minutes, rest = divmod(whole, 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+
+
+def _today() -> str:
+    return datetime.now(UTC).replace(microsecond=0).isoformat()
+
+
+def _own_version() -> str:
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return 16 * 1024**3
+        return version("hermes-hw")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def profile(
+    backend: Backend, plan: ProfilePlan, folder: Folder, told: Told, *, name: str | None = None, budget_s: float = 600.0
+) -> Outcome:
+    """Measure `plan` into `folder`; see `Session`."""
+    return Session(backend, plan, folder, name, budget_s, told).run()
+
+
+__all__ = ["Outcome", "Session", "Told", "duration", "profile", "setting"]

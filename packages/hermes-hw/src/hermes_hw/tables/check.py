@@ -81,4 +81,5 @@ def _errors(predicted: Figures, measured: Figures, chosen: npt.NDArray[np.bool_]
 
 def _part(rows: TableRows, chosen: npt.NDArray[np.bool_]) -> TableRows:
     columns = {name: values[chosen] for name, values in rows.columns.items()}
-    return TableRows(rows.kind, rows.dtype, columns, rows.seconds[chosen], rows.origin)
+    spread = None if rows.spread is None else rows.spread[chosen]
+    return TableRows(rows.kind, rows.dtype, columns, rows.seconds[chosen], rows.origin, spread)

@@ -1,6 +1,6 @@
 """What rows of a benchmark need before they stand for kernels in a server: noise, and caches that are too warm."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hermes_hw.operators import Figures, Sizes
+from hermes_hw.tables.rows import TableRows
+from hermes_hw.tables.vocabulary import KINDS
 
 L2_BYTES: Final[Mapping[str, int]] = {
     "a100_sxm": 40_000_000,
@@ -60,6 +62,45 @@ def rising(columns: Mapping[str, Any], along: str) -> dict[str, Any]:
         latency[begin:end] = np.minimum.accumulate(latency[begin:end][::-1])[::-1]
     rows["latency"] = latency
     return rows
+
+
+def above_larger(rows: TableRows) -> Figures:
+    """Return for each row how many times as long it takes as the fastest one that has at least as much of everything.
+
+    Work within other work takes no longer than that: what lies above was disturbed, or its kernel is a bad one.
+    """
+    sizes, same = _comparable(rows)
+    times = np.ones(len(rows))
+    for i in range(len(rows)):
+        # Rows ascend: what has as much of everything comes after.
+        larger = (sizes[:, i:] >= sizes[:, i : i + 1]).all(axis=0) & same(i)[i:]
+        times[i] = rows.seconds[i] / rows.seconds[i:][larger].min()
+    return times
+
+
+def above_parts(rows: TableRows) -> Figures:
+    """Return for each row how many times as long it takes as smaller ones that do the same work in parts.
+
+    As many as the product of the ratios of all sizes. Somewhat more than 1 is usual where the parts fit a cache and the
+    whole does not.
+    """
+    sizes, same = _comparable(rows)
+    zero = np.array([[name in KINDS[rows.kind].origin] for name in KINDS[rows.kind].axes])
+    widths = sizes + zero
+    times = np.ones(len(rows))
+    for i in range(len(rows)):
+        smaller = (sizes[:, : i + 1] <= sizes[:, i : i + 1]).all(axis=0) & same(i)[: i + 1]
+        parts = (widths[:, i : i + 1] / widths[:, : i + 1]).prod(axis=0)
+        times[i] = rows.seconds[i] / (parts * rows.seconds[: i + 1])[smaller].min()
+    return times
+
+
+def _comparable(rows: TableRows) -> tuple[Figures, Callable[[int], npt.NDArray[np.bool_]]]:
+    """Return sizes along the axes, and what tells which rows have the shape of the i-th."""
+    spec = KINDS[rows.kind]
+    sizes = np.stack([rows.columns[name] for name in spec.axes]).astype(np.float64)
+    shapes = np.stack([rows.columns[name] for name in spec.shape]) if spec.shape else np.zeros((1, len(rows)), np.int64)
+    return sizes, lambda i: np.asarray((shapes == shapes[:, i : i + 1]).all(axis=0))
 
 
 def cold(columns: Mapping[str, Any], nbytes: Figures, cache_bytes: int) -> dict[str, Any]:

@@ -6,7 +6,9 @@ kinds; a value that a kind does not have is left empty.
 
 import csv
 import importlib.util
+import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +24,7 @@ from hermes_hw.tables.vocabulary import KINDS
 FORMAT: Final = "hermes-operator-tables"
 VERSION: Final = 1
 _FIXED: Final = ("kind", "dtype", "latency_us")
+_SPREAD: Final = "spread_percent"
 _US: Final = 1e-6
 
 
@@ -76,17 +79,49 @@ def write_tables(folder: Path, tables: Iterable[TableRows], meta: Mapping[str, A
     by_kind: dict[str, list[TableRows]] = {}
     for rows in tables:
         by_kind.setdefault(rows.kind, []).append(rows)
-    for kind, group in sorted(by_kind.items()):
-        names = KINDS[kind].columns
-        with (folder / f"{kind}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["kind", "dtype", *names, "latency_us"])
-            for rows in sorted(group, key=lambda item: item.dtype):
-                for i, seconds in enumerate(rows.seconds.tolist()):
-                    sizes = [int(rows.columns[name][i]) for name in names]
-                    writer.writerow([kind, rows.dtype, *sizes, f"{seconds / _US:.6g}"])
-    text = json.dumps({"format": FORMAT, "version": VERSION, **meta}, indent=1)
-    (folder / "meta.json").write_text(text + "\n", encoding="utf-8")
+    for _, group in sorted(by_kind.items()):
+        write_table(folder, group)
+    write_meta(folder, meta)
+
+
+def write_table(folder: Path, tables: Iterable[TableRows]) -> None:
+    """Write the tables of one kind, in any formats, as the CSV of that kind in place of what was there, at one stroke.
+
+    Raises OutputError when it cannot be written.
+    """
+    group = sorted(tables, key=lambda item: item.dtype)
+    kind = group[0].kind
+    names = KINDS[kind].columns
+    spread = any(rows.spread is not None for rows in group)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["kind", "dtype", *names, "latency_us", *([_SPREAD] if spread else [])])
+    for rows in group:
+        sizes = [rows.columns[name].tolist() for name in names]
+        times = [f"{seconds / _US:.6g}" for seconds in rows.seconds.tolist()]
+        more = [] if not spread else [_percents(rows)]
+        for fields in zip(*sizes, times, *more, strict=True):
+            writer.writerow([kind, rows.dtype, *fields])
+    _replace(folder / f"{kind}.csv", text.getvalue())
+
+
+def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Write `meta.json` in place of what was there, at one stroke. Raises OutputError when it cannot be written."""
+    _replace(folder / "meta.json", json.dumps({"format": FORMAT, "version": VERSION, **meta}, indent=1) + "\n")
+
+
+def _percents(rows: TableRows) -> list[str]:
+    values = rows.spread.tolist() if rows.spread is not None else [0.0] * len(rows)
+    return [f"{100 * value:.3g}" for value in values]
+
+
+def _replace(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}.part")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from None
 
 
 _FAULTY: Final = "Write it as one, or take the row out."
@@ -131,7 +166,25 @@ def _group(path: Path, columns: Mapping[str, Sequence[Any]], kind: str, dtype: s
         sizes[name] = np.array(values, dtype=np.int64)
     seconds = np.array([_number(path, i + 2, columns["latency_us"][i]) for i in places]) * _US
     lines = [i + 2 for i in places]
-    return checked_rows(kind, dtype, sizes, seconds, path.name, file=str(path), lines=lines, ordered=True)
+    spread = None if _SPREAD not in columns else np.array([_spread(path, i + 2, columns[_SPREAD][i]) for i in places])
+    return checked_rows(
+        kind, dtype, sizes, seconds, path.name, file=str(path), lines=lines, ordered=True, spread=spread
+    )
+
+
+def _spread(path: Path, line: int, value: Any) -> float:
+    """Return a spread as a share; nothing written is none."""
+    try:
+        share = float(value or 0.0) / 100.0
+    except (TypeError, ValueError):
+        share = math.nan
+    if not (math.isfinite(share) and share >= 0.0):
+        raise InputError(
+            f"{_SPREAD} must be a number of at least 0, found {value!r}",
+            place=Place(file=str(path), line=line),
+            remedy="Write it as one, or leave it empty.",
+        )
+    return share
 
 
 def _whole(path: Path, line: int, name: str, value: Any) -> int:

@@ -20,6 +20,8 @@ class TableRows:
     seconds: Figures
     origin: str
     """Where they come from, for notes."""
+    spread: Figures | None = None
+    """How far above a time repeated runs lay (0.1: 10%), where it was written down; 0 for what was not."""
 
     def __len__(self) -> int:
         return len(self.seconds)
@@ -35,6 +37,7 @@ def checked_rows(
     file: str,
     lines: Sequence[int] | None = None,
     ordered: bool = False,
+    spread: Figures | None = None,
 ) -> TableRows:
     """Return the rows when they are sound; `lines` are their places in `file`, for messages.
 
@@ -71,7 +74,8 @@ def checked_rows(
         place = int(max(order[again[0]], order[again[0] + 1]))
         shape = ", ".join(f"{name} {int(columns[name][place])}" for name in spec.columns)
         raise fail(place, f"kind {kind}: {shape} is there twice", "Keep one of them, their median for example.")
-    return TableRows(kind, dtype, {name: columns[name][order] for name in spec.columns}, seconds[order], origin)
+    sizes = {name: columns[name][order] for name in spec.columns}
+    return TableRows(kind, dtype, sizes, seconds[order], origin, None if spread is None else spread[order])
 
 
 def _unsound(spec: KindSpec, columns: Mapping[str, Sizes], seconds: Figures) -> Iterator[tuple[int, str]]:
