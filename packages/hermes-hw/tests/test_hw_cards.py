@@ -6,9 +6,10 @@ from importlib.metadata import entry_points
 
 import pytest
 from hermes_core.api import InputError
-from hermes_hw.cards import UNCHECKED, card_named, checked_since, device_card, price_card, price_kinds
+from hermes_hw.cards import UNCHECKED, card_named, checked_since, device_card, model_card, price_card, price_kinds
 from hermes_hw.devices import device_names, find_device
 from hermes_hw.lookup import load_json
+from hermes_hw.models import find_model, model_names
 
 _FIGURES = {
     "memory_bytes",
@@ -70,6 +71,26 @@ def test_a_figure_never_held_against_a_source_says_so():
     assert figures["interconnect.latency_s"]["checked"] == UNCHECKED
 
 
+def test_a_model_says_what_its_configuration_was_held_against():
+    checked = load_json("checked.json")["models"]
+    assert set(checked) <= set(model_names())
+    assert all("20" in source for source in checked.values())
+    converted = model_card("Qwen/Qwen3-32B-AWQ")
+    assert converted["checked"] == checked["Qwen/Qwen3-32B"]
+    assert converted["notes"][0].endswith(f"{checked['Qwen/Qwen3-32B']}.")
+    memory = next(name for name in model_names() if name not in checked)
+    assert model_card(memory)["checked"] == UNCHECKED
+    assert "entered from memory" in model_card(memory)["notes"][0]
+    assert "from memory" in find_model(memory).source
+
+
+def test_the_card_of_a_hybrid_says_what_it_keeps():
+    values = {item["name"]: item["value"] for item in model_card("nemotron-3-nano")["figures"]}
+    assert (values["state.kind"], values["state.layers"]) == ("Mamba-2", 23)
+    assert values["state.bytes_per_seq"] == 23 * (64 * 64 * 128 * 4 + 3 * 6144 * 2)
+    assert not [item for item in model_card("llama-3.1-8b")["figures"] if item["name"].startswith("state.")]
+
+
 def test_figures_of_the_user_are_the_users_to_check():
     device = find_device("h100-sxm", {"tdp_w": 500.0})
     assert checked_since(device, "tdp_w") == "the user's"
@@ -96,6 +117,11 @@ def test_list_and_show_name_what_was_not_verified():
     assert "price_usd_per_h" in unchecked["h100-sxm"]
     assert "tdp_w" not in unchecked["h100-sxm"]
     assert "not verified" in CliRunner().invoke(app, ["list"]).stdout
+    models = {
+        row["name"]: row["checked"] for row in json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)["models"]
+    }
+    assert "20" in models["Qwen/Qwen3-32B"]
+    assert UNCHECKED in models.values()
     assert UNCHECKED in CliRunner().invoke(app, ["show", "h100-sxm"]).stdout
     shown = CliRunner().invoke(app, ["show", "roofline"])
     assert shown.exit_code == 0

@@ -258,3 +258,53 @@ def test_state_space_layers_of_an_unknown_model_are_refused_with_those_known():
     with pytest.raises(UnsupportedError, match="state-space layers, which are not priced for model_type 'zamba2'") as e:
         architecture_from_config("m", config)
     assert "nemotron_h" in str(e.value)
+
+
+def test_a_format_for_each_module_gives_each_group_what_most_of_it_has():
+    layers = {
+        f"model.layers.{layer}.{name}": {"quant_algo": algorithm}
+        for layer in (0, 1)
+        for name, algorithm in (
+            ("self_attn.q_proj", "FP8"),
+            ("mlp.experts.0.down_proj", "W4A16_NVFP4"),
+            ("mlp.experts.1.down_proj", "W4A16_NVFP4"),
+            ("mlp.shared_expert.up_proj", "FP8"),
+        )
+    }
+    layers |= {"lm_head": {"quant_algo": "NVFP4"}, "model.layers.0.mlp.experts.2.down_proj": {"quant_algo": "FP8"}}
+    section = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    config = {**find_model("Qwen3-30B-A3B").config, "quantization_config": section}
+    formats = architecture_from_config("m", config).quantization
+    assert (formats.attention.name, formats.experts.name, formats.shared_experts.name) == ("fp8", "nvfp4", "fp8")
+    assert (formats.dense.name, formats.lm_head.name) == ("bf16", "nvfp4")
+    for broken, message in (
+        ({}, "expected the formats"),
+        ({"a.mlp.up_proj": {"quant_algo": "INT3"}}, "'INT3' of a.mlp"),
+    ):
+        with pytest.raises((InputError, UnsupportedError), match=message):
+            architecture_from_config("m", {**config, "quantization_config": {**section, "quantized_layers": broken}})
+
+
+def test_an_export_of_modelopt_may_leave_out_its_name():
+    section = {"quant_algo": "FP8", "ignore": ["lm_head"], "producer": {"name": "modelopt"}}
+    formats = architecture_from_config("m", {**find_model("Qwen3-32B").config, "quantization_config": section})
+    assert (formats.quantization.dense.name, formats.quantization.lm_head.name) == ("fp8", "bf16")
+
+
+def test_layers_with_experts_may_be_flagged_one_by_one():
+    config = {**find_model("Qwen3-30B-A3B").config, "moe_layer_freq": [0] + [1] * 47}
+    model = architecture_from_config("m", config)
+    assert (model.moe.layers, model.dense.layers) == (47, 1)
+
+
+def test_the_output_gate_of_latent_attention_is_a_product_of_its_own():
+    model, names, _ = parts("kimi-k3", tensor_parallel=8)
+    assert names["output_gate"].attributes == {"n": 96 * 128 // 8, "k": 7168}
+    gated = dataclasses.replace(model, attention=dataclasses.replace(model.attention, output_gate=False))
+    assert model.attention_parameters - gated.attention_parameters == 7168 * 96 * 128
+
+
+def test_a_conversion_of_a_wide_checkpoint_drops_its_word():
+    assert (
+        find_model("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4").name == "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4"
+    )

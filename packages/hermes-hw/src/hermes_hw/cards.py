@@ -11,8 +11,8 @@ from hermes_core.api.errors import InputError
 from hermes_hw.devices import Device, device_names, find_device
 from hermes_hw.efficiency import efficiency_of
 from hermes_hw.lookup import find_name, load_json, normalised
-from hermes_hw.memory import kv_bytes_per_token
-from hermes_hw.models import architecture_from_config, find_model, model_names
+from hermes_hw.memory import kv_bytes_per_token, state_bytes_per_seq
+from hermes_hw.models import Architecture, architecture_from_config, find_model, model_names
 
 UNCHECKED: Final = "not verified"
 """What is said of a figure that was not held against a source again."""
@@ -57,6 +57,11 @@ def checked_since(device: Device, figure: str) -> str:
         return "the user's"
     known = load_json("checked.json")["figures"].get(device.name, {})
     return str(known.get(figure, UNCHECKED))
+
+
+def model_checked(key: str) -> str:
+    """Return what the configuration `key` of the catalogue was held against and when, or that it was not."""
+    return str(load_json("checked.json")["models"].get(key, UNCHECKED))
 
 
 def device_card(name: str) -> dict[str, Any] | None:
@@ -110,6 +115,20 @@ def _device_notes(device: Device) -> list[str]:
     return notes
 
 
+def _recurrent_values(model: Architecture) -> list[tuple[str, Any]]:
+    """Return what a card says of layers that keep a state; nothing of a model without such."""
+    linear = model.linear
+    if not linear.layers:
+        return []
+    return [
+        ("state.kind", linear.kind.title),
+        ("state.layers", linear.layers),
+        ("state.heads", linear.value_heads),
+        ("state.values_per_layer", linear.state_values),
+        ("state.bytes_per_seq", state_bytes_per_seq(model)),
+    ]
+
+
 def model_card(name: str) -> dict[str, Any] | None:
     """Return the card of the model called `name`, as `device_card` does. None if there is none."""
     try:
@@ -130,6 +149,7 @@ def model_card(name: str) -> dict[str, Any] | None:
         ("attention.full_layers", a.full_layers),
         ("attention.windowed_layers", a.windowed_layers),
         ("attention.window", a.window),
+        *_recurrent_values(model),
         ("dense.layers", model.dense.layers),
         ("dense.intermediate", model.dense.intermediate),
         ("experts.layers", moe.layers),
@@ -137,6 +157,7 @@ def model_card(name: str) -> dict[str, Any] | None:
         ("experts.top_k", moe.top_k),
         ("experts.intermediate", moe.intermediate),
         ("experts.shared_intermediate", moe.shared_intermediate),
+        ("experts.latent", moe.latent),
         ("weights.attention", q.attention.name),
         ("weights.dense", q.dense.name),
         ("weights.experts", q.experts.name),
@@ -144,4 +165,17 @@ def model_card(name: str) -> dict[str, Any] | None:
         ("max_model_len", model.max_model_len),
     ]
     figures = [{"name": key, "value": value, "source": entry.source} for key, value in values]
-    return {"kind": "model", "name": model.name, "figures": figures, "notes": list(model.assumptions)}
+    checked = model_checked(entry.key)
+    said = f"Configuration held against: {checked}."
+    if checked == UNCHECKED:
+        said = (
+            f"Configuration {UNCHECKED}: entered from memory of the published one; its number of parameters is as "
+            "published. Give the config.json where it matters."
+        )
+    return {
+        "kind": "model",
+        "name": model.name,
+        "checked": checked,
+        "figures": figures,
+        "notes": [said, *model.assumptions],
+    }

@@ -321,6 +321,8 @@ class StepGraph:
             operators.append(self._gemm(f"linear_{product.name}", tokens, outputs, inputs, layers, model.activation))
         if kind.gating:
             width = heads if linear.rule == "gated_delta" else values
+            buffers = {"width": values, "inputs": 0}
+            operators.append(self._operator("linear_buffers", "elementwise", sizes, buffers, layers))
             operators.append(
                 self._operator("linear_gating", "elementwise", sizes, {"width": width, "inputs": 2}, layers)
             )

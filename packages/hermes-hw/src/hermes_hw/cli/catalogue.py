@@ -10,7 +10,8 @@ from hermes_hw.cli.output import Json, print_json, print_table, shown, table_of
 
 def list_command(*, as_json: Json = False) -> None:
     """List the devices, models and memories of the catalogues."""
-    from hermes_hw.devices import device_names, find_device  # noqa: PLC0415 - keeps the command line quick
+    from hermes_hw.cards import UNCHECKED, model_checked  # noqa: PLC0415 - keeps the command line quick
+    from hermes_hw.devices import device_names, find_device  # noqa: PLC0415
     from hermes_hw.memories import find_memory, memory_names  # noqa: PLC0415
     from hermes_hw.models import architecture_from_config, find_model, model_names  # noqa: PLC0415
 
@@ -28,6 +29,7 @@ def list_command(*, as_json: Json = False) -> None:
                         "active_parameters": model.active_parameters,
                         "layers": model.layers,
                         "max_model_len": model.max_model_len,
+                        "checked": model_checked(model.name),
                     }
                     for model in models
                 ],
@@ -52,7 +54,7 @@ def list_command(*, as_json: Json = False) -> None:
         )
     print_table(table)
     typer.echo("Not verified: not held against a source again; `hermes hw show NAME` has sources and dates.")
-    table = table_of("Models", "name", "parameters G", "active G", "layers", "longest context")
+    table = table_of("Models", "name", "parameters G", "active G", "layers", "longest context", "configuration")
     for model in models:
         table.add_row(
             model.name,
@@ -60,8 +62,10 @@ def list_command(*, as_json: Json = False) -> None:
             f"{model.active_parameters / 1e9:.2f}",
             str(model.layers),
             f"{model.max_model_len:,}",
+            UNCHECKED if model_checked(model.name) == UNCHECKED else "verified",
         )
     print_table(table)
+    typer.echo("Models not verified: entered from memory, held to their published number of parameters alone.")
     table = table_of("Memories", "name", "part", "read GB/s", "write GB/s", "latency us", "capacity GB")
     for memory in memories:
         table.add_row(

@@ -27,6 +27,8 @@ class ModelEntry:
     parameters_b: float
     """Parameters in billions, as published."""
     source: str
+    key: str = ""
+    """Name in the catalogue: that of the model whose weights these are in another format."""
 
 
 def model_names() -> list[str]:
@@ -67,7 +69,7 @@ def _entry(key: str, name: str) -> ModelEntry:
     config = entry["config"]
     if version in contexts:
         config = {**config, "max_position_embeddings": contexts[version]}
-    return ModelEntry(key, config, entry["parameters_b"], entry["source"])
+    return ModelEntry(key, config, entry["parameters_b"], entry["source"], key)
 
 
 def _in_format(entry: ModelEntry, number_format: str) -> ModelEntry:
@@ -83,7 +85,7 @@ def _in_format(entry: ModelEntry, number_format: str) -> ModelEntry:
         config["quantization_config"] = section
     return replace(
         entry,
-        name=f"{entry.name}-{number_format.upper()}",
+        name=f"{entry.name.removesuffix('-BF16')}-{number_format.upper()}",
         config=config,
         source=f"{entry.source}; weights in {number_format}, as the name says",
     )

@@ -331,9 +331,11 @@ def _dense_width(fields: Fields, model_type: str) -> int:
 def _moe_layers(fields: Fields, layers: int) -> int:
     """Count the layers with experts: all but the leading dense ones and those between the interleave steps."""
     config = fields.config
-    listed = config.get("moe_layers")
+    listed, flags = config.get("moe_layers"), config.get("moe_layer_freq")
     if isinstance(listed, list):
         return len(listed)
+    if isinstance(flags, list):
+        return sum(bool(flag) for flag in flags)
     first = fields.count("first_k_dense_replace", default=0, least=0)
     step = fields.count("moe_layer_freq", "interleave_moe_layer_step", "decoder_sparse_step", default=1)
     dense_only = {int(item) for item in config.get("mlp_only_layers") or []}

@@ -26,6 +26,22 @@ _PROBES: Final = {
 }
 """The name of one weight of each group: a pattern of modules left alone is tried on these."""
 
+_MIXED: Final = "MIXED_PRECISION"
+_MIXED_FORMATS: Final = {
+    "FP8": "fp8",
+    "NVFP4": "nvfp4",
+    "W4A16_NVFP4": "nvfp4",
+    "MXFP4": "mxfp4",
+    "W4A8_NVFP4_FP8": "nvfp4",
+}
+"""Formats of weights by modelopt's names of algorithms."""
+_MIXED_GROUPS: Final = {
+    "shared_experts": ("shared_expert",),
+    "experts": (".experts",),
+    "attention": ("self_attn.", "linear_attn.", ".q_proj", ".o_proj", ".in_proj", ".out_proj"),
+    "dense": (".mlp.", ".down_proj", ".up_proj"),
+}
+"""What the names of a group's modules hold; the first group that fits counts."""
 _LEAF_PROBES: Final = {"feed_forward": "mlp", "block_sparse_moe": "mlp", "shared_expert.": "shared_experts."}
 
 
@@ -47,6 +63,8 @@ def quantization_from_config(config: Mapping[str, Any], activation: DType, layer
         return uniform_quantization(activation, activation)
     if not isinstance(section, Mapping):
         raise InputError(f"quantization_config: expected a mapping, found {section!r}")
+    if str(section.get("quant_algo", "")).upper() == _MIXED:
+        return _mixed(section, activation)
     weights = _weight_dtype(section)
     skipped = _skipped_groups(section, layers // 2)
     if weights.name == "mxfp4" and str(section.get("quant_method")) == "mxfp4":
@@ -56,8 +74,37 @@ def quantization_from_config(config: Mapping[str, Any], activation: DType, layer
     return Quantization(lm_head=activation, **choose)
 
 
+def _mixed(section: Mapping[str, Any], activation: DType) -> Quantization:
+    """Read a section of modelopt that names a format for each module: each group has what most of its modules have."""
+    named = section.get("quantized_layers")
+    if not isinstance(named, Mapping) or not named:
+        raise InputError("quantization_config.quantized_layers: expected the formats of modules by name")
+    counts: dict[str, dict[str, int]] = {}
+    for module, entry in named.items():
+        algorithm = str(entry.get("quant_algo", "") if isinstance(entry, Mapping) else entry).upper()
+        if algorithm not in _MIXED_FORMATS:
+            raise UnsupportedError(
+                f"quantization_config.quantized_layers: {algorithm or 'absent'!r} of {module} is not supported",
+                remedy=f"Known: {', '.join(_MIXED_FORMATS)}.",
+            )
+        group = next((one for one, words in _MIXED_GROUPS.items() if any(word in str(module) for word in words)), "")
+        found = counts.setdefault(group, {})
+        found[algorithm] = found.get(algorithm, 0) + 1
+    formats = {
+        group: dtype_named(_MIXED_FORMATS[max(counts[group], key=lambda name: counts[group][name])])
+        if group in counts
+        else activation
+        for group in _MIXED_GROUPS
+    }
+    head = str(named["lm_head"].get("quant_algo", "")).upper() if isinstance(named.get("lm_head"), Mapping) else ""
+    return Quantization(lm_head=dtype_named(_MIXED_FORMATS[head]) if head else activation, **formats)
+
+
 def _weight_dtype(section: Mapping[str, Any]) -> DType:
     method = str(section.get("quant_method", "")).lower().replace("_", "-")
+    if not method and section.get("quant_algo"):
+        # Earlier exports of modelopt do not name the method.
+        method = "modelopt"
     if method == "compressed-tensors":
         return _compressed_tensors_dtype(section)
     if method == "modelopt":

@@ -33,7 +33,8 @@ class Rule:
     group_shared: bool = False
     """Whether the products of queries and keys are made once for the heads of a group."""
     gating: bool = False
-    """Whether decays are made by a kernel of their own."""
+    """Whether decays are made by a kernel of their own, and its inputs copied and the output zeroed by one before it
+    (vLLM, models/qwen3_5.py: both halves of the gates made contiguous, `torch.zeros` for the output)."""
     normed: bool = True
     """Whether a norm stands before the output projection."""
 
