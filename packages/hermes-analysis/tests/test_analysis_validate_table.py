@@ -300,8 +300,16 @@ def test_the_first_token_of_tensorrt_llm_leaves_at_once():
     made = {**LOOP, "backend": "trtllm", "silicon_data_source": "db-dump/2026-04-27; silicon_concurrency=16"}
     assert inferencex.steps_waited(closed_loop.case_of(made).assumptions) == 0
     assert inferencex.steps_waited(closed_loop.case_of({**made, "backend": "sglang"}).assumptions) == 15
-    ranks = closed_loop.case_of({**made, "attention_dp_size": "8", "model_path": "deepseek-ai/DeepSeek-R1"})
-    assert inferencex.steps_waited(ranks.assumptions) == 30
+
+
+def test_ranks_of_tensorrt_llm_wait_for_one_another_s_prompts_there():
+    made = {**LOOP, "backend": "trtllm", "silicon_data_source": "db-dump/2026-04-27; silicon_concurrency=16"}
+    ranks = {"attention_dp_size": "8", "model_path": "deepseek-ai/DeepSeek-R1"}
+    case = closed_loop.case_of({**made, **ranks})
+    assert case.scenario["engine"]["prompt_balance"] == {"timeout_steps": 60, "batching_wait_steps": 0}
+    assert inferencex.BALANCED in case.assumptions
+    others = [made, {**made, **ranks, "backend": "sglang"}, {**LOOP, **ranks, "backend": "trtllm"}]
+    assert not any("prompt_balance" in closed_loop.case_of(row).scenario["engine"] for row in others)
 
 
 def test_tensorrt_llm_has_room_for_one_prompt_beside_all_users_there():

@@ -10,6 +10,7 @@ from hermes_core.serving.llm.settings import (
     EngineSettings,
     FrontEndSettings,
     LoraSettings,
+    PromptBalanceSettings,
     SpeculationSettings,
     StructuredOutputSettings,
 )
@@ -64,7 +65,12 @@ def engines(draw):
         lora=draw(loras(draw(slots))) if featured and draw(st.booleans()) else None,
         structured_output=draw(grammars()) if featured and draw(st.booleans()) else None,
         asynchronous_scheduling=draw(st.booleans()),
+        prompt_balance=draw(st.none() | balances()),
     )
+
+
+def balances():
+    return st.builds(PromptBalanceSettings, st.sampled_from([1, 4, 50]), st.sampled_from([0, 2]))
 
 
 @st.composite
@@ -291,7 +297,10 @@ def test_exact_mode_gives_the_same_record_when_disaggregated(
 ):
     plan = small_plan(engine, duration_ns=duration)
     prefill = replace(plan.pools[0], name="prefill", stages=("prefill",), clients=clients[0])
-    decode = replace(plan.pools[0], name="decode", stages=("decode",), clients=clients[1], kv_transfer=transfer)
+    halves = replace(engine, prompt_balance=None)
+    decode = replace(
+        plan.pools[0], name="decode", stages=("decode",), clients=clients[1], kv_transfer=transfer, engine=halves
+    )
     plan = replace(plan, pools=(prefill, decode))
     fast = simulate(plan, source, model, memory=memory, data_parallel=ranks)
     exact = simulate(replace(plan, exact=True), source, model, memory=memory, data_parallel=ranks)
@@ -305,12 +314,13 @@ def test_exact_mode_gives_the_same_record_when_disaggregated(
     lora=st.none() | loras(1),
     speculation=st.none() | speculations(),
     structured=st.none() | grammars(),
+    balance=st.none() | balances(),
     ranks=st.sampled_from([1, 2, 4]),
     per_context_fs=st.sampled_from([0, 1_000_000_001]),
     seed=st.integers(0, 1 << 30),
 )
 def test_exact_mode_gives_the_same_record_with_long_stretches(
-    lora, speculation, structured, ranks, per_context_fs, seed
+    lora, speculation, structured, balance, ranks, per_context_fs, seed
 ):
     """Where nothing runs short, so that stretches are long, and arrivals fall into the middle of them."""
     rng = np.random.default_rng(seed)
@@ -322,6 +332,7 @@ def test_exact_mode_gives_the_same_record_with_long_stretches(
         lora=lora,
         speculation=speculation,
         structured_output=structured,
+        prompt_balance=balance,
         asynchronous_scheduling=bool(seed % 2),
     )
     plan = small_plan(engine)

@@ -72,11 +72,13 @@ def test_who_waits_weighs_four_times_as_much_as_who_runs():
     assert balancer.choose(200 * MS) == 0
 
 
-@pytest.mark.parametrize(("preset", "least_ms", "most_ms"), [("vllm-0.15", 80, 90), ("tensorrt-llm", 40, 50)])
-def test_only_vllm_deals_out_by_old_counts(preset, least_ms, most_ms):
+@pytest.mark.parametrize(
+    ("preset", "least_ms", "most_ms"), [("vllm-0.15", 80, 90), ("sglang-0.5", 80, 90), ("tensorrt-llm", 40, 50)]
+)
+def test_who_deals_out_by_what(preset, least_ms, most_ms):
     """One slot a rank. Rank 1 makes a long answer; rank 0 is free when the last request comes, at 40 ms.
 
-    But vLLM's front end has sent two to rank 0 and one to rank 1 by then, and heard nothing.
+    But vLLM's front end has sent two to rank 0 and one to rank 1 by then, and heard nothing. SGLang's deals in turn.
     """
     settings = EngineSettings(preset=preset, kv_blocks=101, max_num_seqs=1, max_num_batched_tokens=64)
     rows = [(0, 1, 1), (0, 1, 80), (20 * MS, 1, 1), (40 * MS, 1, 1)]

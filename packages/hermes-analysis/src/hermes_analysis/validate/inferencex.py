@@ -19,7 +19,8 @@ _MANY_USERS: Final = 16
 _LONG_PROMPT: Final = 4096
 POLLED: Final = "SGLang takes requests in every {} steps, as InferenceMAX starts it (--scheduler-recv-interval)"
 BALANCED: Final = "TensorRT-LLM lets prompts in every 60 steps or when every rank has one, as InferenceMAX starts it"
-_WAITS: Final = {POLLED.format(10): 5.0, POLLED.format(30): 15.0, BALANCED: 30.0}
+_BALANCE: Final = {"timeout_steps": 60, "batching_wait_steps": 0}
+_WAITS: Final = {POLLED.format(10): 5.0, POLLED.format(30): 15.0}
 """Steps after which a first token is seen, on average, by what was told of a row: half the interval."""
 _SPARE_TOKENS: Final = 64
 """TensorRT-LLM's budgets of tokens there are multiples of it, and have as many to spare."""
@@ -74,11 +75,13 @@ def engine(row: Mapping[str, str], users: int, told: list[str]) -> dict[str, Any
         told.append(POLLED.format(30 if users >= _MANY_USERS else 10))
         return {"max_num_batched_tokens": 16_384}
     if row["backend"] == "trtllm":
+        limits: dict[str, Any] = {"max_num_batched_tokens": 20_000}
+        if "gpt-oss" not in row["model_path"]:
+            limits = _tensorrt(row, users, prompt, told)
         if int(float(row.get("attention_dp_size") or 1)) > 1:
             told.append(BALANCED)
-        if "gpt-oss" in row["model_path"]:
-            return {"max_num_batched_tokens": 20_000}
-        return _tensorrt(row, users, prompt, told)
+            limits["prompt_balance"] = _BALANCE
+        return limits
     return {"max_num_batched_tokens": 16_384 if prompt > _LONG_PROMPT else 2_048}
 
 

@@ -118,6 +118,13 @@ def _policies(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
     for key in ("first_use_at", "first_use_multiples"):
         if getattr(settings, "first_use_at_tokens" if key == "first_use_at" else key) and not settings.first_use_ns:
             yield key, "it says of which steps the first lasts longer, and not how much", "Give first_use, as in 0.9 s."
+    balance = settings.prompt_balance
+    if balance is not None and balance.timeout_steps < 1:
+        yield (
+            "prompt_balance.timeout_steps",
+            f"{balance.timeout_steps} steps are no time to wait for other ranks' prompts",
+            "Give at least 1, or leave prompt_balance out.",
+        )
     threshold = settings.long_prefill_token_threshold
     if threshold and settings.batching != "chunked":
         yield (
@@ -136,6 +143,12 @@ def _halves(settings: EngineSettings, stages: SequenceOf[str]) -> Iterator[tuple
                 f"{policy} batching never serves {other}, and the pool accepts {' and '.join(stages)}",
                 f"Write `stages: [{own}]`, and another pool for {other}; or take another policy.",
             )
+    if settings.prompt_balance is not None and tuple(stages) == ("decode",):
+        yield (
+            "prompt_balance",
+            "ranks wait for one another's prompts, and the pool accepts decode alone",
+            "Leave it out, or give it to the pool for prefill.",
+        )
 
 
 def _speculation(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:

@@ -456,6 +456,8 @@ class LlmClient(EngineFacts):
         scheduler = self.scheduler
         if self._single or scheduler.preempted or (scheduler.blocked and scheduler.restless()):
             return 1
+        if scheduler.patience < steps:
+            steps = scheduler.patience
         incoming = scheduler.incoming
         if incoming:
             if scheduler.leaving:

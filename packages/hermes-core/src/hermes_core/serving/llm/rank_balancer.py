@@ -1,8 +1,7 @@
 """To which data-parallel rank vLLM sends a request: by counts that a coordinator passes on now and then.
 
 Read in vLLM 0.19.0: v1/engine/core_client.py, `DPLBAsyncMPClient.get_core_engine_for_request`, and
-v1/engine/coordinator.py, `DPCoordinatorProc.process_input_socket`. Other engines know better: TensorRT-LLM's ranks tell
-one another before each step.
+v1/engine/coordinator.py, `DPCoordinatorProc.process_input_socket`.
 """
 
 from collections import deque

@@ -14,7 +14,8 @@ from hermes_core.api.time import Femtos, Nanos
 from hermes_core.serving.llm.batches.decode import NEVER
 from hermes_core.serving.llm.batches.speculative import ExactSpeculativeBatch, SpeculativeBatch
 from hermes_core.serving.llm.kv.exchange import Owner
-from hermes_core.serving.llm.rank_balancer import WEIGHT_OF_WAITING, Balancer
+from hermes_core.serving.llm.prompt_balance import PromptBalance
+from hermes_core.serving.llm.rank_balancer import Balancer
 from hermes_core.serving.llm.scheduling.scheduler import Scheduler
 from hermes_core.serving.llm.sequence import FETCHED, Sequence
 from hermes_core.serving.llm.structured import Grammars
@@ -172,7 +173,11 @@ class RankGroup:
         self._owner = owner
         self._step = 0
         self._balancer = Balancer(len(ranks)) if self.settings.preset.startswith("vllm") else None
-        """None for engines that deal out within the step loop, and know their ranks."""
+        """None for engines that deal out otherwise."""
+        self._turn = 0 if self.settings.preset.startswith("sglang") else None
+        """Whose it is, where ranks take requests in turn; None for engines that know how many each has."""
+        balance = self.settings.prompt_balance
+        self._prompts = PromptBalance(balance) if balance is not None else None
 
     # --- the number of the step ---------------------------------------------------------------------------------------
 
@@ -262,6 +267,12 @@ class RankGroup:
                 seq.rank = self._rank_for(seq)
             self.ranks[seq.rank].incoming.append(seq)
         self.chunks = []
+        if self._prompts is not None:
+            for rank in self.ranks:
+                rank.let_in()
+            held = self._prompts.holds(self.ranks, self._step)
+            for rank in self.ranks:
+                rank.held = held
         for rank in self.ranks:
             rank.plan()
             self.chunks += rank.chunks
@@ -274,14 +285,19 @@ class RankGroup:
         self._sum_up()
 
     def _rank_for(self, seq: Sequence) -> int:
-        """Return the number of the rank that a newcomer goes to."""
+        """Return the number of the rank that a newcomer goes to.
+
+        SGLang deals out in turn (managers/data_parallel_controller.py, load_balance_method round_robin, its default);
+        TensorRT-LLM to the rank with the fewest requests, of which all ranks tell one another before each step
+        (_torch/pyexecutor/scheduler/adp_router.py).
+        """
         if self._balancer is not None:
             return self._balancer.choose(seq.enqueue_ns)
-        waiting = [len(rank.queue) + len(rank.incoming) for rank in self.ranks]
-        scores = [
-            WEIGHT_OF_WAITING * waits + len(rank.running) for waits, rank in zip(waiting, self.ranks, strict=True)
-        ]
-        return scores.index(min(scores))
+        if (turn := self._turn) is not None:
+            self._turn = (turn + 1) % len(self.ranks)
+            return turn
+        counts = [len(rank.running) + len(rank.queue) + len(rank.incoming) for rank in self.ranks]
+        return counts.index(min(counts))
 
     def _sum_up(self) -> None:
         shape = self.shape
@@ -289,6 +305,11 @@ class RankGroup:
         shape.prefill_seqs = sum(one.prefill_seqs for one in working)
         shape.prefill_tokens = sum(one.prefill_tokens for one in working)
         shape.sampled_seqs = sum(one.sampled_seqs for one in working)
+
+    @property
+    def patience(self) -> int:
+        """For how many steps, the one that is planned included, prompts are held back for the sake of other ranks."""
+        return NEVER if self._prompts is None else self._prompts.patience
 
     def restless(self) -> bool:
         """Return whether the head of a queue might be let in at the next step though nothing is freed until then."""

@@ -101,6 +101,16 @@ class FrontEndSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptBalanceSettings:
+    """Data-parallel ranks that step together wait for one another's prompts (TensorRT-LLM: attention_dp_config)."""
+
+    timeout_steps: int = 50
+    """Prompts that wait while other ranks have none are worked on after so many steps (`timeout_iters`)."""
+    batching_wait_steps: int = 10
+    """Once all ranks have prompts, they wait so many steps more (`batching_wait_iters`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSettings:
     """Everything that decides what an engine does in a step. Prices are the hardware model's."""
 
@@ -131,6 +141,8 @@ class EngineSettings:
     preempt: Literal["auto", "last_admitted", "worst_priority", "fewest_output"] = "auto"
     """Whom to preempt when memory runs out; auto does as vLLM: the worst priority where the queue goes by priority,
     else who was admitted last."""
+    prompt_balance: PromptBalanceSettings | None = None
+    """None lets each rank work on its prompts when it likes. No matter where there is one rank."""
     asynchronous_scheduling: bool = True
     """Plan step k+2 while step k+1 runs: what arrives, or is freed, during step k serves k+2 (else k+1)."""
     graph_sizes: tuple[int, ...] = ()

@@ -24,6 +24,9 @@ from hermes_core.serving.request import FINISHED
 class Scheduler:
     """Queue, running sequences and KV blocks of one engine. Implements `batching.Batch`."""
 
+    patience = NEVER
+    """One rank waits for no other; see `RankGroup`."""
+
     __slots__ = (
         "_block_size",
         "_delayed",
@@ -47,6 +50,7 @@ class Scheduler:
         "decode_seqs",
         "exchange",
         "fetched",
+        "held",
         "in_arrival_order",
         "incoming",
         "leaving",
@@ -84,7 +88,8 @@ class Scheduler:
         """Ended, slots and blocks not free yet: the step after is already planned."""
         self.aborts: deque[tuple[int, Sequence, int]] = deque()
         """Cancelled while running: (first step without it, sequence, status)."""
-        self.blocked = False
+        self.blocked = self.held = False
+        """`held`: whether the step that is planned works on no prompts, for the sake of other ranks."""
         self.queue = queue
         self.batch: DecodeBatch = batch_of(settings, parts.layout, parts.window, exact=parts.exact)
         self.traits = traits_of(settings, walks=parts.exact)
@@ -229,15 +234,15 @@ class Scheduler:
             self._reservation.next_step()
         incoming = self.incoming
         if incoming and incoming[0].visible_step <= self.step:
-            self._let_in()
+            self.let_in()
         if not self._prompts_first:
             if needed := self.batch.demand():
                 self.feed_decodes(needed)
             self._demand_taken = True
-        if self.queue or self.prefilling or self.fetched or self._every_step:
+        if not self.held and (self.queue or self.prefilling or self.fetched or self._every_step):
             self.plan_prompts()
         else:
-            self.blocked = False
+            self.blocked = self.held and bool(self.queue or self.prefilling or self.fetched)
             if self._prompts_first:
                 self.feed_decodes(self.batch.demand())
         if self.preempted and self._reservation is not None:
@@ -248,8 +253,7 @@ class Scheduler:
         self.decode = True
         self.decode_seqs = self.batch.count
         self._policy.plan(self)
-        while self._passed_over:
-            self.queue.restore(self._passed_over.pop())
+        self.restore_passed_over()
         if not self.decode:
             if self._demand_taken:
                 # The decoding members stand still: what was taken for them is given back.
@@ -258,7 +262,7 @@ class Scheduler:
             self.feed_decodes(self.batch.demand())
         self.blocked = bool(self.queue) or bool(self.fetched)
 
-    def _let_in(self) -> None:
+    def let_in(self) -> None:
         """Let those wait in the queue whom the step that is planned can see."""
         incoming = self.incoming
         step = self.step
@@ -356,6 +360,11 @@ class Scheduler:
         traits, queue = self.traits, self.queue
         while traits is not None and queue and not traits.may_enter(queue.head()):
             self._passed_over.append(queue.pop())
+
+    def restore_passed_over(self) -> None:
+        """Let those wait again in their places that were passed over."""
+        while self._passed_over:
+            self.queue.restore(self._passed_over.pop())
 
     def uncached(self, seq: Sequence) -> int:
         """Return how many tokens of a waiting sequence's prompt the prefix cache does not hold."""
