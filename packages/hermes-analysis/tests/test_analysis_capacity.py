@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 from hermes_analysis.capacity import CapacityOptions, Verdict, capacity_of, smallest_fleet
@@ -43,7 +44,7 @@ def test_the_rate_is_kept_and_a_little_more_is_not():
     assert broken <= found.rate_per_s * 1.06
     assert attainment(broken) < 0.99
     assert found.binds == "slo_attainment >= 0.99"
-    assert found.surely_kept_per_s <= found.rate_per_s < found.surely_broken_per_s
+    assert found.surely_kept <= found.rate_per_s < found.surely_broken
     assert len(found.probes) < 14
 
 
@@ -150,6 +151,59 @@ def test_a_workload_without_a_rate_is_told_before_anything_is_run():
     mix = {**SCENARIO, "workload": {"mix": [SCENARIO["workload"]]}}
     with pytest.raises(AnalysisError, match=r"kind mix has no rate to search over; .*--rate workload\.mix\.0\.rate"):
         capacity_of(mix, options=FAST)
+
+
+def test_over_a_trace_the_factor_of_its_rates_is_searched(tmp_path):
+    trace = tmp_path / "trace.csv"
+    rows = (f"{place * 250_000_000},{1024},{64}" for place in range(240))  # four a second for a minute
+    trace.write_text("\n".join(["arrival_ns,prompt_tokens,output_tokens", *rows]) + "\n")
+    scenario = {**SCENARIO, "workload": {"trace": str(trace)}}
+    found = capacity_of(scenario, options=FAST)
+    assert found.dial.factor
+    assert found.trace_rate_per_s == pytest.approx(240 / (239 * 0.25))
+    assert found.rate_per_s == pytest.approx(found.level * found.trace_rate_per_s)
+    runner = session()
+    draft = runner.read(scenario)
+    for level, kept in ((found.level, True), (min(p.level for p in found.probes if not p.verdict.kept), False)):
+        met = point_metrics(runner.run(draft, [f"workload.rate_scale={level}"], 1))["slo_attainment"]
+        assert (met >= 0.99) is kept
+    path = tmp_path / "replay.yaml"
+    path.write_text(yaml_text(scenario))
+    words = {"seeds": "3", "tolerance": 0.1, "limits": ("ttft.p99 <= 1 s",)}
+    text = capacity(CapacityRequest(path, **words))
+    assert re.match(r"[\d.]+ times the rates of the trace \([\d.]+ requests/s on average\) keep the limits", text)
+    assert "factors were tried: 1, 2, " in text
+    answer = json.loads(capacity(CapacityRequest(path, as_json=True, **words)))
+    assert answer["rate_per_s"] == pytest.approx(answer["factor"] * found.trace_rate_per_s)
+    with pytest.raises(AnalysisError, match="a longer trace would last"):
+        capacity(CapacityRequest(path, limits=("usd_per_h <= 100",), seeds="1"))
+
+
+def test_a_search_keeps_the_kind_of_arrivals():
+    bursty = {"kind": "gamma", "rate": "8/s", "cv": 4}
+    base = {key: value for key, value in SCENARIO["workload"].items() if key != "rate"}
+    written = {"short": bursty, "nested": {"gamma": {"rate": "8/s", "cv": 4}}}
+    found = {
+        name: capacity_of({**SCENARIO, "workload": {**base, "arrivals": said}}, options=FAST)
+        for name, said in written.items()
+    }
+    assert found["short"].dial.path == "workload.arrivals.rate"
+    assert found["nested"].dial.path == "workload.arrivals.gamma.rate"
+    assert found["short"].level == found["nested"].level
+    assert found["short"].level < 0.9 * capacity_of(SCENARIO, options=FAST).level, "bursts break the level sooner"
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "message"),
+    [
+        ({"kind": "closed_loop", "concurrency": 4}, "a closed loop has no rate"),
+        ({"stages": [{"rate": "5/s", "duration": "3 s"}]}, "arrivals of the kind stages have no one rate"),
+    ],
+)
+def test_arrivals_without_a_rate_are_told_before_anything_is_run(arrivals, message):
+    base = {key: value for key, value in SCENARIO["workload"].items() if key != "rate"}
+    with pytest.raises(AnalysisError, match=message):
+        capacity_of({**SCENARIO, "workload": {**base, "arrivals": arrivals}}, options=FAST)
 
 
 def test_several_deployments_at_a_time_give_what_each_gives(scenario):

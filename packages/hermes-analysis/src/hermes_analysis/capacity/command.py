@@ -24,7 +24,9 @@ def capacity(
         str | None,
         typer.Option("--fleet", metavar="PATH=NUMBERS", help="Find the smallest number instead: replicas=1..32."),
     ] = None,
-    path: Annotated[str, typer.Option("--rate", metavar="PATH", help="The rate that is raised.")] = "workload.rate",
+    path: Annotated[
+        str, typer.Option("--rate", metavar="PATH", help="The rate that is raised; over a trace its rate_scale.")
+    ] = ("workload.rate"),
     seeds: SeedsText = "3",
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Width of the answer, as a share of the rate.")

@@ -1,10 +1,11 @@
 """The highest rate that keeps a service level, by bisection on simulated runs."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from hermes_analysis.capacity.dial import DEFAULT_PATH, TRACE_PATH, Dial, dial_of
 from hermes_analysis.capacity.verdicts import Judgement, Probe, Verdict
 from hermes_analysis.errors import AnalysisError
 from hermes_analysis.executors import Executor, SerialExecutor
@@ -16,18 +17,14 @@ _DOUBLINGS: Final = 16
 _HALVINGS: Final = 10
 _FEWEST_REQUESTS: Final = 200
 _MOST_REQUESTS: Final = 20_000
-_REMEDIES: Final = {
-    "trace": "fit a generator to the trace with `hermes workload fit`, or ask for the smallest --fleet that serves it",
-    "mix": "name that of one of its parts: --rate workload.mix.0.rate",
-}
 
 
 @dataclass(frozen=True, slots=True)
 class CapacityOptions:
     """How a capacity is searched."""
 
-    path: str = "workload.rate"
-    """What is raised."""
+    path: str = DEFAULT_PATH
+    """What is raised: a rate. Over a trace it is a factor of the trace's rates."""
     seeds: Seeds = "3"
     """As in `hermes_analysis.seeds`."""
     tolerance: float = 0.02
@@ -40,19 +37,27 @@ class CapacityOptions:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """The highest rate that keeps the limits."""
+    """The highest level of the dial that keeps the limits: a rate in requests/s, or a factor of a trace's rates."""
 
-    rate_per_s: float
-    """By the mean over the seeds; 0 when no rate does."""
-    surely_kept_per_s: float
-    """Highest rate tried whose mean keeps the limits with 95 % confidence."""
-    surely_broken_per_s: float
-    """Lowest rate tried whose mean breaks one with 95 % confidence."""
+    dial: Dial
+    level: float
+    """By the mean over the seeds; 0 when none does."""
+    surely_kept: float
+    """Highest level tried whose mean keeps the limits with 95 % confidence."""
+    surely_broken: float
+    """Lowest level tried whose mean breaks one with 95 % confidence."""
     at: Probe | None
-    """The runs at the rate."""
+    """The runs at that level."""
     binds: str
     """The limit that is broken above it."""
     probes: tuple[Probe, ...]
+    trace_rate_per_s: float = math.nan
+    """Of the trace as it is, on average: what a factor multiplies; NaN where it is not known."""
+
+    @property
+    def rate_per_s(self) -> float:
+        """The same as a mean rate, in requests per second; NaN where that is not known."""
+        return self.level * self.trace_rate_per_s if self.dial.factor else self.level
 
 
 def default_limits(constraints: Sequence[Constraint], resolved: Mapping[str, Any]) -> tuple[Constraint, ...]:
@@ -83,34 +88,42 @@ def capacity_of(
     try:
         draft = simulator.read(scenario, sets)
         resolved = simulator.resolved(draft)
+        written = simulator.values(draft)
     except Exception as error:
         message = refusal(error)
         if message is None:
             raise
         raise SimulationError(message) from error
-    kind = resolved.get("workload", {}).get("kind")
-    if options.path == "workload.rate" and kind in _REMEDIES:
-        raise AnalysisError(f"a workload of the kind {kind} has no rate to search over; {_REMEDIES[kind]}")
+    dial = dial_of(options.path, written, resolved)
     limits = default_limits(constraints, resolved)
     seeds = seeds_of(options.seeds, resolved)
     judgement = Judgement(draft, limits, seeds, executor or SerialExecutor(), options.runner)
-    return highest_rate(judgement, resolved, options)
+    found = highest_rate(judgement, resolved, options, dial)
+    if dial.path != TRACE_PATH:
+        return found
+    outlook = simulator.outlook(draft, [dial.setting(1.0)], seeds[0])
+    known = outlook is not None and outlook.last_arrival_s > 0
+    return replace(found, trace_rate_per_s=outlook.requests / outlook.last_arrival_s if known else math.nan)
 
 
-def highest_rate(judgement: Judgement, resolved: Mapping[str, Any], options: CapacityOptions) -> Capacity:
+def highest_rate(
+    judgement: Judgement, resolved: Mapping[str, Any], options: CapacityOptions, dial: Dial | None = None
+) -> Capacity:
     """Double from the scenario's own rate until a limit breaks (or halve until none does), then bisect."""
-    counted = options.path == "workload.rate" and isinstance(resolved.get("workload", {}).get("requests"), int)
+    dial = dial or Dial(options.path)
+    workload = resolved.get("workload", {})
+    counted = options.path == DEFAULT_PATH and not dial.factor and isinstance(workload.get("requests"), int)
     probes: list[Probe] = []
 
-    def probe(rate: float) -> bool:
-        sets = [f"{options.path}={rate:.6g}/s"]
+    def probe(level: float) -> bool:
+        sets = [dial.setting(level)]
         if counted:
-            requests = min(max(math.ceil(rate * options.window_s), _FEWEST_REQUESTS), _MOST_REQUESTS)
+            requests = min(max(math.ceil(level * options.window_s), _FEWEST_REQUESTS), _MOST_REQUESTS)
             sets.append(f"workload.requests={requests}")
-        probes.append(judgement.probe(float(f"{rate:.6g}"), sets))
+        probes.append(judgement.probe(float(f"{level:.6g}"), sets))
         return probes[-1].verdict.kept
 
-    low, high = _bracket(probe, _rate_of(resolved))
+    low, high = _bracket(probe, dial)
     while low > 0 and high - low > options.tolerance * high:
         # Four figures of a rate are enough.
         middle = float(f"{math.sqrt(low * high):.4g}")
@@ -122,38 +135,31 @@ def highest_rate(judgement: Judgement, resolved: Mapping[str, Any], options: Cap
     broken = [each for each in probes if not each.verdict.kept]
     above = min(broken, key=lambda each: each.level, default=None)
     return Capacity(
-        rate_per_s=at.level if at is not None else 0.0,
-        surely_kept_per_s=max((each.level for each in probes if each.verdict is Verdict.SURELY_KEPT), default=0.0),
-        surely_broken_per_s=min(
-            (each.level for each in probes if each.verdict is Verdict.SURELY_BROKEN), default=math.inf
-        ),
+        dial=dial,
+        level=at.level if at is not None else 0.0,
+        surely_kept=max((each.level for each in probes if each.verdict is Verdict.SURELY_KEPT), default=0.0),
+        surely_broken=min((each.level for each in probes if each.verdict is Verdict.SURELY_BROKEN), default=math.inf),
         at=at,
         binds=above.worst if above is not None else "",
         probes=tuple(probes),
     )
 
 
-def _bracket(probe: Any, start: float) -> tuple[float, float]:
-    """Return a rate that keeps the limits (0: none was found) and a higher one that does not. Raises AnalysisError."""
-    if probe(start):
-        low = start
+def _bracket(probe: Callable[[float], bool], dial: Dial) -> tuple[float, float]:
+    """Return a level that keeps the limits (0: none was found) and a higher one that does not. Raises AnalysisError."""
+    if probe(dial.start):
+        low = dial.start
         for _ in range(_DOUBLINGS):
             if not probe(2 * low):
                 return low, 2 * low
             low *= 2
-        raise AnalysisError(f"the limits are kept at {low:g}/s still: nothing breaks them, so there is no highest rate")
-    high = start
+        short = " (a longer trace would last until a queue grows)" if dial.factor else ""
+        raise AnalysisError(
+            f"the limits are kept at {dial.text(low)} still: nothing breaks them, so there is no highest rate{short}"
+        )
+    high = dial.start
     for _ in range(_HALVINGS):
         if probe(high / 2):
             return high / 2, high
         high /= 2
     return 0.0, high
-
-
-def _rate_of(resolved: Mapping[str, Any]) -> float:
-    """Return where to begin: the scenario's own rate, or one request a second."""
-    arrivals = resolved.get("workload", {}).get("arrivals") or {}
-    for value in (arrivals.get("rate_per_s"), resolved.get("workload", {}).get("rate_per_s")):
-        if isinstance(value, int | float) and value > 0:
-            return float(f"{value:.4g}")
-    return 1.0

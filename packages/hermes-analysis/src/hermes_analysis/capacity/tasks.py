@@ -130,8 +130,8 @@ def _table(paths: list[str], results: list[tuple[tuple[str, ...], Capacity | str
         price = (
             estimate_text("usd_per_million_tokens", result.at.metrics["usd_per_million_tokens"]) if result.at else ""
         )
-        rates = (result.rate_per_s, result.surely_kept_per_s, result.surely_broken_per_s)
-        shown = (f"{rate:.4g}/s" if math.isfinite(rate) else "none tried" for rate in rates)
+        levels = (result.level, result.surely_kept, result.surely_broken)
+        shown = (result.dial.text(level) if math.isfinite(level) else "none tried" for level in levels)
         rows.append([*values, *shown, price, result.binds])
     wide = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     for row in rows:
@@ -141,14 +141,16 @@ def _table(paths: list[str], results: list[tuple[tuple[str, ...], Capacity | str
 def lines_of(found: Capacity) -> Iterator[str]:
     """Yield a capacity for the screen."""
     if found.at is None:
-        yield f"no rate keeps the limits: {found.binds} is broken at {found.probes[-1].level:g}/s still"
+        at = found.dial.text(found.probes[-1].level)
+        yield f"no rate keeps the limits: {found.binds} is broken at {at} still"
         return
     seeds = _seeds(found.at)
-    yield f"{found.rate_per_s:.4g} requests/s keep the limits, by {_mean_of(seeds)}"
+    yield f"{_level_text(found)} keep the limits, by {_mean_of(seeds)}"
     yield too_few(seeds) or _sure_text(found)
     yield f"above it breaks: {found.binds}"
     yield from _metrics(found.at)
-    yield f"{len(found.probes)} rates were tried: {', '.join(f'{p.level:.4g}' for p in found.probes)}"
+    what = "factors" if found.dial.factor else "rates"
+    yield f"{len(found.probes)} {what} were tried: {', '.join(f'{p.level:.4g}' for p in found.probes)}"
 
 
 def _seeds(probe: Probe) -> int:
@@ -159,10 +161,17 @@ def _mean_of(seeds: int) -> str:
     return f"the mean of {seeds} seeds" if seeds > 1 else "one seed"
 
 
+def _level_text(found: Capacity) -> str:
+    if not found.dial.factor:
+        return f"{found.level:.4g} requests/s"
+    mean = "" if math.isnan(found.rate_per_s) else f" ({found.rate_per_s:.4g} requests/s on average)"
+    return f"{found.level:.4g} times the rates of the trace{mean}"
+
+
 def _sure_text(found: Capacity) -> str:
-    sure = f"{found.surely_kept_per_s:.4g}/s" if found.surely_kept_per_s else "no rate that was tried"
-    broken = f"broken from {found.surely_broken_per_s:.4g}/s on"
-    if math.isinf(found.surely_broken_per_s):
+    sure = found.dial.text(found.surely_kept) if found.surely_kept else "no rate that was tried"
+    broken = f"broken from {found.dial.text(found.surely_broken)} on"
+    if math.isinf(found.surely_broken):
         broken = "broken at no rate that was tried"
     return f"with 95 % confidence: kept up to {sure}, {broken}"
 
@@ -194,14 +203,21 @@ def _metrics(probe: Probe) -> Iterator[str]:
 def values_of(found: Capacity) -> dict[str, Any]:
     """Return a capacity as JSON values."""
     return {
-        "rate_per_s": found.rate_per_s,
-        "surely_kept_per_s": found.surely_kept_per_s,
-        "surely_broken_per_s": plain(found.surely_broken_per_s),
+        "rate_per_s": plain(found.rate_per_s),
+        **_levels(found),
         "binds": found.binds,
         "metrics": _means(found.at),
         "probes": [_probe(probe) for probe in found.probes],
         **noted(_seeds(found.probes[0])),
     }
+
+
+def _levels(found: Capacity) -> dict[str, Any]:
+    """Return the other levels; over a trace they are factors, as the one that is meant is beside its rate."""
+    sure, broken = found.surely_kept, plain(found.surely_broken)
+    if found.dial.factor:
+        return {"factor": found.level, "surely_kept_factor": sure, "surely_broken_factor": broken}
+    return {"surely_kept_per_s": sure, "surely_broken_per_s": broken}
 
 
 def fleet_values(answer: FleetAnswer) -> dict[str, Any]:
