@@ -100,6 +100,8 @@ def test_two_values_make_no_interval_and_three_do():
     assert (two.mean, math.isnan(two.half_width)) == (2.0, True)
     assert three.half_width == pytest.approx(4.303 / math.sqrt(3))
     assert FEWEST_SEEDS == 3
+    alike = Estimate.of([0.1] * 3)
+    assert (alike.mean, alike.half_width) == (0.1, 0.0), "rounding is no spread"
 
 
 def test_replicates_of_two_seeds_say_that_they_are_too_few(tmp_path):

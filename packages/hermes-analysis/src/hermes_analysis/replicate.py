@@ -55,10 +55,12 @@ class Estimate:
     def of(cls, values: Sequence[float]) -> "Estimate":
         """Estimate from one value a seed; infinite ones make an infinite mean with an unknown width."""
         number = len(values)
-        mean = sum(values) / number if number else math.nan
+        # Equal values differ from their sum over their number by rounding: that is no spread.
+        alike = number > 0 and min(values) == max(values)
+        mean = values[0] if alike else sum(values) / number if number else math.nan
         if number < FEWEST_SEEDS or not math.isfinite(mean):
             return cls(mean, math.nan, tuple(values))
-        variance = sum((value - mean) ** 2 for value in values) / (number - 1)
+        variance = 0.0 if alike else sum((value - mean) ** 2 for value in values) / (number - 1)
         quantile = T_975[number - 2] if number - 2 < len(T_975) else _NORMAL_975
         return cls(mean, quantile * math.sqrt(variance / number), tuple(values))
 

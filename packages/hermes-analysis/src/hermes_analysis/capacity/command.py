@@ -26,7 +26,7 @@ def capacity(
     ] = None,
     path: Annotated[
         str, typer.Option("--rate", metavar="PATH", help="The rate that is raised; over a trace its rate_scale.")
-    ] = ("workload.rate"),
+    ] = "workload.rate",
     seeds: SeedsText = "3",
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Width of the answer, as a share of the rate.")
