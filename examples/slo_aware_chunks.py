@@ -44,7 +44,7 @@ PLUGINS = {"hermes.batch_policies": {"slo_aware": SloAwareChunks}}
 
 print("policy     bound   TTFT mean   TPOT mean   gap p99   gap max   longest chunk")
 for name, bound_ms in (("chunked", 0), ("slo_aware", 60), ("slo_aware", 30)):
-    engine = {"batching": name, "options": {"bound_ms": bound_ms}}
+    engine = {"batching": name} | ({"options": {"bound_ms": bound_ms}} if bound_ms else {})
     result = hermes.run({**SCENARIO, "engine": engine}, plugins=PLUGINS)
     total = result.summary().total
     values = (total.ttft_s.mean, total.tpot_s.mean, total.itl_s.p99, total.itl_s.maximum)

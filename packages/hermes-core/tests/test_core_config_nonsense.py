@@ -196,6 +196,7 @@ ENGINES = [
     ("preset: VLLM", "engine.preset", "there is no engine preset 'VLLM'"),
     ("presett: vllm", "engine.presett", "unknown key 'presett'"),
     ("options: fast", "engine.options", "'fast' is not a section"),
+    ("options: {bound_ms: 5}", "engine.options", "neither chunked batching nor a queue ordered by fcfs reads bound_ms"),
     ("max_tokens: 5", "engine.max_tokens", "unknown key 'max_tokens'"),
     ("kv_block: 5", "engine.kv_block", "unknown key 'kv_block'"),
     ("null: 3", "engine", "the key None is not text"),

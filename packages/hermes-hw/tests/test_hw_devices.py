@@ -89,6 +89,8 @@ def test_a_device_of_the_users_own():
         ({**CUSTOM, "flops": 5}, "flops must map"),
         ({**CUSTOM, "interconnect": 5}, "interconnect must be"),
         ({**CUSTOM, "tdp_w": 10, "idle_w": 20}, "above tdp_w"),
+        ({**CUSTOM, "family": "hoper"}, "unknown family of device 'acme': 'hoper'"),
+        ({**CUSTOM, "flops": {"bf16": 1e15, "fp12": 2e15}}, "unknown format of flops of device 'acme': 'fp12'"),
     ],
 )
 def test_a_strange_figure_is_named(spec, message):

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hermes_core.api.errors import InputError
 
-from hermes_hw.dtypes import DType
+from hermes_hw.dtypes import DTYPES, DType
 from hermes_hw.links import ALGORITHMS, Interconnect, link_facts, link_kinds
 from hermes_hw.lookup import find_name, load_json, normalised
 
@@ -70,6 +70,8 @@ _NUMBERS: Final = (
     "compute_units",
 )
 _TEXTS: Final = ("vendor", "family", "price_date")
+_FORMATS: Final = tuple(sorted({dtype.compute for dtype in DTYPES.values()}))
+"""Formats of multiplication; "bf16" stands for both of 16 bits."""
 _SPELLINGS: Final = {
     "memory": "memory_bytes",
     "memory_bandwidth": "memory_bandwidth_bytes_per_s",
@@ -222,10 +224,25 @@ def _canonical(name: str, spec: Mapping[str, Any], base: Mapping[str, Any]) -> d
         below = base.get(key)
         if isinstance(value, Mapping) and key in _LINKS:
             fields[key] = _link_fields(name, key, value, below)
+        elif key == "flops" and isinstance(value, Mapping):
+            formats = {normalised(item): item for item in _FORMATS}
+            named = {
+                find_name(str(item), formats, f"format of flops of device {name!r}:", _FORMATS): rate
+                for item, rate in value.items()
+            }
+            fields[key] = {**below, **named} if isinstance(below, Mapping) else named
         elif isinstance(value, Mapping):
             fields[key] = {**below, **value} if isinstance(below, Mapping) else dict(value)
         else:
             fields[key] = value
+    if "family" in fields:
+        families = [item for item in load_json("efficiency.json")["families"] if not item.startswith("_")]
+        fields["family"] = find_name(
+            str(fields["family"]),
+            {normalised(item): item for item in families},
+            f"family of device {name!r}:",
+            families,
+        )
     if spec:
         fields["sources"] = {
             **base.get("sources", {}),
@@ -285,7 +302,10 @@ def _device(name: str, fields: Mapping[str, Any]) -> Device:
     tdp_w = _number(name, "tdp_w", fields["tdp_w"])
     idle_w = _number(name, "idle_w", fields["idle_w"])
     if idle_w > tdp_w:
-        raise InputError(f"device {name!r}: idle_w {idle_w:g} is above tdp_w {tdp_w:g}")
+        raise InputError(
+            f"device {name!r}: idle_w {idle_w:g} is above tdp_w {tdp_w:g}",
+            remedy="Give idle_power of what it draws without work, and tdp of what it draws at most.",
+        )
     return Device(
         name=name,
         vendor=str(fields["vendor"]),

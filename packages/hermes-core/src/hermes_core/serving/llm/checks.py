@@ -10,6 +10,11 @@ from hermes_core.serving.llm.settings import AdmissionSettings, EngineSettings
 
 _LONGEST_NS: Final = 100 * NS_PER_S
 """More of one cause in a step is a mistake: thousands of seconds do not fit the femtoseconds of the record."""
+_POLICIES: Final = frozenset(
+    ("chunked", "continuous", "decode_only", "mixed", "prefill_first", "prefill_only", "static")
+)
+_QUEUES: Final = frozenset(("deadline", "fair", "fcfs", "priority", "shortest_prompt"))
+"""Policies and orders that take no options: all but those of plug-ins."""
 
 
 def check_settings(pool: str, settings: EngineSettings, stages: SequenceOf[str] = (), adapters: int = 0) -> None:
@@ -131,6 +136,13 @@ def _policies(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
             "long_prefill_token_threshold",
             f"{settings.batching} batching does not cut prompts at a threshold",
             "Leave it out, or set batching to chunked.",
+        )
+    if settings.options and settings.batching in _POLICIES and settings.queue in _QUEUES:
+        unread = ", ".join(sorted(map(str, settings.options)))
+        yield (
+            "options",
+            f"neither {settings.batching} batching nor a queue ordered by {settings.queue} reads {unread}",
+            "Leave them out, or name a policy of your own that reads them.",
         )
 
 
