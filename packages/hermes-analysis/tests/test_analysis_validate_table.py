@@ -368,6 +368,44 @@ def test_workers_of_public_recipes_take_what_these_let_them():
     assert closed_loop.case_of(wide).scenario["pools"]["decode"]["hardware"]["ep"] == 32
 
 
+def test_ranks_of_sglang_share_the_budget_of_their_worker():
+    ranks = {"prefill_attention_dp_size": "8", "prefill_moe_ep_size": "8", "model_path": "deepseek-ai/DeepSeek-V3"}
+    budgets = [
+        closed_loop.case_of(row).scenario["pools"]["prefill"]["engine"]["max_num_batched_tokens"]
+        for row in (workers("sglang", 12), workers("sglang", 12, **ranks), workers("trtllm", 12, **ranks))
+    ]
+    assert budgets == [32_768, 16_384, 8_192]
+    one = made(backend="sglang", attention_dp_size="8", moe_ep_size="8", model_path="deepseek-ai/DeepSeek-V3")
+    assert closed_loop.case_of(one).scenario["engine"]["max_num_batched_tokens"] == 2_048
+
+
+def test_decode_workers_of_sglang_in_a_node_are_tensor_parallel_unless_experts_have_groups():
+    def hardware(**columns):
+        row = workers("sglang", 8, model_path="deepseek-ai/DeepSeek-V3", decode_attention_dp_size="4", **columns)
+        return closed_loop.case_of(row).scenario["pools"]["decode"]["hardware"]
+
+    assert (hardware()["tp"], hardware()["dp"]) == (4, 1)
+    grouped = hardware(decode_moe_ep_size="4")
+    assert (grouped["tp"], grouped["dp"]) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "together"),
+    [
+        ("sglang", "0.5.1.post1", True),
+        ("sglang", "0.4.9", True),
+        ("sglang", "0.5.6.post2", False),
+        ("sglang", "0.5.10", False),
+        ("sglang", "", False),
+        ("vllm", "0.5.1", False),
+        ("trtllm", "1.0.0rc3", False),
+    ],
+)
+def test_users_of_equal_answers_stay_together_under_early_versions_of_sglang(engine, version, together):
+    case = closed_loop.case_of(LOOP | {"backend": engine, "backend_version": version, "osl": "100"})
+    assert case.scenario["workload"]["output"] == (100 if together else {"uniform": [92, 108]})
+
+
 def test_what_a_row_has_from_others_does_not_depend_on_the_sample(tmp_path, monkeypatch):
     file = write(tmp_path / "rows.csv", *(workers("trtllm", users) for users in (12, 192)))
     asked = answers(monkeypatch, **two_requests())

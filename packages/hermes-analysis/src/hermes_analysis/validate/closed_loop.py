@@ -35,11 +35,14 @@ KV_LINK: Final = {"bandwidth": "400 Gbit/s", "latency": "20 us"}
 FRONT_END: Final = {"request": "2 ms", "per_prompt_token": "7 us"}
 """Of all three engines, as in the presets: random prompts come as text, which is tokenised. First tokens of prompts of
 8,192 and of 1,024 tokens of gpt-oss-120b on eight B200 under vLLM, of little compute, lie 7.6 us a token apart."""
-SPREAD_TOKENS: Final = {"vllm": 8, "trtllm": 8}
-"""By how many tokens answers of other rows are longer or shorter, by engine. Their benchmarks ask for equal ones, and
-users who begin together would stay together for ever; a real server takes requests in one by one, which sets them apart
-by a few steps, however long answers are. SGLang takes in all that wait before it decodes on, which keeps them
-together."""
+SPREAD_TOKENS: Final = 8
+"""By how many tokens answers of other rows are longer or shorter. Their benchmarks ask for equal ones, and users who
+begin together would stay together for ever; a real server takes requests in one by one, which sets them apart by a few
+steps, however long answers are."""
+_TOGETHER: Final = re.compile(r"v?0\.([0-4]\.|5\.[0-3](\D|$))")
+"""Versions of SGLang before 0.5.4, halfway between those that rows are of. It takes in all that wait before it decodes
+on, and users of 0.5.1 do stay together: first tokens take half as long as all prompts. Those of 0.5.6 and 0.5.9 do not;
+why is not known."""
 
 _USERS: Final = re.compile(r"silicon_concurrency=(\d+)")
 _SAME_DEVICES: Final = re.compile(r"_tp(\d+)(?:_0)?_ep(\d+)(?:_0)?_")
@@ -141,7 +144,8 @@ def _lengths(row: Mapping[str, str], told: list[str]) -> dict[str, Any]:
     if inferencex.made(row):
         told.append(inferencex.LENGTHS)
         return {"prompt": inferencex.drawn(prompt), "output": inferencex.drawn(output)}
-    spread = min(SPREAD_TOKENS.get(row["backend"], 0), output - 1)
+    together = row["backend"] == "sglang" and _TOGETHER.match(row.get("backend_version", ""))
+    spread = 0 if together else min(SPREAD_TOKENS, output - 1)
     if not spread:
         return {"prompt": prompt, "output": output}
     told.append(f"answers up to {spread} tokens longer or shorter, so that users do not move in step")
@@ -194,6 +198,9 @@ def _degrees(row: Mapping[str, str], role: str, told: list[str]) -> dict[str, An
         # Its scripts start as many ranks as a row without them has tensor-parallel devices, of one device each.
         told.append(f"{tensor * data} devices as {data}: degrees of tensors, ranks and experts are of the same devices")
         tensor, expert = 1, data
+    if role == "decode_" and recipes.undivided(row, tensor * data, data, expert):
+        told.append(f"decode workers of SGLang on {data} devices without expert groups as tensor-parallel")
+        tensor, data = tensor * data, 1
     if data > NODE and expert == 1 and _moe(row):
         told.append(f"experts spread over the {data} ranks of data-parallel attention: nobody cuts one over nodes")
         expert = tensor * data

@@ -73,7 +73,8 @@ def engine(row: Mapping[str, str], users: int, told: list[str]) -> dict[str, Any
     prompt = int(float(row["isl"]))
     if row["backend"] == "sglang":
         told.append(POLLED.format(30 if users >= _MANY_USERS else 10))
-        return {"max_num_batched_tokens": 16_384}
+        ranks = int(float(row.get("attention_dp_size") or 1))
+        return {"max_num_batched_tokens": 16_384 // max(ranks, 1)}
     if row["backend"] == "trtllm":
         limits: dict[str, Any] = {"max_num_batched_tokens": 20_000}
         if "gpt-oss" not in row["model_path"]:

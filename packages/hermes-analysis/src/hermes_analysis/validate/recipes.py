@@ -7,10 +7,16 @@ From the public recipes of srt-slurm (NVIDIA and SemiAnalysis, 2026: `recipes/tr
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from hermes_analysis.validate.inferencex import made
+
 PREFILLING: Final = "prefill workers take as many prompts as their budget of tokens holds, without captured graphs"
 _PREFILL_TOKENS: Final = {"trtllm": (8_192, 16_384), "sglang": (32_768, 32_768), "vllm": (16_384, 16_384)}
 """Budget of a prefill worker's step, with prompts of up to 4,096 tokens and with longer ones."""
+_RANK_TOKENS: Final = {"sglang": 16_384}
+"""Of a rank of data-parallel attention, where it is not the same: SGLang divides `chunked-prefill-size` (65,536 with 4
+ranks, 131,072 with 8) by their number."""
 _LONG_PROMPT: Final = 4096
+_NODE: Final = 8
 DECODING: Final = "decode workers of TensorRT-LLM take a power of two of sequences, as its recipes do"
 _ANY: Final = 512
 """Sequences that a worker takes where recipes set no limit that matters."""
@@ -52,6 +58,8 @@ def worker(row: Mapping[str, str], stage: str, batch: int, told: list[str]) -> d
     if stage == "prefill":
         told.append(PREFILLING)
         budget = _PREFILL_TOKENS[row["backend"]][int(float(row["isl"])) > _LONG_PROMPT]
+        if int(float(row.get("prefill_attention_dp_size") or 1)) > 1:
+            budget = _RANK_TOKENS.get(row["backend"], budget)
         return {"max_num_seqs": max(batch, _ANY), "max_num_batched_tokens": budget, "graph_sizes": [1]}
     if row["backend"] != "trtllm" or int(float(row.get("decode_attention_dp_size") or 1)) > 1:
         return {"max_num_seqs": max(batch, _ANY)}
@@ -59,6 +67,15 @@ def worker(row: Mapping[str, str], stage: str, batch: int, told: list[str]) -> d
     swept_to = 0 if row["precision"] == "fp8" else int(row.get(_MOST_USERS) or 0)
     most = swept_to // max(int(float(row["decode_num_workers"])), 1)
     return {"max_num_seqs": 1 << (max(most, batch, 1).bit_length() - 1)}
+
+
+def undivided(row: Mapping[str, str], devices: int, data: int, expert: int) -> bool:
+    """Whether a decode worker's ranks are none: recipes give SGLang's ranks expert groups, or are of one rank.
+
+    Those for few users within a node have neither (`gb200-fp4/1k1k/low-latency.yaml`: `tensor-parallel-size: 4`,
+    `expert-parallel-size: 1`, no data-parallel attention), and 0.5.5's rows have them as ranks.
+    """
+    return made(row) and row["backend"] == "sglang" and 1 < data <= devices <= _NODE and expert == 1
 
 
 def hand_over(row: Mapping[str, str], told: list[str]) -> dict[str, str]:
