@@ -48,18 +48,6 @@ def test_energy_of_waiting_keeps_the_contract(host_fs, change):
     check_step_model(RooflineModel().compile(deployment).steps, points=40)
 
 
-def test_joules_and_dollars_of_a_token_by_hand():
-    compiled = RooflineModel().compile(BASE)
-    t0, _, _, e0, _ = decoding(compiled.steps, seqs=10)
-    seconds = t0 * 1e-15
-    joules = e0 * 1e-9 + compiled.idle_power_w * seconds
-    power = joules / seconds
-    # Ten tokens a step: a device of 400 W and 1.79 dollars an hour.
-    assert DEVICE.idle_w + ACTIVE_W < power < DEVICE.tdp_w
-    assert compiled.price_usd_per_h * seconds / 3600 / 10 == pytest.approx(1.79 / 3600 * seconds / 10)
-    assert joules / 10 == pytest.approx(power * seconds / 10)
-
-
 SPLITWISE = Path(__file__).resolve().parents[4] / "shared" / "groundtruth" / "splitwise_static_open.csv"
 
 
