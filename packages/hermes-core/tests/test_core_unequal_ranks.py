@@ -6,9 +6,12 @@ import pytest
 from hermes_core.api.hardware import StepShape
 from hermes_core.serving.llm.rank_group import LockStepModel
 
+MS_FS = 10**12
+WAITING_W = 200.0
+
 
 class Model:
-    """Remembers what it is asked."""
+    """A millisecond and 1,000 nJ a token. Remembers what it is asked."""
 
     window = 0
 
@@ -17,11 +20,16 @@ class Model:
 
     def step(self, shape):
         self.asked.append(shape)
-        return shape.decode_seqs + shape.prefill_tokens, 0
+        tokens = shape.decode_seqs + shape.prefill_tokens
+        return tokens * MS_FS, tokens * 1000
+
+    def decode_run(self, seqs, context, windowed, growing):
+        return seqs * MS_FS, seqs, 100, seqs * 1000, 7 * seqs
 
 
 def rank(decoding, prompt):
-    batch = SimpleNamespace(count=decoding, sums=lambda: (10 * decoding, 10 * decoding, decoding))
+    sums = (10 * decoding, 10 * decoding, decoding)
+    batch = SimpleNamespace(count=decoding, sums=lambda: sums, outlook=lambda: sums)
     shape = StepShape(prefill_seqs=1, prefill_tokens=prompt)
     return SimpleNamespace(batch=batch, decode=decoding > 0, chunks=[1] if prompt else [], shape=shape)
 
@@ -29,7 +37,7 @@ def rank(decoding, prompt):
 def priced(ranks, graphs):
     group = SimpleNamespace(ranks=ranks, settings=SimpleNamespace(graph_sizes=graphs))
     model = Model()
-    return LockStepModel(model, group).step(StepShape()), [shape.group_tokens for shape in model.asked]
+    return LockStepModel(model, group, WAITING_W).step(StepShape()), [shape.group_tokens for shape in model.asked]
 
 
 @pytest.mark.parametrize(
@@ -44,5 +52,28 @@ def priced(ranks, graphs):
 )
 def test_ranks_are_padded_alike_only_where_a_graph_is_replayed(ranks, graphs, slowest, together):
     (fs, _), asked = priced([rank(*one) for one in ranks], graphs)
-    assert fs == slowest
+    assert fs == slowest * MS_FS
     assert asked == together
+
+
+@pytest.mark.parametrize(
+    ("ranks", "graphs", "energy"),
+    [
+        # Padded to the fullest: each of the three draws what 210 tokens do.
+        ([(10, 200), (20, 0), (0, 0)], (8, 256), 3 * 210_000),
+        # Beyond graphs each draws its own, and 200 W while it waits: 490 ms one rank, 510 ms the other (J in nJ).
+        ([(10, 500), (20, 0), (0, 0)], (8, 256), 510_000 + 20_000 + 200 * (0.490 + 0.510) * 1e9),
+        # Where all only decode, those that wait have nearly as much to do.
+        ([(10, 0), (20, 0)], (), 2 * 20_000),
+    ],
+)
+def test_energy_is_of_all_ranks(ranks, graphs, energy):
+    (_, nj), _ = priced([rank(*one) for one in ranks], graphs)
+    assert nj == pytest.approx(energy)
+
+
+def test_a_stretch_of_decoding_draws_the_energy_of_all_ranks():
+    group = SimpleNamespace(ranks=[rank(10, 0), rank(20, 0), rank(0, 0)], settings=SimpleNamespace(graph_sizes=(64,)))
+    model = LockStepModel(Model(), group, WAITING_W)
+    assert model.decode_run(30, 300, 300, 30)[3:] == (3 * 20_000, 3 * 140)
+    assert model.step(StepShape())[1] == 3 * 20_000

@@ -70,6 +70,7 @@ def compile_deployment(
         max_model_len=model.max_model_len,
         idle_power_w=device.idle_w * deployment.devices,
         price_usd_per_h=device.price_usd_per_h * deployment.devices,
+        waiting_power_w=direct.waiting_joules(1.0),
         fingerprint=_fingerprint(deployment, resolved, kind, content or {}),
         layers=model.layers,
         adapter=adapter_prices(resolved),

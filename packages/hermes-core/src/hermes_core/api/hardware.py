@@ -199,6 +199,8 @@ class CompiledDeployment:
     """Of all devices of the client."""
     fingerprint: str
     """Changes whenever a price could change."""
+    waiting_power_w: float = 0.0
+    """What the devices of one data-parallel rank draw above idle while they wait for others within a step."""
     layers: int = 1
     """Layers of the model, each of which has its own KV."""
     adapter: AdapterPrices | None = None

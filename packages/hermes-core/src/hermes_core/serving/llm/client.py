@@ -125,7 +125,7 @@ class LlmClient(EngineFacts):
             self.model = VerifyingModel(compiled.steps, settings.speculation, compiled.draft)
         self._block_weight = 1 + layout.window_ratio
         if isinstance(self.scheduler, RankGroup):
-            self.model = LockStepModel(self.model, self.scheduler)
+            self.model = LockStepModel(self.model, self.scheduler, compiled.waiting_power_w)
             # How many steps memory lasts is each rank's to say.
             self._block_weight = NEVER
         self._traits = self.scheduler.traits

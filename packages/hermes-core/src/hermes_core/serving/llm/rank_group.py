@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from itertools import chain
+from typing import Final
 
 from hermes_core.api.hardware import StepModel, StepShape
-from hermes_core.api.time import Femtos, Nanos
+from hermes_core.api.time import FS_PER_S, Femtos, Nanos
 from hermes_core.serving.llm.batches.decode import NEVER
 from hermes_core.serving.llm.batches.speculative import ExactSpeculativeBatch, SpeculativeBatch
 from hermes_core.serving.llm.kv.exchange import Owner
@@ -19,6 +20,8 @@ from hermes_core.serving.llm.rank_balancer import Balancer
 from hermes_core.serving.llm.scheduling.scheduler import Scheduler
 from hermes_core.serving.llm.sequence import FETCHED, Sequence
 from hermes_core.serving.llm.structured import Grammars
+
+_NJ_PER_J: Final = 1_000_000_000
 
 
 class Total:
@@ -329,12 +332,16 @@ class LockStepModel:
     Hardware models price one rank's step with as many tokens on every other rank: where a step replays a captured
     graph, engines pad their batches to the fullest rank's. A larger step has as many tokens as its ranks have (vLLM V1,
     v1/worker/dp_utils.py, coordinate_batch_across_dp: padding goes with graphs).
+
+    Energy is that of all ranks: as if all were like the slowest where they are padded alike or only decode; else what
+    each draws for its own, and `waiting_w` (W above idle, of a rank's devices) while it waits for the slowest.
     """
 
-    __slots__ = ("_group", "_model", "_padded", "window")
+    __slots__ = ("_group", "_model", "_padded", "_waiting_nj_per_fs", "window")
 
-    def __init__(self, model: StepModel, group: RankGroup) -> None:
+    def __init__(self, model: StepModel, group: RankGroup, waiting_w: float = 0.0) -> None:
         self.window = model.window
+        self._waiting_nj_per_fs = waiting_w * _NJ_PER_J / FS_PER_S
         graphs = group.settings.graph_sizes
         self._padded = graphs[-1] if graphs else 0
         self._model = model
@@ -360,7 +367,8 @@ class LockStepModel:
             if other_slope > slope:
                 # At the step at which it is as slow, it is the slowest: it grows faster.
                 valid = min(valid, -((other_t0 - t0) // (other_slope - slope)))
-        return t0, slope, valid, energy, energy_slope
+        ranks = len(self._group.ranks)
+        return t0, slope, valid, ranks * energy, ranks * energy_slope
 
     def step(self, shape: StepShape) -> tuple[int, int]:  # noqa: ARG002 - the sums over the ranks have no price
         """Price the step that the ranks have planned."""
@@ -372,7 +380,12 @@ class LockStepModel:
             together = sum(tokens) + len(ranks) - len(shapes)
             for one in shapes:
                 one.group_tokens = together
-        return max(self._model.step(one) for one in shapes)
+        prices = [self._model.step(one) for one in shapes]
+        slowest_fs, energy_nj = max(prices)
+        if max(tokens) <= self._padded or not any(one.prefill_tokens for one in shapes):
+            return slowest_fs, len(ranks) * energy_nj
+        waited_fs = len(ranks) * slowest_fs - sum(fs for fs, _ in prices)
+        return slowest_fs, sum(nj for _, nj in prices) + int(self._waiting_nj_per_fs * waited_fs)
 
     @staticmethod
     def _works(rank: Scheduler) -> bool:
