@@ -45,6 +45,7 @@ class FakeSource(ScriptedSource):
     """Presses Ctrl-C where a test asks for it."""
 
     interrupt = False
+    by = signal.SIGINT
     unlucky = False
     finding = None
 
@@ -55,7 +56,7 @@ class FakeSource(ScriptedSource):
             raise ValueError("unlucky.csv:14:2 is not a number")
         for number, batch in enumerate(super().batches()):
             if number == 1 and self.interrupt:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(self.by)
             yield batch
 
 
@@ -241,6 +242,19 @@ def test_ctrl_c_keeps_what_was_simulated_and_says_partial(scenario, tmp_path, su
     assert "Traceback" not in stderr
     assert json.loads((out / "summary.json").read_text())["partial"] is True
     assert (out / "record.hermes").stat().st_size > 100
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_end_is_a_ctrl_c_with_an_exit_code_of_its_own(name, scenario, tmp_path, monkeypatch, capsys):
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    monkeypatch.setattr(FakeSource, "interrupt", True)
+    monkeypatch.setattr(FakeSource, "by", number)
+    out = tmp_path / "run"
+    assert main(["run", str(scenario), "--out", str(out), "--set", "workload.requests=30000"]) == 128 + number
+    assert "stopped: the run was interrupted" in capsys.readouterr().err
+    assert (out / "record.hermes").is_file()
+    assert signal.getsignal(number) is before
 
 
 def test_ctrl_c_before_the_run_leaves_quietly(scenario, monkeypatch, capsys):

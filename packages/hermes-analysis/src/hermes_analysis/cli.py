@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from hermes_analysis.errors import AnalysisError
+
+_STOPPED: Final = 130
+"""Exit code of a command that the user stopped: no error of anybody."""
 
 Run = Annotated[
     Path, typer.Argument(metavar="DIR", help="Run directory (or record file) that `hermes run --out` wrote.")
@@ -47,7 +50,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except AnalysisError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"{'' if error.exit_code == _STOPPED else 'error: '}{error}", err=True)
         raise typer.Exit(error.exit_code) from None
 
 

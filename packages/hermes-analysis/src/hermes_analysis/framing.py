@@ -66,11 +66,16 @@ def iter_chunks(path: str | Path, damages: list[Damage] | None = None) -> Iterat
 def write_chunks(path: str | Path, chunks: Iterable[rr.RunRecordChunk]) -> None:
     """Write a record file, replacing what is there. For tests and for records from elsewhere."""
     with Path(path).open("wb") as stream:
-        stream.write(MAGIC)
-        for chunk in chunks:
-            body = chunk.SerializeToString()
-            stream.write(_varint(len(body)))
-            stream.write(body)
+        write_record(stream, chunks)
+
+
+def write_record(stream: BinaryIO, chunks: Iterable[rr.RunRecordChunk]) -> None:
+    """Write the bytes of a record file."""
+    stream.write(MAGIC)
+    for chunk in chunks:
+        body = chunk.SerializeToString()
+        stream.write(_varint(len(body)))
+        stream.write(body)
 
 
 def _varint(value: int) -> bytes:

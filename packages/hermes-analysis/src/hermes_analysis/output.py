@@ -1,6 +1,7 @@
 """Results go to files that nobody loses by it: nothing is overwritten unasked."""
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +14,33 @@ if TYPE_CHECKING:  # the summary needs the metrics, and they the summary
 
 
 def check_free(path: Path, *, force: bool) -> None:
-    """Raise OutputError when `path` exists and `force` is false, or when its directory does not exist."""
+    """Raise OutputError when `path` exists and `force` is false, or when it could not be written."""
+    if path.exists() and not path.is_dir() and not force:
+        raise OutputError(f"{path}: exists already; choose another --out or give --force to overwrite it")
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError when no file can be written at `path`: to be asked before the work that it is for."""
     if path.is_dir():
         raise OutputError(f"{path}: is a directory; name a file")
-    if path.exists() and not force:
-        raise OutputError(f"{path}: exists already; choose another --out or give --force to overwrite it")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: the directory {path.parent} does not exist; create it first")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def usable_folder(folder: Path, option: str = "--out") -> None:
+    """Make `folder` and try that files can be written there. Raises OutputError, before any work is done for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"probe")
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}; choose another {option}") from error
 
 
 def write_text(path: Path, text: str, *, force: bool = False) -> None:

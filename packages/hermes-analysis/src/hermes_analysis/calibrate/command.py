@@ -36,7 +36,7 @@ def calibrate(
 ) -> None:
     """Fit prices to observed runs, into a file that the hardware model `fitted` reads."""
     from hermes_analysis.calibrate.fitting import calibrated, show  # noqa: PLC0415 - only what runs is loaded
-    from hermes_analysis.output import json_text, replacing  # noqa: PLC0415
+    from hermes_analysis.output import check_writable, json_text, replacing  # noqa: PLC0415
 
     with told():
         deployment = {
@@ -49,6 +49,7 @@ def calibrate(
             "kv_dtype": kv_dtype,
             "engine": engine,
         }
+        check_writable(out)
         document = calibrated(runs, deployment, clients=clients, cached_share=cached_share)
         with replacing(out) as stream:
             stream.write(json_text(document).encode())

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, Self
 
 from hermes_analysis.errors import AnalysisError, OutputError
 from hermes_analysis.optimize.evaluate import Job, Reply
-from hermes_analysis.output import json_text, replacing
+from hermes_analysis.output import json_text, replacing, usable_folder
 
 _VERSION: Final = 1
 _KEY_BYTES: Final = 16
@@ -66,10 +66,7 @@ class SearchLog:
 
     def begin(self) -> None:
         """Make the folder, and say in it what was asked. Raises OutputError."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be made: {error.strerror}") from error
+        usable_folder(self.folder)
         content = {"version": _VERSION, "scenario": self._scenario, "asked": self._asked}
         with replacing(self.about_path) as stream:
             stream.write(json_text(content).encode())

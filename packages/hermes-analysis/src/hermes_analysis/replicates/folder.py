@@ -4,7 +4,7 @@ The folder has a run directory for each seed, `seed-N`, and `replicates.json` wi
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,10 +13,10 @@ import numpy as np
 
 from hermes_analysis.errors import AnalysisError, OutputError, RecordError
 from hermes_analysis.executors import Executor, SerialExecutor, WorkerLost
-from hermes_analysis.framing import RECORD_NAME, write_chunks
+from hermes_analysis.framing import RECORD_NAME, write_record
 from hermes_analysis.load import RunRecord, read_run
 from hermes_analysis.metrics.summarise import Prepared
-from hermes_analysis.output import json_text, write_text
+from hermes_analysis.output import json_text, replacing, usable_folder, write_text
 from hermes_analysis.points import Metrics, point_metrics
 from hermes_analysis.replicate import Estimate, estimates, noted
 from hermes_analysis.seeds import Seeds, seeds_of
@@ -84,8 +84,12 @@ class _Work:
             raise SimulationError(message) from error
         if self.out is not None:
             place = self.out / f"seed-{seed}"
-            place.mkdir(parents=True, exist_ok=True)
-            write_chunks(place / RECORD_NAME, chunks)
+            try:
+                place.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"{place}: cannot be made: {error.strerror}; choose another --out") from error
+            with replacing(place / RECORD_NAME) as stream:
+                write_record(stream, chunks)
         return result_of(seed, RunRecord.from_chunks(chunks))
 
 
@@ -118,7 +122,7 @@ def run_replicates(
     if out is not None:
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not force)):
             raise OutputError(f"{out}: is not an empty folder; choose another --out, or give --force")
-        out.mkdir(parents=True, exist_ok=True)
+        usable_folder(out)
     here = session(runner)
     try:
         draft = here.read(scenario, sets)
@@ -129,12 +133,52 @@ def run_replicates(
             raise
         raise SimulationError(message) from error
     chosen = seeds_of(seeds, resolved)
+    name = str(resolved.get("name", "run"))
     results: dict[int, SeedResult] = {}
-    for position, result in (executor or SerialExecutor()).run(_Work(draft, out, runner), chosen):
-        if isinstance(result, WorkerLost):
-            raise AnalysisError(f"seed {chosen[position]}: {result.reason}")
-        results[position] = result
-    answer = Replicates(str(resolved.get("name", "run")), tuple(results[place] for place in range(len(chosen))))
+    try:
+        for position, result in (executor or SerialExecutor()).run(_Work(draft, out, runner), chosen):
+            if isinstance(result, WorkerLost):
+                raise AnalysisError(f"seed {chosen[position]}: {result.reason}")
+            results[position] = result
+    except KeyboardInterrupt:
+        if out is None:
+            raise
+        if results:
+            _written(out, name, results)
+        tidy(out, chosen)
+        raise SeedsStoppedError(out, len(results), chosen) from None
+    return _written(out, name, results)
+
+
+class SeedsStoppedError(AnalysisError):
+    """The user stopped the runs."""
+
+    exit_code = 130
+
+    def __init__(self, out: Path, done: int, seeds: Sequence[int]) -> None:
+        self.out = out
+        self.seeds = tuple(seeds)
+        number = len(self.seeds)
+        kept = f"{done} of {number} seeds are done, and kept in {out}" if done else f"no seed was done: {out} is empty"
+        super().__init__(f"stopped; {kept}")
+
+
+def tidy(out: Path, seeds: Sequence[int]) -> None:
+    """Remove what runs of `seeds` left that are not among those that the folder says it has."""
+    try:
+        kept = set(json.loads((out / FILE).read_text(encoding="utf-8"))["seeds"])
+    except FileNotFoundError:
+        kept = set()
+    for seed in set(seeds) - kept:
+        place = out / f"seed-{seed}"
+        if place.is_dir():
+            for file in (place / RECORD_NAME, place / f"{RECORD_NAME}.part"):
+                file.unlink(missing_ok=True)
+            place.rmdir()
+
+
+def _written(out: Path | None, name: str, results: Mapping[int, SeedResult]) -> Replicates:
+    answer = Replicates(name, tuple(results[place] for place in sorted(results)))
     if out is not None:
         write_text(out / FILE, json_text(answer.to_dict()), force=True)
     return answer

@@ -10,7 +10,7 @@ from hermes_analysis.executors import make_executor
 from hermes_analysis.output import check_free, json_text, write_text
 from hermes_analysis.render import change_text
 from hermes_analysis.replicates.comparing import differences, values_of
-from hermes_analysis.replicates.folder import Replicates, read_replicates, run_replicates
+from hermes_analysis.replicates.folder import Replicates, SeedsStoppedError, read_replicates, run_replicates, tidy
 from hermes_analysis.replicates.terminal import differences_text, replicates_text
 from hermes_analysis.seeds import Seeds, chosen_seeds
 
@@ -34,8 +34,13 @@ def replicate(
     This is the entry point of `hermes run --seeds`. Raises AnalysisError.
     """
     chosen: Seeds = seeds if first is None else chosen_seeds(seeds, first)
-    with make_executor(executor, workers=workers or None, address=address) as ready:
-        runs = run_replicates(scenario, chosen, sets=sets, out=out, force=force, executor=ready)
+    try:
+        with make_executor(executor, workers=workers or None, address=address) as ready:
+            runs = run_replicates(scenario, chosen, sets=sets, out=out, force=force, executor=ready)
+    except SeedsStoppedError as stopped:
+        # Only now have the processes ended, which may have written in the meantime.
+        tidy(stopped.out, stopped.seeds)
+        raise
     return json_text(runs.to_dict()) if as_json else replicates_text(runs)
 
 

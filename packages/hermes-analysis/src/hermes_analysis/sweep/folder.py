@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hermes_analysis.errors import AnalysisError, OutputError
-from hermes_analysis.output import json_text, replacing
+from hermes_analysis.output import json_text, replacing, usable_folder
 from hermes_analysis.points import UNITS, Metrics
 from hermes_analysis.sweep.axes import parse_axis
 from hermes_analysis.sweep.space import Space
@@ -131,10 +131,7 @@ class SweepFolder:
                 self.results_path.unlink(missing_ok=True)
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise OutputError(f"{self.path}: exists and is no sweep; choose another --out")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be made: {error.strerror}") from error
+        usable_folder(self.path)
         with replacing(self.path / "sweep.json") as stream:
             stream.write(json_text(asked).encode())
         keys: NDArray[np.uint64] = self._places()["key"]

@@ -41,15 +41,18 @@ def validate(
     ] = None,
 ) -> None:
     """Simulate what was measured, and say how far off the simulation is."""
-    from hermes_analysis.output import json_text, replacing  # noqa: PLC0415 - only what runs is loaded
+    from hermes_analysis.output import check_writable, json_text, replacing  # noqa: PLC0415 - only what runs is loaded
     from hermes_analysis.validate.experiments import ValidationError  # noqa: PLC0415
     from hermes_analysis.validate.outputs import Outputs, outputs_of  # noqa: PLC0415
 
     with told():
+        to_screen = str(json_file) == "-"
+        for target in (plot, report, None if to_screen else json_file):
+            if target is not None:  # now, and not after minutes of simulation
+                check_writable(target)
         answer: Outputs = outputs_of(
             place, only=tuple(only or ()), sets=tuple(sets or ()), jobs=jobs or os.cpu_count() or 1, sample=sample
         )
-        to_screen = str(json_file) == "-"
         texts = {plot: answer.plot, report: answer.markdown}
         if not to_screen:
             texts[json_file] = lambda: json_text(answer.values())

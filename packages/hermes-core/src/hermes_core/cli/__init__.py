@@ -9,8 +9,10 @@ from types import TracebackType
 
 __all__ = ["main"]
 
+_SIGNALLED = 128
+"""What a shell adds to the number of a signal for the exit code of who was ended by it."""
 _INTERRUPTED = 130
-"""128 + SIGINT, as shells report it."""
+"""That of SIGINT."""
 _UNUSABLE = 1
 """As any output that cannot be written."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -20,8 +22,18 @@ _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (by default the process's own) and return its exit code.
 
-    A `HermesError` becomes one message on stderr. `--debug`, anywhere, or HERMES_DEBUG=1 adds the traceback.
+    A `HermesError` becomes one message on stderr. `--debug`, anywhere, or HERMES_DEBUG=1 adds the traceback. SIGTERM
+    and SIGHUP stop a command as Ctrl-C does.
     """
+    from hermes_core.cli.stopping import ends_like_ctrl_c  # noqa: PLC0415 - as below
+
+    with ends_like_ctrl_c() as came:
+        code = _guarded(argv)
+    return _SIGNALLED + came[0] if came and code == _INTERRUPTED else code
+
+
+def _guarded(argv: Sequence[str] | None) -> int:
+    """Run the command line, and make one message and an exit code of whatever goes wrong."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     debug = "--debug" in options or os.environ.get("HERMES_DEBUG", "0") not in {"", "0"}

@@ -75,8 +75,11 @@ def _replicate(
             scenario, seeds, first=seed, sets=sets, out=out, force=force, as_json=as_json
         )
     except ValueError as error:
-        if getattr(error, "exit_code", None) is None:
+        code = getattr(error, "exit_code", None)
+        if code is None:
             raise
+        if code == Interrupted.exit_code:
+            raise Interrupted(str(error).removeprefix("stopped; ")) from error
         raise InputError(str(error)) from error
     typer.echo(text, nl=False)
 
