@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hermes_core.api import Deployment, InputError
+from hermes_core.api import Deployment, InputError, StepShape
 from hermes_hw.fitted import FittedModel, fit_efficiency, read_calibration
 from hermes_hw.fitted.regression import BOUNDS, bounded_least_squares
 from hermes_hw.roofline import RooflineModel
@@ -168,3 +168,47 @@ def test_bounds_are_physical():
         assert 0 < low < high
         assert high <= 1
         assert name.endswith("_s") == (high < 0.1)
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "gemma-3-12b"])
+def test_steps_that_the_shipped_constants_made_need_no_fit(model):
+    """Between whole numbers of sequences, with prompts of which a part is cached, and with windows: nothing is off."""
+    served = {**SERVED, "model": model}
+    steps = RooflineModel().compile(Deployment(**served)).steps
+    context, new, cached, share = 3000, 300, 500, 0.25
+
+    def shape(seqs):
+        windowed = seqs * min(context, steps.window or context)
+        return StepShape(decode_seqs=seqs, decode_context=seqs * context, decode_windowed=windowed, sampled_seqs=seqs)
+
+    def seconds(shape):
+        return steps.step(shape)[0] * 1e-15
+
+    common = {"run": "a", "context": float(context)}
+    plain = {"prompts": 0.0, "new_tokens": 0.0, "cached_tokens": 0.0}
+    seen = [
+        common
+        | plain
+        | {"seqs": low + part, "seconds": (1 - part) * seconds(shape(low)) + part * seconds(shape(low + 1))}
+        for low, part in ((3, 0.0), (4, 0.5), (16, 0.25), (40, 0.75))
+    ]
+    mixed = shape(8)
+    mixed.prefill_seqs, mixed.prefill_tokens, mixed.prefill_context = 1, new, cached + new
+    # Twice the pairs of query and key: query i of 300 sees 500 + i.
+    mixed.prefill_pairs2 = mixed.prefill_windowed_pairs2 = 2 * sum(cached + i for i in range(1, new + 1))
+    mixed.sampled_seqs = 9
+    longer = (1 - share) * seconds(shape(8)) + share * seconds(mixed)
+    prompts = {"prompts": share, "new_tokens": float(new), "cached_tokens": float(cached)}
+    seen.append(common | prompts | {"seqs": 8.0, "seconds": longer})
+    error = fit_efficiency(served, seen)["error"]
+    assert error["shipped_mean_percent"] < 1e-6
+    assert error["worst_percent"] < 0.1
+
+
+def test_a_plan_other_than_the_fitted_one_is_extrapolated(tmp_path):
+    path = calibrated(tmp_path)
+    options = {"calibration": str(path)}
+    same = FittedModel().compile(Deployment(**SERVED, options=options))
+    other = FittedModel().compile(Deployment(**SERVED, tensor_parallel=2, options=options))
+    assert not any("extrapolated" in note for note in same.notes)
+    assert any("another model or plan" in note for note in other.notes)
