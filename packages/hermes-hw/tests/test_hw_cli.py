@@ -136,15 +136,21 @@ def test_an_unwritable_plot_is_named(tmp_path):
 
 def test_profile_check_and_price_work_together(tmp_path):
     folder = str(tmp_path / "tables")
-    measured = run("profile", folder, "--name", "this-cpu", "--quick")
+    measured = run("profile", folder, "--name", "this-cpu", "--quick", "--budget", "1s")
     assert measured.exit_code == 0, measured.output
     assert "measurements of this-cpu in" in measured.stdout
     assert "device: this-cpu, kind: measured" in measured.stdout
-    again = run("profile", folder)
+    again = run("profile", folder, "--name", "another")
     assert isinstance(again.exception, OutputError)
     checked = run("tables", "check", folder, "--json")
     assert checked.exit_code == 0
-    assert json.loads(checked.stdout)["origin"] == "hermes hw profile on this-cpu"
+    content = json.loads(checked.stdout)
+    assert content["origin"] == "hermes hw profile on this-cpu"
+    # However few rows a table has, it is in the answer.
+    assert {"gemm", "attention.decode", "sample"} <= {item["kind"] for item in content["tables"]}
+    shown = run("tables", "check", folder).stdout
+    assert "m 1 to 64" in shown
+    assert "sample in fp32: every row is at an edge" in " ".join(shown.split())
     priced = run(
         *("price", "--model", "llama-3.2-1b", "--device", "this-cpu", "--batch", "1"),
         *("--source", "measured", "--tables", folder, "--json"),
@@ -170,7 +176,7 @@ def test_an_interrupted_profile_says_what_there_is_and_goes_on(tmp_path, monkeyp
 
     monkeypatch.setattr(NumpyBackend, "times", interrupted)
     folder = str(tmp_path / "t")
-    assert main(["hw", "profile", folder, "--quick"]) == 130
+    assert main(["hw", "profile", folder, "--quick", "--budget", "1s"]) == 130
     said = capsys.readouterr().err
     assert f"measurements are in {folder}, and can be used; the same command goes on" in said
     assert "45" not in said.split("stopped:")[1]

@@ -354,8 +354,8 @@ def test_a_profile_of_something_else_is_not_continued(tmp_path):
         Folder.opened(tmp_path / "t", "fp32", {**here, "versions": {**here["versions"], "numpy": "0.1"}}, "here")
     with pytest.raises(OutputError, match="processor"):
         Folder.opened(tmp_path / "t", "fp32", {**here, "machine": {"processor": "another"}}, "here")
-    with pytest.raises(OutputError, match="OMP_NUM_THREADS absent, here it is 1"):
-        Folder.opened(tmp_path / "t", "fp32", {**here, "threads": {**here["threads"], "OMP_NUM_THREADS": "1"}}, None)
+    with pytest.raises(OutputError, match="BLIS_NUM_THREADS absent, here it is 7"):
+        Folder.opened(tmp_path / "t", "fp32", {**here, "threads": {**here["threads"], "BLIS_NUM_THREADS": "7"}}, None)
     # A newer release of this package may go on.
     Folder.opened(tmp_path / "t", "fp32", {**here, "versions": {**here["versions"], "hermes-hw": "99"}}, None)
     assert {path.name: path.read_text() for path in (tmp_path / "t").iterdir()} == before

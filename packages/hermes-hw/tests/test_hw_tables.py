@@ -12,11 +12,11 @@ from hermes_hw.efficiency import efficiency_of
 from hermes_hw.operators import EXTRAPOLATED, INTERPOLATED, MEASURED, Operator, sizes_of
 from hermes_hw.roofline import RooflineModel, RooflinePricer
 from hermes_hw.tables import AutoModel, MeasuredModel, open_tables, read_tables, write_tables
-from hermes_hw.tables.check import held_out_errors
+from hermes_hw.tables.check import checked_tables, remarks
 from hermes_hw.tables.grid import Grid, coordinates
 from hermes_hw.tables.library import TableLibrary
 from hermes_hw.tables.pricer import TablePricer, WholeAttention
-from hermes_hw.tables.rows import checked_rows
+from hermes_hw.tables.rows import TableRows, checked_rows
 from hermes_hw.tables.vocabulary import KINDS
 from hermes_hw.testing import check_step_model
 
@@ -144,10 +144,58 @@ def test_energy_never_exceeds_the_limit_and_grows_with_time():
 
 
 def test_held_out_points_of_a_smooth_table_are_predicted():
-    (error,) = held_out_errors([gemm_rows(2.0, counts=tuple(range(1, 65)))], BASE)
+    (error,) = checked_tables([gemm_rows(2.0, counts=tuple(range(1, 65)))], BASE)
     assert error.held_out > 10
     assert error.median < 1e-6
     assert error.roofline_median == pytest.approx(0.5)
+    assert (error.filled, error.above_larger, error.unsteady) == (1.0, 0, None)
+    assert error.ranges["m"] == (1, 64)
+
+
+@pytest.mark.parametrize(("factor", "above"), [(50.0, 1), (1 / 50, 3)])
+def test_a_row_that_is_off_is_named_and_counted(factor, above):
+    rows = gemm_rows(2.0, counts=(1, 8, 64, 512), widths=(1024, 4096, 6144))
+    place = int(np.flatnonzero((rows.columns["n"] == 4096) & (rows.columns["m"] == 8))[0])
+    rows.seconds[place] *= factor
+    (found,) = checked_tables([rows], BASE)
+    assert found.held_out == len(rows) == 24
+    assert found.above_larger == above
+    (said,) = remarks([found])
+    assert f"{above} of 24 rows take over 1.2 times as long as more work" in said
+    if factor < 1:
+        assert found.worst_at == {"n": 4096, "k": int(rows.columns["k"][place]), "m": 8}
+        assert found.worst == pytest.approx(49)
+        assert "the others tell 50 times what was measured at n 4096" in said
+    else:
+        assert found.worst > 1
+
+
+def test_holes_and_unsteady_rows_are_counted():
+    rows = gemm_rows(2.0, counts=(1, 8, 64), widths=(1024, 4096, 6144))
+    chosen = np.ones(len(rows), bool)
+    chosen[[4, 7]] = False
+    spread = np.zeros(len(rows))
+    spread[:3] = 0.5
+    part = {name: values[chosen] for name, values in rows.columns.items()}
+    (found,) = checked_tables([TableRows("gemm", "bf16", part, rows.seconds[chosen], "t", spread[chosen])], BASE)
+    assert found.filled == pytest.approx(16 / 18)
+    assert found.unsteady == 3
+    assert found.extrapolated < found.held_out
+
+
+def test_a_table_of_one_row_has_no_error_and_says_so():
+    rows = gemm_rows(counts=(8,), widths=(1024,))
+    rows = TableRows("gemm", "bf16", {k: v[:1] for k, v in rows.columns.items()}, rows.seconds[:1], "t")
+    (found,) = checked_tables([rows], BASE)
+    assert np.isnan(found.worst)
+    assert remarks([found]) == ["gemm in bf16: every row is at an edge: none can be told from the others."]
+
+
+def test_of_a_large_table_a_random_part_is_left_out():
+    rows = gemm_rows(2.0, counts=tuple(range(1, 200)))
+    (found,) = checked_tables([rows], BASE)
+    assert found.held_out < len(rows) / 5
+    assert found.median < 1e-6
 
 
 # ---- models ------------------------------------------------------------------------------------------------------
@@ -343,10 +391,10 @@ def test_a_measured_mixed_call_is_priced_as_measured():
 
 @pytest.mark.shared
 @shared
-def test_held_out_errors_of_a_published_profile_are_small():
+def test_errors_of_a_published_profile_are_small():
     facts = find_device("rtx-4090")
     base = WholeAttention(RooflinePricer(facts, efficiency_of(facts.family)))
-    errors = {item.kind: item for item in held_out_errors(open_tables(LLAMA).tables.values(), base)}
+    errors = {item.kind: item for item in checked_tables(open_tables(LLAMA).tables.values(), base)}
     assert errors["gemm"].median < 0.02
     assert errors["attention.mixed"].median < 0.04
     assert errors["attention.mixed"].roofline_median > 0.3

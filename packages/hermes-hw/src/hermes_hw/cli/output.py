@@ -19,7 +19,7 @@ def table_of(title: str, *columns: str) -> Any:
 
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        text = column in {"bound", "source", "value", "verified", "not verified"} or i == 0
+        text = column in {"bound", "source", "value", "verified", "not verified", "sizes"} or i == 0
         table.add_column(column, justify="left" if text else "right", overflow="fold")
     return table
 

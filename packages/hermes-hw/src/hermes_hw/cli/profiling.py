@@ -21,7 +21,9 @@ def profile_command(
     ] = "",
     backend: Annotated[str, typer.Option(help="numpy, or torch (extra hermes-hw[profile]).")] = "numpy",
     device: Annotated[str, typer.Option(help="Device of PyTorch: cpu, cuda, cuda:1.")] = "cpu",
-    budget: Annotated[str, typer.Option(help="When to end, such as 90s, 5min, 1h; finer points wait then.")] = "10min",
+    budget: Annotated[
+        str, typer.Option(help="When to end, such as 90s, 5min, 1h; 10min, or 20s with --quick, where none is given.")
+    ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Few and small shapes: seconds, not minutes.")] = False,
 ) -> None:
     """Measure products, attention and element-wise operators on this machine, into tables of the open format.
@@ -33,7 +35,7 @@ def profile_command(
 
     from hermes_hw.profiling import ACCELERATOR, QUICK, Folder, ProfilePlan, Session, setting  # noqa: PLC0415
 
-    budget_s = _seconds(budget)
+    budget_s = _seconds(budget or ("20s" if quick else "10min"))
     if backend not in {"numpy", "torch"}:
         raise InputError(f"--backend {backend!r} is unknown", remedy="Known: numpy, torch.")
     if backend == "numpy" and device != "cpu":

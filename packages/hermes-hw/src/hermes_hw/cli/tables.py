@@ -1,6 +1,7 @@
 """`hermes hw tables`: what tables of measurements hold, and how well they predict what they were not given."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from hermes_hw.cli.output import Json, print_json, print_table, table_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from hermes_hw.tables.check import Checked
     from hermes_hw.tables.inventory import Coverage, TableFile
     from hermes_hw.tables.rows import TableRows
 
@@ -32,30 +34,57 @@ def check(
     framework: Annotated[str, typer.Option(help="vllm, sglang or trtllm; with silicon.")] = "vllm",
     as_json: Json = False,
 ) -> None:
-    """Check the rows, hold a tenth of each table out, and show the error of predicting it from the rest."""
-    from hermes_hw.tables.check import held_out_errors  # noqa: PLC0415 - keeps the command line quick
+    """Say what tables cover, what in them cannot be, and how well they tell rows that were left out of them."""
+    from hermes_hw.tables.check import checked_tables, remarks  # noqa: PLC0415 - keeps the command line quick
     from hermes_hw.tables.pricer import WholeAttention  # noqa: PLC0415
 
     found, origin = _tables(path, device, framework)
-    base = WholeAttention(_roofline(path, device))
-    errors = held_out_errors(found, base)
+    checked = checked_tables(found, WholeAttention(_roofline(path, device)))
     if as_json:
-        print_json({"origin": origin, "tables": [dataclasses.asdict(item) for item in errors]})
+        tables = [{key: _finite(value) for key, value in dataclasses.asdict(item).items()} for item in checked]
+        print_json({"origin": origin, "tables": tables})
         return
-    shown = table_of(
-        f"Held-out error of {origin}",
-        *("kind", "format", "rows", "held out", "at an edge", "mean", "median", "p90", "roofline alone"),
+    print_table(_coverage_of(checked, origin))
+    print_table(_errors_of(checked))
+    typer.echo(
+        "Error: each row (of large tables a random tenth) as told by the others, rows at an edge aside; "
+        "roofline: as told without tables."
     )
-    for item in errors:
+    for sentence in remarks(checked):
+        typer.echo(f"* {sentence}")
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _coverage_of(checked: "Sequence[Checked]", origin: str) -> Any:
+    shown = table_of(f"What is measured: {origin}", *("kind", "format", "rows", "of grid", "unsteady", "sizes"))
+    for item in checked:
+        ranges = ", ".join(
+            f"{name} {low}" if low == high else f"{name} {low} to {high}" for name, (low, high) in item.ranges.items()
+        )
+        steady = "-" if item.unsteady is None else f"{item.unsteady:,}"
+        shown.add_row(item.kind, item.dtype, f"{item.rows:,}", f"{item.filled:.0%}", steady, ranges)
+    return shown
+
+
+def _errors_of(checked: "Sequence[Checked]") -> Any:
+    shown = table_of(
+        "How well rows tell one another",
+        *("kind", "format", "left out", "at edge", "median", "p90", "worst", "roofline", "too long"),
+    )
+    for item in checked:
+        errors = (item.median, item.p90, item.worst, item.roofline_median)
         shown.add_row(
             item.kind,
             item.dtype,
-            f"{item.rows:,}",
-            str(item.held_out),
-            str(item.extrapolated),
-            *(f"{100 * value:.1f}%" for value in (item.mean, item.median, item.p90, item.roofline_median)),
+            f"{item.held_out:,}",
+            f"{item.extrapolated:,}",
+            *("-" if math.isnan(value) else f"{100 * value:.1f}%" for value in errors),
+            f"{item.above_larger:,}",
         )
-    print_table(shown)
+    return shown
 
 
 @tables_app.command("inventory")
