@@ -1,5 +1,6 @@
 """YAML with places, layered files, and values set on the command line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -242,6 +243,24 @@ def test_what_cannot_be_set_is_refused(assignment, problem):
     error = refused(apply_set, read("a: {}\nseed: 7\nlist: [1, 2]\n"), assignment)
     assert problem in error.problem
     assert error.place.file == f"--set {assignment}"
+
+
+# --- characters that JSON writes as two escapes -----------------------------------------------------------------------
+
+
+def test_a_file_that_json_wrote_has_whole_characters():
+    data = {"name": "a \U0001f4a5", "\U0001f4a5": ["\U0001f4a5", "é"]}
+    escaped = json.dumps(data)
+    assert "\\ud83d" in escaped
+    assert read(escaped).data == data
+    assert from_mapping({"name": "\ud83d\udca5"}, source="s", base=Path()).data == {"name": "\U0001f4a5"}
+
+
+@pytest.mark.parametrize("text", ['{"name": "a \\ud83d"}', '{"\\udca5": 1}', '{"list": ["\\udca5"]}'])
+def test_half_a_character_is_refused_where_it_stands(text):
+    error = refused(read, text)
+    assert "has half of a character" in error.problem
+    assert error.place.line == 1
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

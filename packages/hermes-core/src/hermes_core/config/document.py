@@ -159,11 +159,13 @@ def from_mapping(data: Mapping[str, Any], *, source: str, base: Path) -> Documen
             for key in value:
                 if not isinstance(key, str):
                     raise InputError(f"the key {key!r} is not text", place=mark.place(route))
-            return {key: plain(item, (*route, key)) for key, item in value.items()}
+            return {_joined(key, mark.place(route)): plain(item, (*route, key)) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [plain(item, (*route, at)) for at, item in enumerate(value)]
-        if value is None or isinstance(value, str | bool | int | float):
+        if value is None or isinstance(value, bool | int | float):
             return value
+        if isinstance(value, str):
+            return _joined(value, mark.place(route))
         if isinstance(value, Path):
             return str(value)
         raise InputError(
@@ -193,7 +195,7 @@ class _Reader:
             if not isinstance(key, str):
                 place = Mark(self._source, *at).place(route, at_key=True)
                 raise InputError(f"the key {key!r} is not text", place=place, remedy="quote it if it is a name")
-            name = str(key)
+            name = _joined(key, Mark(self._source, *at).place(route, at_key=True))
             # Keys that a merge (`<<`) brought have no place of their own here.
             self.marks[*route, name] = Mark(self._source, *at, self._base)
             result[name] = self._value(tree[key], (*route, name))
@@ -227,9 +229,11 @@ class _Reader:
         if isinstance(value, ScalarBoolean):
             return bool(value)
         # Subclasses of ruamel that remember how they were written become the plain type.
-        for plain in (int, float, str):
+        for plain in (int, float):
             if isinstance(value, plain):
                 return plain(value)
+        if isinstance(value, str):
+            return _joined(value, self.marks[route].place(route))
         if hasattr(value, "isoformat"):
             return str(value.isoformat())
         raise InputError(
@@ -248,6 +252,19 @@ class _Reader:
         if at is None:
             return (None, None)
         return (at[0] + 1, at[1] + 1), (at[2] + 1, at[3] + 1)
+
+
+def _joined(text: str, place: Place) -> str:
+    """Return plain `text` with whole characters: JSON writes those beyond 16 bits as two escapes, which YAML reads apart.
+
+    Raises `InputError` for half of such a pair.
+    """
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{text!r} has half of a character", place=place, remedy="write it as UTF-8 instead of with escapes"
+        ) from None
 
 
 def _duplicate(error: DuplicateKeyError, text: str, source: str) -> InputError:
