@@ -176,6 +176,19 @@ def test_short_runs_come_first_and_only_long_ones_count():
     assert answer.counts.measured < answer.counts.looked_at
 
 
+def test_devices_without_a_price_are_told_where_money_decides():
+    SCENARIO["devices"] = {"h100-sxm": {"price": "0 USD/h"}}
+    space = SearchSpace.of([], Fleet(("h100-sxm", "l40s"), (1,)))
+    try:
+        money, speed = search(space, trials=20), search(space, ("ttft.p99",), trials=20)
+    finally:
+        del SCENARIO["devices"]
+    assert money.counts.unpriced == 1
+    assert "have no price per hour and count as free" in answer_text(money)
+    assert "count as free" not in answer_text(speed)
+    assert "count as free" not in answer_text(search(space, trials=20))
+
+
 def test_the_answer_explains_itself():
     answer = search(limits=("ttft.p99 <= 400 ms", "tpot.p99 <= 30 ms"))
     text = answer_text(answer)

@@ -261,10 +261,11 @@ def clients_with(*figures):
 def test_whose_rent_and_power_nobody_knows_is_told():
     steps = [step(0, 0, 2, client=client) for client in (0, 1)]
     both = warnings_of(clients=clients_with((0, 0), (0, 0)), steps=steps, end_ns=20 * S)
-    assert "no client has a price per hour: cost is electricity alone" in both
+    remedy = "(give yours as devices: {d0: {price: 2.50 USD/h}}, say)"
+    assert f"no price known for d0, d1: cost is electricity alone {remedy}" in both
     assert "no client has a power: energy is not known, nor what electricity costs" in both
     one = warnings_of(clients=clients_with((100, 2), (0, 0)), steps=steps, end_ns=20 * S)
-    assert "no price per hour is known of d1: cost is of the others" in one
+    assert f"no price known for d1: cost is of the others {remedy.replace('d0', 'd1')}" in one
     assert "no power is known of d1: energy is of the others" in one
     # A client that did nothing, and one whose steps have energy of their own, have no unknown power.
     idle = warnings_of(clients=clients_with((100, 2), (0, 2)), steps=steps[:1], end_ns=20 * S)
@@ -280,6 +281,27 @@ def test_energy_that_nobody_knows_is_not_printed_as_none_at_all():
     out = io.StringIO()
     summarise(make_record(clients=clients_with((0, 36)), **fields)).print(out)
     assert "energy not known; cost 0.200 USD" in out.getvalue()
+
+
+def test_a_cost_that_nobody_knows_is_not_printed_as_none_at_all():
+    fields = {"steps": [step(0, 0, 2)], "requests": [{"request_id": 0, "end_ns": S}], "end_ns": 20 * S}
+    free, paid = io.StringIO(), io.StringIO()
+    summarise(make_record(clients=clients_with((100, 0)), **fields)).print(free)
+    summarise(make_record(clients=clients_with((100, 36)), **fields)).print(paid)
+    assert " 0 USD" not in free.getvalue()
+    assert "not known" in free.getvalue()
+    assert "not known" not in paid.getvalue()
+    assert "0.200 USD" in paid.getvalue()
+
+
+def test_electricity_is_told_from_a_cost_with_rent():
+    fields = {"steps": [step(0, 0, 2)], "requests": [{"request_id": 0, "end_ns": S}], "end_ns": 20 * S}
+    free, paid = io.StringIO(), io.StringIO()
+    for price, out in ((0, free), (36, paid)):
+        record = make_record(clients=clients_with((100, price)), electricity_usd_per_kwh=3.6, **fields)
+        summarise(record).print(out)
+    assert "; electricity alone 0.00200 USD" in " ".join(free.getvalue().split())
+    assert "; cost 0.202 USD" in " ".join(paid.getvalue().split())
 
 
 def test_findings_of_the_run_are_passed_on_but_for_mere_information():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hermes_core import runs, simulation
 from hermes_core.api import DoesNotFitError, InputError, Interrupted, MissingExtraError, OutputError, plugins
-from hermes_core.cli import main, progress
+from hermes_core.cli import explain_command, main, progress
 from hermes_core.config import parts
 from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, compiled_with
@@ -359,6 +359,12 @@ def test_explain_shows_every_value_with_its_origin(scenario, monkeypatch, capsys
     assert "one client of pool default: 2 device(s), 3.00 USD/h" in lines
     assert any(line.startswith("KV cache") and "blocks" in line for line in lines)
     assert "note: made for a test" in lines
+
+
+def test_a_price_that_nobody_knows_is_no_price():
+    told = explain_command._rent({"device": "h20", "price_usd_per_h": 0.0})
+    assert told == "no price known for h20 (devices: {h20: {price: 2.50 USD/h}} gives one)"
+    assert explain_command._rent({"device": "h20", "price_usd_per_h": 1.5}) == "1.50 USD/h"
 
 
 def test_explain_as_json_has_scenario_origins_and_deployments(scenario, monkeypatch, capsys):

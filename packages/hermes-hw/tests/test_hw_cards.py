@@ -91,6 +91,21 @@ def test_the_card_of_a_hybrid_says_what_it_keeps():
     assert not [item for item in model_card("llama-3.1-8b")["figures"] if item["name"].startswith("state.")]
 
 
+def test_a_price_that_was_looked_up_is_there():
+    for name, figures in load_json("checked.json")["figures"].items():
+        if "price_usd_per_h" in figures:
+            assert find_device(name).price_usd_per_h > 0, name
+
+
+def test_a_price_that_nobody_knows_is_none():
+    assert find_device("h20").price_usd_per_h == 0
+    figures = {item["name"]: item for item in device_card("h20")["figures"]}
+    assert figures["price_usd_per_h"]["value"] is None
+    assert "No list price" in figures["price_usd_per_h"]["source"]
+    figures = {item["name"]: item for item in device_card("h100-sxm")["figures"]}
+    assert figures["price_usd_per_h"]["value"] == find_device("h100-sxm").price_usd_per_h
+
+
 def test_figures_of_the_user_are_the_users_to_check():
     device = find_device("h100-sxm", {"tdp_w": 500.0})
     assert checked_since(device, "tdp_w") == "the user's"
@@ -114,7 +129,8 @@ def test_list_and_show_name_what_was_not_verified():
 
     rows = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)["devices"]
     unchecked = {row["name"]: row["not_verified"] for row in rows}
-    assert "price_usd_per_h" in unchecked["h100-sxm"]
+    assert "price_usd_per_h" in unchecked["tpu-v5e"]
+    assert "price_usd_per_h" not in unchecked["h100-sxm"]
     assert "tdp_w" not in unchecked["h100-sxm"]
     assert "not verified" in CliRunner().invoke(app, ["list"]).stdout
     models = {

@@ -51,6 +51,19 @@ def test_price_prints_operators_and_totals():
         assert word in result.stdout
 
 
+def test_a_price_that_nobody_knows_is_told():
+    text = " ".join(run("price", "--model", "llama-3.1-8b", "--device", "h20", "--batch", "1").stdout.split())
+    assert "no price known for h20 (a scenario gives one: devices: {h20: {price: 2.50 USD/h}})" in text
+    assert "USD/h, room" in run("price", "--model", "llama-3.1-8b", "--device", "h100", "--batch", "1").stdout
+    assert "not known" in run("show", "h20").stdout
+    assert "not known" not in run("show", "h100").stdout
+    rows = {row["name"]: row["price_usd_per_h"] for row in json.loads(run("list", "--json").stdout)["devices"]}
+    assert rows["h20"] is None
+    assert rows["h100-sxm"] == 2.99
+    line = next(line for line in run("list").stdout.splitlines() if " h20 " in line)
+    assert "not known" in line
+
+
 def test_price_as_json_adds_up():
     arguments = (
         "--model",

@@ -16,7 +16,17 @@ def test_every_figure_of_the_catalogue_has_a_source(name):
     assert device.sources["price_usd_per_h"]
     assert device.price_date.startswith("20")
     assert 0 < device.idle_w < device.tdp_w
+    assert device.interconnect.bandwidth_bytes_per_s < device.memory_bandwidth_bytes_per_s
     assert device.flops["bf16"] > device.flops.get("fp32", 0)
+
+
+def test_the_memory_of_a_device_is_read_in_less_than_a_second_and_more_than_ten_milliseconds():
+    # A figure of another unit (GiB for GB/s, both ways for one, a node for a device) would be outside.
+    for name in device_names():
+        device = find_device(name)
+        if device.family != "cpu":
+            assert 0.01 < device.memory_bytes / device.memory_bandwidth_bytes_per_s < 0.1, name
+            assert 30 < device.flops["bf16"] / device.memory_bandwidth_bytes_per_s < 600, name
 
 
 @pytest.mark.parametrize("name", device_names())
@@ -46,13 +56,38 @@ def test_a_device_is_found_in_any_spelling(name):
         ("NVIDIA RTX 6000 Ada Generation", "rtx-6000-ada"),
         ("H200 141GB HBM3e", "h200"),
         ("AMD Instinct MI300X", "mi300x"),
+        ("NVIDIA A100-PCIE-40GB", "a100-pcie-40gb"),
+        ("NVIDIA GH200 480GB", "gh200"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H800", "h800"),
+        ("NVIDIA L20", "l20"),
+        ("NVIDIA B300 SXM6 AC", "b300"),
+        ("NVIDIA A10G", "a10g"),
+        ("Tesla T4", "t4"),
+        ("Tesla V100-SXM2-32GB", "v100-sxm-32gb"),
+        ("V100 16GB", "v100-sxm-16gb"),
+        ("AMD Instinct MI250X", "mi250x"),
+        ("MI355X", "mi355x"),
+        ("TPU v4", "tpu-v4"),
+        ("TPU v5e", "tpu-v5e"),
+        ("TPU v5p", "tpu-v5p"),
+        ("Trillium", "tpu-v6e"),
+        ("Ironwood", "tpu-v7x"),
+        ("TPU7x", "tpu-v7x"),
+        ("trn1", "trainium1"),
+        ("Trainium 2", "trainium2"),
+        ("trn3", "trainium3"),
+        ("AWS Inferentia2", "inferentia2"),
+        ("Intel Gaudi 2", "gaudi-2"),
+        ("Gaudi3", "gaudi-3"),
+        ("Intel Arc Pro B60", "arc-pro-b60"),
     ],
 )
 def test_a_device_is_found_by_its_drivers_name(name, found):
     assert find_device(name).name == found
 
 
-@pytest.mark.parametrize("name", ["NVIDIA A100-PCIE-40GB", "H100 200GB", "NVIDIA", "80GB"])
+@pytest.mark.parametrize("name", ["NVIDIA A100-PCIE-60GB", "GH200 144GB", "H100 200GB", "NVIDIA", "80GB"])
 def test_another_size_is_another_device(name):
     with pytest.raises(InputError, match="unknown device"):
         find_device(name)

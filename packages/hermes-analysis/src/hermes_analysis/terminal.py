@@ -87,8 +87,8 @@ def print_details(more: RunDetails, *, file: TextIO | None = None) -> None:
                 energy(cost.dynamic_energy_j),
                 energy(cost.idle_energy_j),
                 number(cost.energy_j / cost.output_tokens if cost.output_tokens else None),
-                f"{number(cost.cost_usd)} USD",
-                number(cost.cost_usd / cost.requests * 1e3 if cost.requests else None),
+                _usd(cost.cost_usd),
+                number(cost.cost_usd / cost.requests * 1e3 if cost.requests and cost.cost_usd else None),
             )
         console.print()
         console.print(table)
@@ -253,7 +253,7 @@ def _clients(clients: tuple[ClientSummary, ...]) -> Any:
             percent(max(c.kv_peak_share for c in several)),
             f"{sum(c.preemptions for c in several):,}",
             energy(sum(c.energy_j for c in several)),
-            f"{number(sum(c.cost_usd for c in several))} USD",
+            _usd(sum(c.cost_usd for c in several)),
         )
     return table
 
@@ -329,6 +329,11 @@ def _by_pool(clients: tuple[ClientSummary, ...]) -> list[tuple[str, list[ClientS
     return [(f"{pool} (x {len(several)})", several) for pool, several in pools.items()]
 
 
+def _usd(cost: float) -> str:
+    """Return a cost; one of nothing is of what has no price."""
+    return f"{number(cost)} USD" if cost else "not known"
+
+
 def _queue(mean: float) -> str:
     """Return the mean length of a queue; one that was hardly ever used is not worth its digits."""
     return f"< {_SHORTEST_QUEUE}" if 0 < mean < _SHORTEST_QUEUE else number(mean)
@@ -348,7 +353,7 @@ def _money(console: Any, summary: RunSummary) -> None:
         each = number(answer.joules_per_output_token)
         text = f"energy {energy(answer.energy_j)} ({idle} idle), {each} J per output token"
     if answer.cost_usd:
-        text += f"; cost {number(answer.cost_usd)} USD, "
+        text += f"; {'cost' if answer.rent_usd else 'electricity alone'} {number(answer.cost_usd)} USD, "
         text += f"{number(answer.usd_per_million_output_tokens)} USD per million output tokens"
     if answer.carbon_g:
         text += f"; {number(answer.carbon_g / 1e3)} kg CO2e"

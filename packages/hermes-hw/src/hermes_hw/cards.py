@@ -85,7 +85,7 @@ def device_card(name: str) -> dict[str, Any] | None:
         elif key == "algorithm":
             row["checked"] = ""
         figures.append(row)
-    price = _figure(device, "price_usd_per_h", device.price_usd_per_h, "price_usd_per_h")
+    price = _figure(device, "price_usd_per_h", device.price_usd_per_h or None, "price_usd_per_h")
     figures.append({**price, "source": f"{price['source']}, {device.price_date}"})
     for key, value in dataclasses.asdict(efficiency_of(device.family)).items():
         figures.append(

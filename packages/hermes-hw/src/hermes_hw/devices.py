@@ -98,8 +98,8 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
 
 
 _FILLERS: Final = frozenset(
-    """nvidia geforce quadro tesla amd instinct intel google gpu tensor core accelerator generation edition hbm2 hbm2e
-    hbm3 hbm3e gddr6 gddr7 oam""".split()  # noqa: SIM905 - a list of words
+    """nvidia geforce quadro tesla amd instinct intel google aws gpu tensor core accelerator generation edition
+    hbm2 hbm2e hbm3 hbm3e gddr6 gddr7 oam""".split()  # noqa: SIM905 - a list of words
 )
 """Words in a driver's name of a device that do not tell one from another."""
 _SIZE: Final = re.compile(r"(\d+)(gb|gib|g)")

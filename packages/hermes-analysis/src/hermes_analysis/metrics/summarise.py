@@ -151,10 +151,11 @@ def _unpriced(run: RunRecord, clients: Sequence[ClientSummary]) -> Iterator[str]
     # Without a device it is a service that others run.
     infos = [info for info in run.manifest.clients if info.device]
     unrented = [info.device for info in infos if info.price_usd_per_h <= 0]
-    if unrented and len(unrented) == len(infos):
-        yield "no client has a price per hour: cost is electricity alone"
-    elif unrented:
-        yield f"no price per hour is known of {', '.join(dict.fromkeys(unrented))}: cost is of the others"
+    if unrented:
+        counted = "electricity alone" if len(unrented) == len(infos) else "of the others"
+        names = list(dict.fromkeys(unrented))
+        remedy = f"devices: {{{names[0]}: {{price: 2.50 USD/h}}}}, say"
+        yield f"no price known for {', '.join(names)}: cost is {counted} (give yours as {remedy})"
     dark = [one.device for one in clients if one.device and one.energy_j <= 0 < one.utilisation]
     if dark and len(dark) == len(infos):
         yield "no client has a power: energy is not known, nor what electricity costs"

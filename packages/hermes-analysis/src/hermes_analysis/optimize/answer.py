@@ -65,6 +65,8 @@ class Counts:
     beaten: int
     extrapolated: int
     """Measured candidates more than a tenth of whose prices is extrapolated."""
+    unpriced: int
+    """Measured candidates whose devices have no price per hour: they count as free."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def answer_of(
             bound=kinds.count("bound"),
             beaten=kinds.count("beaten"),
             extrapolated=sum(one.value("extrapolated_share") > _EXTRAPOLATED for one in measured),
+            unpriced=sum(one.value("usd_per_h") == 0 for one in measured),
         ),
         measured=tuple(measured),
         cuts=tuple(cuts),

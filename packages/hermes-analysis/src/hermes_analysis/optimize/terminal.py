@@ -95,8 +95,19 @@ def _cost(answer: Answer) -> Iterator[str]:
         f"{counts.beaten:,} cannot be better, {counts.measured:,} were run in full with {len(answer.seeds)} seeds"
     )
     yield f"          {counts.extrapolated:,} of them rest on extrapolated prices to a tenth or more"
+    if counts.unpriced and _about_money(answer):
+        yield (
+            f"warning   {counts.unpriced:,} of them have no price per hour and count as free: give the devices a price "
+            "(devices: {NAME: {price: 2.50 USD/h}}, say)"
+        )
     for dimension, choice, why in answer.refused:
         yield f"refused   everything with {dimension}={choice}: {why}"
+
+
+def _about_money(answer: Answer) -> bool:
+    """Say whether an objective or a limit depends on what devices cost."""
+    asked = [goal.metric for goal in (*answer.judge.objectives, *answer.judge.constraints)]
+    return any("usd" in metric for metric in asked)
 
 
 def as_values(answer: Answer) -> dict[str, Any]:

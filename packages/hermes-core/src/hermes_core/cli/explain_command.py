@@ -167,6 +167,7 @@ def _compiled(pool: "PoolPlan") -> dict[str, Any] | None:
         "kv_blocks": blocks,
         "kv_tokens": blocks * pool.engine.block_size_tokens,
         "max_model_len": min(compiled.max_model_len, pool.engine.max_model_len or compiled.max_model_len),
+        "device": pool.deployment.device,
         "price_usd_per_h": compiled.price_usd_per_h,
         "idle_power_w": compiled.idle_power_w,
         "compile_error": compiled.compile_error,
@@ -193,6 +194,13 @@ def _compiled_stages(pool: "ServicePoolPlan") -> dict[str, Any]:
     return {"workers": pool.workers, "stages": stages}
 
 
+def _rent(facts: dict[str, Any]) -> str:
+    """Return what a client costs an hour, or how to say it where nobody knows."""
+    if facts["price_usd_per_h"]:
+        return f"{facts['price_usd_per_h']:.2f} USD/h"
+    return f"no price known for {facts['device']} (devices: {{{facts['device']}: {{price: 2.50 USD/h}}}} gives one)"
+
+
 def _stage_lines(name: str, facts: dict[str, Any]) -> list[str]:
     lines = [f"one client of pool {name}: {facts['workers']} worker(s)"]
     for stage, parts in facts["stages"].items():
@@ -200,7 +208,7 @@ def _stage_lines(name: str, facts: dict[str, Any]) -> list[str]:
         what = f"{parts['model']} on {parts['device']}" if parts["model"] else f"on {parts['device']}"
         lines.append(
             f"  {stage:<18}  {what}; {format_bytes(parts['memory_bytes'])} of memory a device, "
-            f"{parts['price_usd_per_h']:.2f} USD/h; prices {sources or 'of unknown source'}"
+            f"{_rent(parts)}; prices {sources or 'of unknown source'}"
         )
         lines += [f"  note: {note}" for note in parts["notes"]]
     return lines
@@ -227,7 +235,7 @@ def _deployment_lines(deployments: dict[str, Any]) -> list[str]:
             f"context of up to {facts['max_model_len']:,}"
         )
         lines += [
-            f"one client of pool {name}: {facts['devices']} device(s), {facts['price_usd_per_h']:.2f} USD/h",
+            f"one client of pool {name}: {facts['devices']} device(s), {_rent(facts)}",
             memory,
             cache,
             f"  step prices         {sources or 'of unknown source'}; compiled to within {facts['compile_error']:.2%}",

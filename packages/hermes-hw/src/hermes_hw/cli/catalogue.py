@@ -48,8 +48,8 @@ def list_command(*, as_json: Json = False) -> None:
             f"{device.memory_bandwidth_bytes_per_s / 1e12:.3f}",
             f"{row['flops'].get('bf16', 0) / 1e12:,.0f}",
             f"{device.tdp_w:.0f}",
-            f"{device.price_usd_per_h:.2f}",
-            device.price_date,
+            f"{device.price_usd_per_h:.2f}" if device.price_usd_per_h else "not known",
+            device.price_date if device.price_usd_per_h else "",
             ", ".join(_SHORT[key] for key in row["not_verified"]),
         )
     print_table(table)
@@ -94,7 +94,8 @@ def show(
         columns = (*columns, "verified")
     table = table_of(f"{card['kind']} {card['name']}", *columns)
     for figure in card["figures"]:
-        cells = (figure["name"], shown(figure["value"]), figure.get("source", ""), figure.get("checked", ""))
+        value = "not known" if figure["value"] is None else shown(figure["value"])
+        cells = (figure["name"], value, figure.get("source", ""), figure.get("checked", ""))
         table.add_row(*cells[: len(columns)])
     if card["figures"]:
         print_table(table)
@@ -122,7 +123,7 @@ def _device_row(device: Any) -> dict[str, Any]:
         "flops": dict(device.flops),
         "tdp_w": device.tdp_w,
         "idle_w": device.idle_w,
-        "price_usd_per_h": device.price_usd_per_h,
+        "price_usd_per_h": device.price_usd_per_h or None,
         "price_date": device.price_date,
         "not_verified": [key for key in _SHORT if checked_since(device, key) == UNCHECKED],
     }

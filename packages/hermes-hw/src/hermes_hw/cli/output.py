@@ -13,6 +13,13 @@ def shown(value: Any) -> str:
     return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def rent(usd_per_h: float, device: str) -> str:
+    """Return what devices cost an hour, or how to say it where nobody knows."""
+    if usd_per_h:
+        return f"{usd_per_h:.2f} USD/h"
+    return f"no price known for {device} (a scenario gives one: devices: {{{device}: {{price: 2.50 USD/h}}}})"
+
+
 def table_of(title: str, *columns: str) -> Any:
     """Return an empty table with figures to the right and words to the left."""
     from rich.table import Table  # noqa: PLC0415

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from hermes_hw.cli.output import Json, print_json, print_table, table_of
+from hermes_hw.cli.output import Json, print_json, print_table, rent, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -239,7 +239,7 @@ def _print_price(result: "Mapping[str, Any]") -> None:
     typer.echo(
         f"{result['decode_tokens_per_s']:,.0f} output tokens/s, "
         f"{result['energy_j']:.2f} J ({result['power_w']:,.0f} W), "
-        f"{result['usd_per_h']:.2f} USD/h, room for {result['kv_tokens']:,} tokens of KV cache"
+        f"{rent(result['usd_per_h'], result['device'])}, room for {result['kv_tokens']:,} tokens of KV cache"
     )
     for note in result["notes"]:
         typer.echo(f"* {note}")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hermes_hw.cli.output import print_json, print_table, table_of
+from hermes_hw.cli.output import print_json, print_table, rent, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def price_stage(
     typer.echo(
         f"{result['duration_s'] * 1e6:,.1f} us, {result['memory_bytes'] / 1e6:,.1f} MB through memory, "
         f"{result['energy_j']:.4f} J above idle, {result['items_per_s']:,.0f} items/s of one worker, "
-        f"{result['held_bytes'] / 1e9:,.2f} GB held, {result['usd_per_h']:.2f} USD/h"
+        f"{result['held_bytes'] / 1e9:,.2f} GB held, {rent(result['usd_per_h'], result['device'])}"
     )
     for note in result["notes"]:
         typer.echo(f"* {note}")
