@@ -103,6 +103,41 @@ def test_a_hole_in_a_grid_is_filled_between_neighbours_and_never_called_measured
     assert source.tolist() == [INTERPOLATED, MEASURED, EXTRAPOLATED]
 
 
+COLUMNS = "kind,dtype,n,k,m,latency_us"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"{COLUMNS}\ngemm,bf16,8,8,1,5\ngemm,bf16,8,8,2,nan\n", r":3: a latency must be a positive number, found nan"),
+        (f"{COLUMNS}\ngemm,bf16,8,8,1,-4\n", r":2: a latency must be a positive number, found -4"),
+        (f"{COLUMNS}\ngemm,bf16,8,8,2,5\ngemm,bf16,8,8,1,4\n", r":3: rows of kind gemm must ascend by n, k, m"),
+        (f"{COLUMNS}\ngemm,bf16,8,8,1,5\ngemm,bf16,8,8,1,6\n", r":3: kind gemm: n 8, k 8, m 1 is there twice"),
+        (f"{COLUMNS}\ngemm,bf16,8,8,,5\n", r":2: m must be a whole number, found ''"),
+        (f"{COLUMNS}\ngemm,bf16,1e30,8,1,5\n", r":2: n must be a whole number below 2\^53, found '1e30'"),
+        (f"{COLUMNS}\ngemm,bf16,8,8,1\n", r":2: 5 values, but 6 columns"),
+        (f"{COLUMNS},latency_us\ngemm,bf16,8,8,1,5,6\n", r":1: the column 'latency_us' is there twice"),
+        (COLUMNS.replace(",", ";") + "\ngemm;bf16;8;8;1;5\n", r"with commas between them; found: kind;dtype;n;k;m"),
+        ("", r"columns are missing: kind, dtype, latency_us"),
+        (f"{COLUMNS},spread_percent\ngemm,bf16,8,8,1,5,-1\n", r":2: spread_percent must be a number of at least 0"),
+        (f"{COLUMNS},spread_percent\ngemm,bf16,8,8,1,5,wide\n", r":2: spread_percent must be a number of at least 0"),
+    ],
+)
+def test_a_table_that_cannot_be_is_named_with_file_and_row(tmp_path, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        open_tables(tmp_path / "t.csv")
+    assert "t.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", ""])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_that_a_spreadsheet_wrote_are_read(tmp_path, mark, end):
+    text = mark + end.join([COLUMNS, "gemm,bf16,8,8,1,5", "gemm,bf16,8,8,2,6", ""])
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    assert open_tables(tmp_path / "t.csv").rows("gemm", "bf16").seconds.tolist() == pytest.approx([5e-6, 6e-6])
+
+
 # ---- models, devices, extras -------------------------------------------------------------------------------------
 
 NOVEL = {

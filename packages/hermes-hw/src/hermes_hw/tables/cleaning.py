@@ -95,11 +95,17 @@ def above_parts(rows: TableRows) -> Figures:
     return times
 
 
+_NOT_WORK: Final = ("experts_tensor", "expert_parallel", "ranks", "kv_heads")
+"""Sizes of which more may be less work for a device, or another kernel."""
+
+
 def _comparable(rows: TableRows) -> tuple[Figures, Callable[[int], npt.NDArray[np.bool_]]]:
     """Return sizes along the axes, and what tells which rows have the shape of the i-th."""
     spec = KINDS[rows.kind]
+    none = np.zeros((0, len(rows)), np.int64)
     sizes = np.stack([rows.columns[name] for name in spec.axes]).astype(np.float64)
-    shapes = np.stack([rows.columns[name] for name in spec.shape]) if spec.shape else np.zeros((1, len(rows)), np.int64)
+    fixed = [rows.columns[name] for name in spec.columns if name in spec.shape or name in _NOT_WORK]
+    shapes = np.stack(fixed) if fixed else none
     return sizes, lambda i: np.asarray((shapes == shapes[:, i : i + 1]).all(axis=0))
 
 

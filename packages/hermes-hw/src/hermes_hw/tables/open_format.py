@@ -26,6 +26,8 @@ VERSION: Final = 1
 _FIXED: Final = ("kind", "dtype", "latency_us")
 _SPREAD: Final = "spread_percent"
 _US: Final = 1e-6
+_LARGEST: Final = 2**53
+"""Up to which a float holds every whole number."""
 
 
 def read_tables(path: Path) -> TableLibrary:
@@ -134,7 +136,8 @@ def _read_file(path: Path) -> list[TableRows]:
         raise InputError(
             f"columns are missing: {', '.join(missing)}",
             place=Place(file=str(path), line=1),
-            remedy=f"A table has {', '.join(_FIXED)} and the columns of its kind.",
+            remedy=f"A table has {', '.join(_FIXED)} and the columns of its kind, with commas between them; "
+            f"found: {', '.join(columns) or 'nothing'}.",
         )
     if not len(columns["kind"]):
         raise InputError("there are no rows", place=Place(file=str(path)), remedy="Measure something, or leave it out.")
@@ -192,9 +195,13 @@ def _whole(path: Path, line: int, name: str, value: Any) -> int:
         number = float(value)
     except (TypeError, ValueError):
         number = float("nan")
-    if not number.is_integer():
+    if not number.is_integer() or abs(number) > _LARGEST:
         raise InputError(
-            f"{name} must be a whole number, found {value!r}", place=Place(file=str(path), line=line), remedy=_FAULTY
+            f"{name} must be a whole number below 2^53, found {value!r}"
+            if number.is_integer()
+            else f"{name} must be a whole number, found {value!r}",
+            place=Place(file=str(path), line=line),
+            remedy=_FAULTY,
         )
     return int(number)
 
@@ -210,9 +217,15 @@ def _number(path: Path, line: int, value: Any) -> float:
 
 def _csv(path: Path) -> dict[str, list[Any]]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        # Spreadsheets begin their exports with a mark.
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = next(reader, [])
+            again = [name for i, name in enumerate(header) if name in header[:i]]
+            if again:
+                raise InputError(
+                    f"the column {again[0]!r} is there twice", place=Place(file=str(path), line=1), remedy="Keep one."
+                )
             rows = []
             for row in reader:
                 if len(row) != len(header):
