@@ -43,6 +43,19 @@ def test_show_of_an_unknown_name_suggests():
     assert "h100-sxm" in str(result.exception)
 
 
+def test_a_name_that_is_like_no_other_does_not_bring_the_whole_catalogue():
+    message = str(run("show", "zzzzzz").exception)
+    assert "hermes hw list" in message
+    assert len(message) < 200
+
+
+@pytest.mark.parametrize("tables", [(), ("--tables", "t.csv")])
+def test_a_step_without_a_device_is_refused(tables):
+    result = run("price", "--model", "llama-3.1-8b", "--batch", "1", *tables)
+    assert isinstance(result.exception, InputError)
+    assert "Give --device NAME" in str(result.exception)
+
+
 def test_price_prints_operators_and_totals():
     # A device without measured tables, so that the extra silicon changes nothing.
     result = run("price", "--model", "llama-3.1-8b", "--device", "tpu-v6e", "--batch", "16", "--context", "1000")
@@ -170,6 +183,15 @@ def test_profile_check_and_price_work_together(tmp_path):
     )
     assert priced.exit_code == 0, priced.output
     assert json.loads(priced.stdout)["sources"].get("analytical", 0) < 0.5
+    # The tables bring their device along.
+    unnamed = run("price", "--model", "llama-3.2-1b", "--batch", "1", "--tables", folder, "--json")
+    assert json.loads(unnamed.stdout)["device"] == "this-cpu"
+    card = json.loads(run("show", folder, "--json").stdout)
+    assert card["kind"] == "tables"
+    figures = {figure["name"]: figure["value"] for figure in card["figures"]}
+    assert figures["memory_bandwidth_bytes_per_s"] > 1e8
+    assert figures["rows.gemm.fp32"] >= 8
+    assert "with numpy" in " ".join(card["notes"])
     scenario = tmp_path / "scenario.yaml"
     hardware = {"device": "this-cpu", "kind": "measured", "options": {"tables": folder}}
     workload = {"rate": "1/s", "prompt": 9, "output": 3, "requests": 2}

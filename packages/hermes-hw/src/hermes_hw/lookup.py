@@ -5,9 +5,12 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
 from hermes_core.api.errors import UnknownNameError
+
+_MOST_NAMED: Final = 60
+"""More names than these are no help in a message."""
 
 
 @cache
@@ -37,5 +40,10 @@ def find_name(name: str, spellings: Mapping[str, str], kind: str, shown: Iterabl
         item = by_key.get(key) or spellings[key]
         if item not in names:
             names.append(item)
-    hint = f"Nearest: {', '.join(names[:4])}." if names else f"Known: {', '.join(sorted(by_key.values()))}."
+    if names:
+        hint = f"Nearest: {', '.join(names[:4])}."
+    elif len(by_key) > _MOST_NAMED:
+        hint = "`hermes hw list` has all names."
+    else:
+        hint = f"Known: {', '.join(sorted(by_key.values()))}."
     raise UnknownNameError(f"unknown {kind} {name!r}", kind=kind, name=name, remedy=hint)

@@ -1,6 +1,7 @@
 """`hermes hw list` and `hermes hw show`: what is in the catalogues."""
 
 import dataclasses
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -80,12 +81,16 @@ def list_command(*, as_json: Json = False) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Device, model or source of prices.")], *, as_json: Json = False
+    name: Annotated[str, typer.Argument(help="Device, model, source of prices, or folder of tables.")],
+    *,
+    as_json: Json = False,
 ) -> None:
-    """Show the card of a device, a model or a source of prices: figures, sources, known error, what is left out."""
+    """Show the card of a device, model, source of prices or your tables: figures, sources, error, what is left out."""
     from hermes_hw.cards import card_named  # noqa: PLC0415
+    from hermes_hw.tables.card import tables_card  # noqa: PLC0415
+    from hermes_hw.tables.model import holds_tables  # noqa: PLC0415
 
-    card = card_named(name)
+    card = tables_card(Path(name)) if holds_tables(Path(name)) else card_named(name)
     if as_json:
         print_json(card)
         return

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def price(
     *,
-    device: Annotated[str, typer.Option(help="Device of the catalogue.")],
+    device: Annotated[str, typer.Option(help="Device of the catalogue; that of the tables, where none is given.")] = "",
     model: Annotated[str, typer.Option(help="Model of the catalogue, or the path of a config.json.")] = "",
     batch: Annotated[int, typer.Option(help="Sequences that decode.", min=0)] = 0,
     context: Annotated[int, typer.Option(help="Context of each, in tokens.", min=0)] = 1024,
@@ -44,6 +44,7 @@ def price(
     from hermes_hw.cli.stage import options_of, price_stage  # noqa: PLC0415
 
     options = options_of(option or ())
+    device = device or _device_of(tables)
     if stage:
         from hermes_core.api.stages import StageDeployment  # noqa: PLC0415
 
@@ -87,6 +88,19 @@ def price(
         print_json(result)
     else:
         _print_price(result)
+
+
+def _device_of(tables: Path | None) -> str:
+    """Return the device that tables say they were measured on."""
+    from hermes_core.api.errors import InputError  # noqa: PLC0415
+
+    from hermes_hw.tables.model import measured_device  # noqa: PLC0415
+
+    found = measured_device(tables) if tables else None
+    if found is None:
+        what = f"{tables} does not say on which device it was measured" if tables else "a step needs a device"
+        raise InputError(what, remedy="Give --device NAME; hermes hw list has the catalogue's.")
+    return found[0]
 
 
 def _engine_limits(device: str, seqs: int, tokens: int) -> tuple[int, int]:

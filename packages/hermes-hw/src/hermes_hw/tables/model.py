@@ -99,6 +99,13 @@ def open_tables(path: str | Path, longest: tuple[float, ...] = ()) -> TableLibra
     return _opened(path, path.stat().st_mtime_ns)
 
 
+def holds_tables(path: Path) -> bool:
+    """Whether there is a folder or file at `path` that `open_tables` could read."""
+    if path.is_dir():
+        return any(path.glob("*.csv")) or any(path.glob("*.parquet"))
+    return path.is_file() and path.suffix in {".csv", ".parquet"}
+
+
 @cache
 def _opened(path: Path, changed: int) -> TableLibrary:  # noqa: ARG001 - a changed file is read again
     return read_tables(path)
