@@ -255,7 +255,7 @@ class _Reader:
 
 
 def _joined(text: str, place: Place) -> str:
-    """Return plain `text` with whole characters: JSON writes those beyond 16 bits as two escapes, which YAML reads apart.
+    """Return plain `text` with whole characters: those beyond 16 bits are two escapes in JSON, which YAML reads apart.
 
     Raises `InputError` for half of such a pair.
     """
