@@ -154,7 +154,7 @@ def test_a_summary_of_vllm_bench_gives_means(tmp_path):
         ("r.csv", "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n", "no finished requests"),
         ("r.json", "{", "r.json:1:2: is not JSON"),
         ("r.jsonl", "{\n", "r.jsonl:1: is not JSON"),
-        ("r.txt", "what", "is not a run that can be read; known: aiperf, guidellm"),
+        ("r.txt", "what", "is not a run that can be read (known: aiperf, guidellm"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, text, message):
@@ -163,12 +163,51 @@ def test_what_cannot_be_read_is_named(tmp_path, name, text, message):
         read_observed(tmp_path / name)
 
 
+def document(left_out, runs):
+    """What `show` reads of a calibration."""
+    return {
+        "deployment": {"device": "h100-sxm", "tensor_parallel": 2, "pipeline_parallel": 1, "expert_parallel": 1},
+        "efficiency": {"step_s": 1e-3},
+        "shipped": {"step_s": 5e-4},
+        "bounds": {"step_s": [1e-6, 5e-3]},
+        "at_bound": [],
+        "range": {"least_seqs": 1.0, "most_seqs": 69.0, "least_context": 543.0, "most_context": 556.0},
+        "error": {
+            "observations": 9,
+            "mean_percent": 0.5,
+            "worst_percent": 2.0,
+            "shipped_mean_percent": 3.0,
+            "left_out_mean_percent": left_out,
+            "left_out_percent_of_run": runs,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("left_out", "runs", "said", "unsaid"),
+    [
+        (None, {}, "no run could be left out", "better use those"),
+        (1.0, {"a": 0.5, "b": 1.5}, "left out of the fit: 1.0% (a 0.5%, b 1.5%)", "better use those"),
+        (4.0, {"a": 3.5, "b": 4.5}, "no better than the shipped constants (3.0%): better use those", "no run could"),
+    ],
+)
+def test_one_is_told_what_a_calibration_is_good_for(tmp_path, capsys, left_out, runs, said, unsaid):
+    fitting.show(document(left_out, runs), tmp_path / "c.json")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert said in shown
+    assert unsaid not in shown
+    assert "batches of 1 to 69, contexts of 543 to 556 tokens" in shown
+    assert "hardware: {device: h100-sxm, tp: 2, kind: fitted, options: {calibration: " in shown
+
+
 def test_an_absent_run_is_named(tmp_path):
     with pytest.raises(CalibrationError, match="there is no such run"):
         read_observed(tmp_path / "nothing")
 
 
-def test_the_fitter_is_found_by_its_entry_point(tmp_path, monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+    """What a fitter was asked, deployment and observations."""
     asked = []
 
     class Entry:
@@ -179,10 +218,29 @@ def test_the_fitter_is_found_by_its_entry_point(tmp_path, monkeypatch):
 
     known = fitting.entry_points
     monkeypatch.setattr(fitting, "entry_points", lambda group: [Entry()] if group == fitting.FITTERS else known(group))
-    file = tmp_path / "requests.csv"
-    file.write_text(as_table(steady(40)))
-    assert calibrated([file, file], {"model": "m", "device": "d"}, clients=1, cached_share=0.0) == {"schema": "s"}
+    return asked
+
+
+def test_the_fitter_is_found_by_its_entry_point(tmp_path, asked):
+    files = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    for file in files:
+        file.write_text(as_table(steady(40)))
+    assert calibrated(files, {"model": "m", "device": "d"}, clients=1, cached_share=0.0) == {"schema": "s"}
     ((deployment, seen),) = asked
     assert deployment["model"] == "m"
     assert 256 in deployment["graph_sizes"]
-    assert len(seen) == 2 * len(observations_of(read_observed(file), clients=1, cached_share=0.0))
+    assert len(seen) == 2 * len(observations_of(read_observed(files[0]), clients=1, cached_share=0.0))
+    assert {item["run"] for item in seen} == {"one.csv", "two.csv"}
+
+
+def test_runs_of_one_name_are_kept_apart_and_one_given_twice_is_refused(tmp_path, asked):
+    files = [tmp_path / part / "r.csv" for part in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+        file.write_text(as_table(steady(40)))
+    calibrated(files, {"model": "m", "device": "d"}, clients=1, cached_share=0.0)
+    # Each is left out of a fit as a whole, by its name.
+    assert {item["run"] for item in asked[0][1]} == {str(file) for file in files}
+    with pytest.raises(CalibrationError, match="given twice"):
+        calibrated([files[0], tmp_path / "b" / ".." / "a" / "r.csv"], {}, clients=1, cached_share=0.0)
+    assert len(asked) == 1

@@ -93,6 +93,10 @@ def test_price_as_json_adds_up():
     )
     content = json.loads(run("price", *arguments).stdout)
     assert sum(item["duration_s"] for item in content["operators"]) == pytest.approx(content["duration_s"], rel=1e-6)
+    by_source = {}
+    for item in content["operators"]:
+        by_source[item["source"]] = by_source.get(item["source"], 0.0) + item["duration_s"] / content["duration_s"]
+    assert content["sources"] == pytest.approx(by_source)
     assert content["power_w"] == pytest.approx(content["energy_j"] / content["duration_s"])
     assert {"attention_prefill", "experts", "all_reduce"} <= {item["operator"] for item in content["operators"]}
 

@@ -27,8 +27,9 @@ def calibrated(
         MissingExtraError: Nothing that fits is installed.
     """
     seen: list[Observation] = []
-    for place in runs:
-        seen += observations_of(read_observed(place), clients=clients, cached_share=cached_share)
+    for place, name in zip(runs, _names(runs), strict=True):
+        found_there = observations_of(read_observed(place), clients=clients, cached_share=cached_share)
+        seen += [{**item, "run": name} for item in found_there]
     found = [entry for entry in entry_points(group=FITTERS) if entry.name == "default"]
     if not found:
         raise MissingExtraError("Calibration needs hermes-hw, which fits prices;", "cli")
@@ -40,6 +41,16 @@ def calibrated(
         if getattr(error, "exit_code", None) is None:
             raise
         raise CalibrationError(str(error)) from error
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """Return a name for each run, its file's where that is enough. Raises CalibrationError for one given twice."""
+    places = [place.resolve() for place in runs]
+    again = next((place for i, place in enumerate(runs) if places[i] in places[:i]), None)
+    if again is not None:
+        raise CalibrationError(f"{again}: is given twice; a run counts once, and is left out of a fit as a whole")
+    names = [place.name for place in runs]
+    return [str(place) if names.count(place.name) > 1 or not place.name else place.name for place in runs]
 
 
 def show(document: Mapping[str, Any], out: Path) -> None:
@@ -58,6 +69,34 @@ def show(document: Mapping[str, Any], out: Path) -> None:
         f"{error['observations']} observations: mean error {shipped:.1f}% before, {fitted:.1f}% after, "
         f"at worst {error['worst_percent']:.1f}%"
     )
-    if error["left_out_mean_percent"] is not None:
-        console.print(f"on runs left out of the fit: {error['left_out_mean_percent']:.1f}%")
-    console.print(f"wrote {out}; use it: hardware: {{kind: fitted, options: {{calibration: {out}}}}}", soft_wrap=True)
+    for sentence in _trust(document):
+        console.print(sentence)
+    plan = {"device": document["deployment"]["device"]}
+    plan |= {key: document["deployment"][name] for key, name in _DEGREES.items() if document["deployment"][name] > 1}
+    hardware = ", ".join(f"{key}: {value}" for key, value in {**plan, "kind": "fitted"}.items())
+    console.print(
+        f"wrote {out}; use it: hardware: {{{hardware}, options: {{calibration: {out}}}}}",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+_DEGREES: Final = {"tp": "tensor_parallel", "pp": "pipeline_parallel", "ep": "expert_parallel"}
+
+
+def _trust(document: Mapping[str, Any]) -> list[str]:
+    """Say on what a calibration may be trusted, and whether it tells runs that it did not see."""
+    error, seen = document["error"], document["range"]
+    batches = f"batches of {seen['least_seqs']:.0f} to {seen['most_seqs']:.0f}"
+    contexts = f"contexts of {seen['least_context']:.0f} to {seen['most_context']:.0f} tokens"
+    said = [f"seen: {batches}, {contexts}; larger batches are priced as extrapolated"]
+    left_out, shipped = error["left_out_mean_percent"], error["shipped_mean_percent"]
+    if left_out is None:
+        return [*said, "no run could be left out: give several, at different loads, to learn how it tells others"]
+    each = ", ".join(f"{run} {value:.1f}%" for run, value in error["left_out_percent_of_run"].items())
+    said.append(f"on runs left out of the fit: {left_out:.1f}% ({each})")
+    if left_out >= shipped:
+        said.append(
+            f"on runs that it did not see it is no better than the shipped constants ({shipped:.1f}%): better use those"
+        )
+    return said

@@ -44,7 +44,10 @@ def read_observed(place: Path) -> Requests | Means:
         if found is not None:
             return found
     known = ", ".join(entry.name for entry in readers)
-    raise CalibrationError(f"{place}: is not a run that can be read; known: {known}")
+    raise CalibrationError(
+        f"{place}: is not a run that can be read (known: {known}); give a folder of `hermes run --out`, "
+        "a CSV of requests, or the result file of vllm bench serve, GuideLLM or AIPerf"
+    )
 
 
 def read_record(place: Path) -> Requests | None:

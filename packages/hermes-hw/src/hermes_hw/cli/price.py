@@ -173,8 +173,11 @@ def _priced(
     duration_fs, energy_nj = compiled.steps.step(shape)
     duration_s = duration_fs * 1e-15
     by_bound: dict[str, float] = {}
+    by_source: dict[str, float] = {}
     for operator in operators:
         by_bound[operator.bound] = by_bound.get(operator.bound, 0.0) + operator.duration_s
+        by_source[operator.source] = by_source.get(operator.source, 0.0) + operator.duration_s
+    whole_s = sum(by_source.values()) or 1.0
     memory = compiled.memory
     room = _kv_tokens(compiled, deployment)
     notes = list(compiled.notes)
@@ -202,7 +205,7 @@ def _priced(
         "weights_bytes": memory.weights_bytes,
         "kv_bytes_per_token": memory.kv_bytes_per_token,
         "kv_tokens": room,
-        "sources": dict(compiled.source_share),
+        "sources": {name: seconds / whole_s for name, seconds in by_source.items() if seconds},
         "operators": [
             {
                 "operator": item.operator,

@@ -121,7 +121,8 @@ def fit_efficiency(deployment: Mapping[str, Any], observations: Sequence[Mapping
             "mean_percent": float(np.abs(after).mean() * 100),
             "worst_percent": float(np.abs(after).max() * 100),
             "shipped_mean_percent": float(np.abs(before).mean() * 100),
-            "left_out_mean_percent": apart,
+            "left_out_mean_percent": _mean_percent([error for part in apart.values() for error in part]),
+            "left_out_percent_of_run": {run: _mean_percent(part) for run, part in apart.items()},
         },
         "residuals": [
             {**dataclasses.asdict(item), "error_percent": round(float(error) * 100, 3)}
@@ -267,15 +268,17 @@ def _left_out(
     names: Sequence[str],
     shipped: Mapping[str, float],
     runs: Sequence[str],
-) -> float | None:
-    """Return the mean error in per cent on runs that a fit did not see, each left out in turn; None with one run."""
-    if len(runs) < LEAST_OBSERVATIONS:
-        return None
-    errors: list[float] = []
-    for run in runs:
+) -> dict[str, list[float]]:
+    """Return for each run the relative errors of a fit that did not see it; nothing with one run, or too few others."""
+    errors: dict[str, list[float]] = {}
+    for run in runs if len(runs) >= LEAST_OBSERVATIONS else ():
         rest = [item for item in seen if item.run != run]
         if len(rest) < LEAST_OBSERVATIONS:
-            return None
+            return {}
         found = _fit(base, rest, names, shipped)
-        errors += np.abs(_errors(base, [item for item in seen if item.run == run], found)).tolist()
-    return float(np.mean(errors) * 100)
+        errors[run] = np.abs(_errors(base, [item for item in seen if item.run == run], found)).tolist()
+    return errors
+
+
+def _mean_percent(errors: Sequence[float]) -> float | None:
+    return float(np.mean(errors) * 100) if len(errors) else None
