@@ -258,6 +258,26 @@ def clients_with(*figures):
     ]
 
 
+def test_hits_of_the_prefix_cache_are_of_jobs_that_prefill_and_began_in_the_window():
+    def job(start, prompt, cached, stage_set):
+        times = {"enqueue_ns": start * S, "start_ns": start * S, "end_ns": 9 * S}
+        return times | {"request_id": 0, "stage_set": stage_set, "prompt_tokens": prompt, "cached_tokens": cached}
+
+    jobs = [job(2, 100, 60, 0), job(5, 200, 96, 1), job(6, 300, 0, 0), job(6, 300, 300, 2), job(-1, 50, 50, 0)]
+    requests = [{"request_id": 0, "arrival_ns": 4 * S, "end_ns": 9 * S}]
+    sets = ["prefill+decode", "prefill", "decode"]
+    run = make_record(requests=requests, stage_jobs=jobs, stage_sets=sets, end_ns=20 * S, warm_up_ns=4 * S)
+    found = summarise(run)
+    assert (found.prompt_tokens_served, found.prompt_tokens_cached) == (500, 96)
+    out = io.StringIO()
+    found.print(out)
+    assert "prefix cache: 19.2 % of 500 prompt tokens were there" in out.getvalue()
+    none = make_record(requests=requests, stage_jobs=jobs[2:3], stage_sets=sets, end_ns=20 * S)
+    out = io.StringIO()
+    summarise(none).print(out)
+    assert "prefix cache" not in out.getvalue()
+
+
 def test_whose_rent_and_power_nobody_knows_is_told():
     steps = [step(0, 0, 2, client=client) for client in (0, 1)]
     both = warnings_of(clients=clients_with((0, 0), (0, 0)), steps=steps, end_ns=20 * S)

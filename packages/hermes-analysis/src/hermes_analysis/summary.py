@@ -315,6 +315,10 @@ class RunSummary:
     store_missed_tokens: int = 0
     """Prompt tokens that were looked for in the KV store and that no tier had."""
     fleet: FleetSummary | None = None
+    prompt_tokens_served: int = 0
+    """Prompt tokens of all jobs that began in the window: of an agent's question those of each round."""
+    prompt_tokens_cached: int = 0
+    """Those of them that the prefix cache of the engine had."""
 
     @property
     def total(self) -> GroupSummary:

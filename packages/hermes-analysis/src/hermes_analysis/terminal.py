@@ -61,6 +61,9 @@ def print_summary(summary: RunSummary, *, file: TextIO | None = None, width: int
         console.print()
         console.print(table)
     console.print()
+    if summary.prompt_tokens_cached:
+        share = percent(summary.prompt_tokens_cached / summary.prompt_tokens_served)
+        console.print(_text(f"prefix cache: {share} of {summary.prompt_tokens_served:,} prompt tokens were there"))
     _path(console, summary.path)
     _ways(console, summary)
     _money(console, summary)

@@ -82,6 +82,7 @@ def summarise(run: RunRecord, prepared: Prepared | None = None) -> RunSummary:
         summaries.append(summarise_group(group, metrics, itl))
     clients = summarise_clients(run, index, window)
     tokens = float(metrics.tokens_inside.sum())
+    served, cached = _prompt_tokens(run, window)
     estimated = gaps.estimated_share(ready.jobs_of(groups[0])) if gaps is not None else 0.0
     return RunSummary(
         name=run.manifest.name,
@@ -105,7 +106,18 @@ def summarise(run: RunRecord, prepared: Prepared | None = None) -> RunSummary:
         tiers=tiers(run),
         store_missed_tokens=int(run.trailer.store_missed_tokens) if run.trailer is not None else 0,
         fleet=fleet(run),
+        prompt_tokens_served=served,
+        prompt_tokens_cached=cached,
     )
+
+
+def _prompt_tokens(run: RunRecord, window: Window) -> tuple[int, int]:
+    """Return the prompt tokens of the jobs that prefill and began in the window, and how many of these were cached."""
+    jobs = run.stage_jobs
+    prefills = np.array([*("prefill" in name.split("+") for name in run.manifest.stage_sets), False])
+    stage_set = np.minimum(jobs["stage_set"].astype(np.int64), len(prefills) - 1)
+    begun = prefills[stage_set] & (jobs["start_ns"] >= window.begin_ns) & (jobs["start_ns"] >= 0)
+    return int(jobs["prompt_tokens"][begun].sum()), int(jobs["cached_tokens"][begun].sum())
 
 
 def _warnings(run: RunRecord, total: GroupSummary, ready: Prepared, estimated: float) -> Iterator[str]:
