@@ -59,6 +59,7 @@ def test_a_device_is_found_in_any_spelling(name):
         ("NVIDIA A100-PCIE-40GB", "a100-pcie-40gb"),
         ("NVIDIA GH200 480GB", "gh200"),
         ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H200 NVL", "h200-nvl"),
         ("NVIDIA H800", "h800"),
         ("NVIDIA L20", "l20"),
         ("NVIDIA B300 SXM6 AC", "b300"),
