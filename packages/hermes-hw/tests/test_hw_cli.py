@@ -1,4 +1,5 @@
 import json
+import re
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -202,6 +203,16 @@ def test_profile_check_and_price_work_together(tmp_path):
     scenario.write_text(json.dumps({"model": "llama-3.2-1b", "hardware": hardware, "workload": workload}))
     served = CliRunner().invoke(core_app, ["run", str(scenario), "--json"])
     assert served.exit_code == 0, served.output
+    # What cannot be measured is laid over what was.
+    own = {"devices": {"this-cpu": {"price": "36 USD/h"}}}
+    scenario.write_text(
+        json.dumps({"model": "llama-3.2-1b", "hardware": hardware, "workload": workload} | own), encoding="utf-8"
+    )
+    priced = CliRunner().invoke(core_app, ["run", str(scenario), "--json"])
+    assert priced.exit_code == 0, priced.output
+    rent = re.compile(r'"rent_usd": ([0-9.e-]+)')
+    assert float(rent.search(priced.stdout)[1]) > 0
+    assert float(rent.search(served.stdout)[1]) == 0
 
 
 def test_an_interrupted_profile_says_what_there_is_and_goes_on(tmp_path, monkeypatch, capsys):

@@ -170,8 +170,10 @@ def test_the_first_level_has_every_kind_and_the_ends_of_every_axis():
     coarse = [point for point in points if point.level == 0]
     assert {point.kind for point in coarse} == KINDS
     products = {point.sizes for point in coarse if point.kind == "gemm"}
-    # At the widest the longest that is allowed is an end too.
-    assert {(1024, 1024, 1), (1024, 1024, 512), (8192, 8192, 1), (8192, 8192, 256)} <= products
+    assert {(1024, 1024, 1), (1024, 1024, 512), (16_384, 1024, 1), (1024, 16_384, 512)} <= products
+    # Where the longest is left out, the longest that is allowed is an end too.
+    assert {(4096, 4096, 512), (8192, 8192, 256)} <= {point.sizes for point in points}
+    assert next(point for point in points if point.sizes == (8192, 8192, 256)).level == levels(5)[3]
     assert len(coarse) < len(points) / 5
 
 

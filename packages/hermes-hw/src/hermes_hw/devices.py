@@ -170,12 +170,11 @@ def device_memory_bytes(
     `options` are those of its hardware model: tables of measurements may bring the device that they are of. Raises
     InputError; see `find_device`.
     """
-    if spec is None and options and "tables" in options:
-        from hermes_hw.tables.model import measured_device  # noqa: PLC0415 - which builds on devices
+    if options and "tables" in options:
+        from hermes_hw.tables.model import measured_spec  # noqa: PLC0415 - which builds on devices
 
-        found = measured_device(Path(str(options["tables"])))
-        if found is not None and normalised(found[0]) == normalised(name):
-            spec = found[1]
+        found = measured_spec(name, spec, Path(str(options["tables"])))
+        spec = spec if found is None else found[1]
     return find_device(name, spec).memory_bytes
 
 

@@ -11,7 +11,7 @@ from hermes_hw.tables.vocabulary import KINDS
 class ProfilePlan:
     """Shapes to measure. Those of more than `most_flop` or `most_bytes` are left out."""
 
-    widths: tuple[int, ...] = (1024, 2048, 4096, 8192)
+    widths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16_384)
     rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     contexts: tuple[int, ...] = (16, 64, 256, 1024, 4096)

@@ -124,6 +124,19 @@ def measured_device(path: Path) -> tuple[str, dict[str, Any]] | None:
     return str(device["name"]), {key: value for key, value in device.items() if key != "name"}
 
 
+def measured_spec(name: str, spec: Mapping[str, Any] | None, tables: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return name and description of the device `name` where `tables` were measured on it; None where not.
+
+    Figures of `spec`, the user's own, are laid over those of the tables: a price, say, that nobody can measure.
+    """
+    found = measured_device(tables)
+    if found is None or normalised(found[0]) != normalised(name):
+        return None
+    below, own = found[1], dict(spec or {})
+    flops = {**below.get("flops", {}), **own.get("flops", {})}
+    return found[0], {**below, **own, **({"flops": flops} if flops else {})}
+
+
 class TableModel:
     """What the hardware models from tables share: `sources` says which tables a deployment gets."""
 
@@ -217,12 +230,10 @@ def _notes(tables: StackedTables, direct: DirectPrices, *, even: bool) -> tuple[
 
 
 def _on_measured_device(deployment: Deployment) -> Deployment:
-    """Return `deployment` with the device that its tables describe, when it names that and does not describe it."""
+    """Return `deployment` with the device that its tables describe, when it names that; see `measured_spec`."""
     path = deployment.options.get("tables")
-    if path is None or deployment.device_spec is not None:
-        return deployment
-    found = measured_device(Path(str(path)))
-    if found is None or normalised(found[0]) != normalised(deployment.device):
+    found = None if path is None else measured_spec(deployment.device, deployment.device_spec, Path(str(path)))
+    if found is None:
         return deployment
     return dataclasses.replace(deployment, device=found[0], device_spec=found[1])
 
