@@ -57,6 +57,7 @@ def test_a_sweep_has_heat_maps_parallel_coordinates_and_a_table(tmp_path):
             assert heat["z"][at][place] == (pytest.approx(min(found), rel=1e-4) if found else None)
     parallel = charts["parallel"]["data"][0]
     assert [d["label"] for d in parallel["dimensions"][:3]] == ["replicas", "workload.rate", "hardware.device"]
+    assert {"ttft.p99, s", "slo_attainment", "usd_per_h, USD/h"} <= {d["label"] for d in parallel["dimensions"]}
     assert all(len(dimension["values"]) == 12 for dimension in parallel["dimensions"])
     assert page.count("<tr>") == 1 + 12
     assert 'aria-sort="none"' in page

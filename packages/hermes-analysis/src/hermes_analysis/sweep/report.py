@@ -78,6 +78,10 @@ def sweep_html(folder: SweepFolder) -> str:
     )
 
 
+_LINES: Final = [[0.0, "#0072b2"], [0.5, "#009e73"], [1.0, "#d55e00"]]
+"""From little to much, in colours that can be told from a white and from a black page (Okabe and Ito, 2008)."""
+
+
 def parallel_coordinates(
     axes: Sequence[Axis], values: Sequence[Sequence[str]], metrics: Sequence[dict[str, float]]
 ) -> Chart:
@@ -98,14 +102,15 @@ def parallel_coordinates(
         if finite:
             # What is infinite stands at the end of its axis.
             column = [value if math.isfinite(value) else max(finite) for value in column]
-            dimensions.append({"label": metric, "values": short(column)})
+            unit = UNITS[metric]
+            dimensions.append({"label": f"{metric}, {unit}" if unit else metric, "values": short(column)})
     trace = {
         "type": "parcoords",
         "dimensions": dimensions,
-        "line": {"color": dimensions[-1]["values"], "colorscale": "Viridis", "showscale": False},
+        "line": {"color": dimensions[-1]["values"], "colorscale": _LINES, "showscale": False},
         "labelangle": -20,
-        # Room for the names above and the first axis' figures at its side.
-        "domain": {"x": [0.03, 0.97], "y": [0.0, 0.8]},
+        # Room for the names above, the first axis' figures at its side, and the last axis' name.
+        "domain": {"x": [0.03, 0.93], "y": [0.0, 0.78]},
     }
     figure: Figure = {"data": [trace], "layout": {"height": 460, "showlegend": False}}
     label = "Parallel coordinates: a line for each point through what was varied and what came of it"
