@@ -6,9 +6,9 @@
 Needs the tables of aiconfigurator-core (`pip install 'hermes-hw[silicon]'`) and SciPy; no serving measurement is read.
 Of vLLM's, SGLang's and TensorRT-LLM's kernels the fastest for each shape counts for products and attention (engines
 choose; tables that hold launches from the host drop out by it), vLLM's for experts (tuned for every shape). Fixed times
-and shares of bandwidth are found together, by a regression on the logarithm that is robust against outliers; shares of
-FLOP/s are medians. On boards whose second-level cache holds what a benchmark repeats (GDDR6) only shapes beyond it, or
-next to nothing, count.
+and shares of bandwidth are found together, by a regression on the logarithm that is robust against outliers, and all
+constants of experts by another, in which each format weighs alike; other shares of FLOP/s are medians. On boards whose
+second-level cache holds what a benchmark repeats (GDDR6) only shapes beyond it, or next to nothing, count.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -25,12 +25,16 @@ from hermes_hw.roofline.cost import gemm_compute_s
 from scipy.optimize import least_squares
 
 Array = np.ndarray
+Line: TypeAlias = tuple[str, float, str, int, str]
+"""A constant, its value, its unit, the rows that it rests on, how far they are from it."""
 FRAMEWORKS = ("vllm", "sglang", "trtllm")
 HEAD = 128
 GDDR_LEAST, GDDR_MOST = 0.02, 1.5
 """Of the cache: what a shape moves when it is next to nothing, and when it is more than stays there."""
 SMALL_BATCH, LARGE_BATCH = 64, 4096
-EXPERT_ROWS = 128
+EXPERT_TILES = ((8, 16), (64, 64), (np.inf, 128))
+"""Rows of an expert up to which a grouped product takes a tile, and the rows of that tile."""
+LEAST_INNER = 128
 MUCH_S = 100e-6
 BEYOND_PEAK = 0.05
 """Share of its large shapes in which a table may be faster than the memory allows before it is left out."""
@@ -70,15 +74,29 @@ def tables() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "systems" / "data"
 
 
-def newest(board: Board, kind: str, name: str, framework: str) -> Path | None:
-    """Return the file of the newest version of a framework's table; None when there is none."""
+def newest_first(board: Board, kind: str, name: str, framework: str) -> list[Path]:
+    """Return the files of a framework's table, those of newer versions first."""
 
     def order(path: Path) -> list[int]:
         digits = "".join(letter if letter.isdigit() else " " for letter in path.parent.name)
         return [int(word) for word in digits.split()]
 
-    found = sorted((tables() / board.folder / kind / framework).glob(f"*/{name}.parquet"), key=order)
-    return found[-1] if found else None
+    found = (tables() / board.folder / kind / framework).glob(f"*/{name}.parquet")
+    return sorted(found, key=order, reverse=True)
+
+
+def rows_of(path: Path, where: Mapping[str, Sequence[str]], keys: Sequence[str], kernel: str = "") -> dict[str, Array]:
+    """Return columns of whole numbers `keys` and seconds `s` of a file; of kernels whose name holds `kernel`."""
+    have = set(pq.read_schema(path).names)
+    wanted = (*keys, *where, "latency", "kernel_source")
+    table = pq.read_table(path, columns=[c for c in wanted if c in have]).to_pydict()
+    rows = np.ones(len(table["latency"]), bool)
+    for column, values in where.items():
+        rows &= np.isin(np.array(table[column], dtype=object).astype(str), values)
+    if kernel:
+        rows &= np.array([kernel in str(name) for name in table["kernel_source"]], bool)
+    columns = {c: np.array(table[c] if c in have else np.zeros(len(rows)), np.int64)[rows] for c in keys}
+    return {**columns, "s": np.array(table["latency"])[rows] * 1e-3}
 
 
 def read(
@@ -90,24 +108,15 @@ def read(
     frameworks: Sequence[str],
 ) -> dict[str, Array]:
     """Return columns of whole numbers `keys`, and `s`: the fastest seconds of each shape."""
-    parts, seconds = [], []
-    for framework in frameworks:
-        path = newest(board, kind, name, framework)
-        if path is None:
-            continue
-        have = set(pq.read_schema(path).names)
-        table = pq.read_table(path, columns=[c for c in (*keys, *where, "latency") if c in have]).to_pydict()
-        rows = np.ones(len(table["latency"]), bool)
-        for column, values in where.items():
-            rows &= np.isin(np.array(table[column], dtype=object).astype(str), values)
-        columns = [np.array(table[c], np.int64) if c in have else np.zeros(len(rows), np.int64) for c in keys]
-        parts.append(np.stack(columns, 1)[rows])
-        seconds.append(np.array(table["latency"])[rows] * 1e-3)
+    found = [newest_first(board, kind, name, framework)[:1] for framework in frameworks]
+    parts = [rows_of(path, where, keys) for paths in found for path in paths]
     if not parts:
         return {}
-    shapes, place = np.unique(np.concatenate(parts), axis=0, return_inverse=True)
+    shapes = np.concatenate([np.stack([part[c] for c in keys], 1) for part in parts])
+    seconds = np.concatenate([part["s"] for part in parts])
+    shapes, place = np.unique(shapes, axis=0, return_inverse=True)
     best = np.full(len(shapes), np.inf)
-    np.minimum.at(best, place.ravel(), np.concatenate(seconds))
+    np.minimum.at(best, place.ravel(), seconds)
     return {**dict(zip(keys, shapes.T, strict=True)), "s": best}
 
 
@@ -195,29 +204,120 @@ def _cache_reads(t: Mapping[str, Array]) -> tuple[Array, Array, Array]:
 
 
 EXPERT_KEYS = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+EXPERT_NAMES = (
+    ("experts_s", "us"),
+    ("experts_fill", "B"),
+    ("experts_passes", ""),
+    ("experts_memory", ""),
+    ("quantized_experts_memory", ""),
+    ("experts_compute", ""),
+    ("narrow_experts_compute", ""),
+    ("fp4_experts_compute", ""),
+)
+EXPERT_START = (25.0, 100.0, 5.0, 0.9, 0.85, 0.5, 0.3, 0.4)
+EXPERT_MOST = (200.0, 2000.0, 40.0, 1.0, 1.0, 1.0, 1.0, 1.0)
 
 
-def experts(family: str, formats: Sequence[str]) -> Samples | None:
-    """Return small batches of experts: experts of the model, and whether weights are narrow."""
+@dataclass(frozen=True)
+class Grouped:
+    """Layers of experts of one format on the boards of a family, a row each: sizes, peaks and measured seconds."""
 
-    def one(board: Board, _: float) -> tuple[Array, Array, Array] | None:
-        kept = []
-        for group in [[form] for form in formats if "fp8" not in form or "mxfp" in form] + [["fp8", "fp8_block"]]:
-            if not set(group) <= set(formats):
-                continue
-            where = {"moe_dtype": group, "distribution": ("balanced",)}
-            t = read(board, "moe", "moe_perf", where, EXPERT_KEYS, ("vllm",))
-            if not t or not len(t["s"]):
-                continue
-            tokens, hidden, inner, top, count, tensor, groups = (t[name] for name in EXPERT_KEYS)
-            local, picks = count // groups, tokens * top / groups
-            use = (tokens >= 8) & (tokens <= 128) & (picks >= local) & (count >= 8)  # noqa: PLR2004
-            nbytes = np.minimum(local, picks) * (3.0 * hidden * inner / tensor * WIDTH[group[0]])
-            narrow = np.full(use.sum(), WIDTH[group[0]] < 2)  # noqa: PLR2004
-            kept.append((np.stack([count[use], narrow], 1), nbytes[use], t["s"][use]))
-        return tuple(np.concatenate(part) for part in zip(*kept, strict=True)) if kept else None  # type: ignore[return-value]
+    narrow: int
+    """0: weights of 16 bits, 1: of 8, 2: of 4."""
+    width: float
+    tokens: Array
+    hidden: Array
+    inner: Array
+    picks: Array
+    distinct: Array
+    flops: Array
+    bandwidth: Array
+    seconds: Array
 
-    return gathered(family, one)
+    def curve(self, p: Array, memory: float) -> Array:
+        """Return seconds; `p` in the order of `EXPERT_NAMES`, `memory` the share of the bandwidth in streaming.
+
+        The products of gated experts, each entered by its inner dimension and what filling its pipeline takes, as bytes
+        read or as FLOPs of padded tiles; beside them a fixed time, and passes over hidden states in 16 bits.
+        """
+        fill = p[1] / self.width
+        occupied = 2.0 * self.inner * (self.hidden + fill) + self.hidden * (self.inner + fill)
+        rows = self.picks / self.distinct
+        tile = np.select([rows <= most for most, _ in EXPERT_TILES], [float(size) for _, size in EXPERT_TILES])
+        padded = np.maximum(rows + tile / 2, tile) * self.distinct
+        memory_s = self.distinct * occupied * self.width / (self.bandwidth * p[4 if self.narrow else 3])
+        compute_s = 2.0 * padded * occupied / (self.flops * p[5 + self.narrow])
+        passes_s = p[2] * self.picks * self.hidden * 2.0 / (self.bandwidth * memory)
+        return np.asarray(p[0] * 1e-6 + np.maximum(memory_s, compute_s) + passes_s)
+
+
+def grouped(family: str, form: str, framework: str = "vllm", kernel: str = "") -> Grouped | None:
+    """Return the layers of whole models, cut over devices by their inner dimension alone.
+
+    A model whose rows beat the memory's peak is left out: its benchmark sent all tokens to the same experts.
+    """
+    parts: list[Array] = []
+    for board in FAMILIES[family]:
+        device = find_device(board.name)
+        t, where = {}, {"moe_dtype": (form,), "distribution": ("balanced",)}
+        for path in newest_first(board, "moe", "moe_perf", framework):
+            t = rows_of(path, where, EXPERT_KEYS, kernel)
+            if len(t["s"]):
+                break
+        if not t or not len(t["s"]):
+            continue
+        tokens, hidden, inter, top, count, tensor, groups = (t[name] for name in EXPERT_KEYS)
+        inner, picks = inter / tensor, tokens * top * 1.0
+        distinct = np.minimum(count, picks)
+        use = (groups == 1) & (count >= 8) & (inner >= LEAST_INNER)  # noqa: PLR2004
+        bandwidth = device.memory_bandwidth_bytes_per_s
+        nbytes = distinct * 3.0 * hidden * inner * WIDTH[form]
+        if family in GDDR:
+            use &= nbytes > GDDR_MOST * board.cache
+        beaten = use & (t["s"] < nbytes / bandwidth)
+        models = {tuple(one) for one in np.stack([hidden, inter, count], 1)[beaten].tolist()}
+        use &= np.array([tuple(one) not in models for one in np.stack([hidden, inter, count], 1).tolist()])
+        peaks = [np.full(len(use), value) for value in (device.flops[PEAK[form]], bandwidth)]
+        parts.append(np.stack([tokens, hidden, inner, picks, distinct, *peaks, t["s"]])[:, use])
+    if not parts or not sum(part.shape[1] for part in parts):
+        return None
+    narrow = {"bf16": 0, "fp8": 1, "fp4": 2}[PEAK[form]]
+    return Grouped(narrow, WIDTH[form], *np.concatenate(parts, 1))
+
+
+def fit_experts(tables_of: Sequence[Grouped], memory: float) -> tuple[Array, float]:
+    """Return constants in the order of `EXPERT_NAMES`, those without rows as they started, and the median error."""
+    weights = [np.full(len(one.seconds), len(one.seconds) ** -0.5) for one in tables_of]
+    scale = np.concatenate(weights).mean()
+
+    def off(p: Array) -> list[Array]:
+        return [np.log(one.curve(p, memory) / one.seconds) for one in tables_of]
+
+    def residuals(p: Array) -> Array:
+        return np.concatenate([weight / scale * error for weight, error in zip(weights, off(p), strict=True)])
+
+    bounds = (np.full(len(EXPERT_START), 0.01), np.array(EXPERT_MOST))
+    found = least_squares(residuals, EXPERT_START, loss="soft_l1", f_scale=0.1, bounds=bounds, x_scale=EXPERT_START).x
+    return found, float(100 * np.median(np.abs(np.concatenate(off(found)))))
+
+
+EXPERT_FORMATS = ("bfloat16", "fp8_block", "nvfp4", "w4a8_mxfp4_mxfp8")
+
+
+def experts(family: str, memory: float, framework: str = "vllm", kernel: str = "") -> list[Line]:
+    """Return the constants of experts, fitted together over all formats."""
+    found = [one for form in EXPERT_FORMATS if (one := grouped(family, form, framework, kernel)) is not None]
+    if not found:
+        return []
+    values, error = fit_experts(found, memory)
+    kinds = {one.narrow for one in found}
+    rows = sum(len(one.seconds) for one in found)
+    met = [True, True, True, 0 in kinds, bool(kinds - {0}), *(kind in kinds for kind in range(3))]
+    return [
+        (name, float(value), unit, rows, f"{error:.1f}%")
+        for (name, unit), value, known in zip(EXPERT_NAMES, values, met, strict=True)
+        if known
+    ]
 
 
 def flop_share(family: str, kind: str, formats: Sequence[str]) -> tuple[float, float, int] | None:
@@ -228,9 +328,7 @@ def flop_share(family: str, kind: str, formats: Sequence[str]) -> tuple[float, f
         for form in formats:
             peak = device.flops.get(PEAK[form])
             if peak:
-                shares.append(
-                    {"gemm": _of_products, "prefill": _of_prefill, "experts": _of_experts}[kind](board, form, peak)
-                )
+                shares.append({"gemm": _of_products, "prefill": _of_prefill}[kind](board, form, peak))
     found = np.concatenate(shares) if shares else np.zeros(0)
     if not len(found):
         return None
@@ -255,19 +353,6 @@ def _of_prefill(board: Board, form: str, peak: float) -> Array:
     flop = t["batch_size"] * t["num_heads"] * (2.0 * HEAD) * t["isl"].astype(float) ** 2
     use = (t["window_size"] == 0) & (t["step"] == 0) & (t["head_dim"] == HEAD) & (t["isl"] >= 2048) & (flop > 2e11)  # noqa: PLR2004
     return flop[use] / peak / t["s"][use]
-
-
-def _of_experts(board: Board, form: str, peak: float) -> Array:
-    where = {"moe_dtype": (form,), "distribution": ("balanced",)}
-    t = read(board, "moe", "moe_perf", where, EXPERT_KEYS, ("vllm",))
-    if not t or not len(t["s"]):
-        return np.zeros(0)
-    tokens, hidden, inner, top, count, tensor, groups = (t[name] for name in EXPERT_KEYS)
-    local = count // groups
-    rows = tokens * top / groups / local
-    use = (rows >= 4 * EXPERT_ROWS) & (count >= 8)  # noqa: PLR2004
-    padded = (rows + EXPERT_ROWS / 2) * local * (6.0 * hidden * inner / tensor)
-    return padded[use] / peak / t["s"][use]
 
 
 def quantize_s(family: str) -> tuple[float, float, int] | None:
@@ -307,14 +392,9 @@ def _after(share: float) -> Callable[[Array, Array, Array], Array]:
     return lambda p, _, memory_s: p[0] * 1e-6 + memory_s / share
 
 
-def of_experts(p: Array, columns: Array, memory_s: Array) -> Array:
-    """Fixed time, time for each expert (us, ns), and bytes at a share for wide weights and one for narrow."""
-    return p[0] * 1e-6 + p[1] * 1e-9 * columns[:, 0] + memory_s / np.where(columns[:, 1] > 0, p[3], p[2])
-
-
-def lines(family: str) -> list[tuple[str, float, str, int, str]]:
-    """Return `(constant, value, unit, rows, error)` of a family."""
-    out: list[tuple[str, float, str, int, str]] = []
+def lines(family: str) -> list[Line]:
+    """Return the constants of a family."""
+    out: list[Line] = []
 
     def times(samples: Samples | None, curve: Any, start: Sequence[float], names: Sequence[tuple[str, str]]) -> None:
         if samples is not None:
@@ -331,16 +411,12 @@ def lines(family: str) -> list[tuple[str, float, str, int, str]]:
         fixed_us, share, error = _saturated(attention)
         out.append(("attention_s", fixed_us, "us", len(attention.memory_s), f"{error:.1f}%"))
         out.append(("decode_attention", share, "", int((attention.memory_s > MUCH_S).sum()), ""))
-    formats = ("bfloat16", "fp8", "fp8_block", "nvfp4", "w4a8_mxfp4_mxfp8")
-    of_moe = [("experts_s", "us"), ("expert_s", "ns"), ("experts_memory", ""), ("quantized_experts_memory", "")]
-    times(experts(family, formats), of_experts, (20.0, 50.0, 0.8, 0.8), of_moe)
+    out.extend(experts(family, next(value for name, value, *_ in out if name == "memory")))
     shares = (
         ("compute", "gemm", ("bfloat16",)),
         ("narrow_compute", "gemm", ("fp8", "fp8_block")),
         ("fp4_compute", "gemm", ("nvfp4",)),
         ("prefill_attention", "prefill", ("bfloat16",)),
-        ("experts_compute", "experts", ("bfloat16",)),
-        ("narrow_experts_compute", "experts", ("fp8_block", "nvfp4")),
     )
     found = [(name, flop_share(family, kind, forms), "") for name, kind, forms in shares]
     cast = quantize_s(family)
@@ -358,7 +434,7 @@ def main() -> None:
         raise SystemExit("hermes-hw is not installed")
     file = Path(next(iter(place.submodule_search_locations))) / "data" / "efficiency.json"
     shipped = json.loads(file.read_text())["families"]
-    scale = {"us": 1e6, "ns": 1e9, "": 1.0}
+    scale = {"us": 1e6, "ns": 1e9, "B": 1.0, "": 1.0}
     print("error: median over the rows, or half the distance of the quartiles of a share or time")
     for family, boards in FAMILIES.items():
         print(f"\n{family}: {', '.join(board.name for board in boards)}")

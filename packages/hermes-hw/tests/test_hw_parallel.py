@@ -192,16 +192,38 @@ def test_impossible_expert_plans_are_refused(change, message):
 def test_collectives_by_hand():
     b, a, s = NVLINK.bandwidth_bytes_per_s, NVLINK.latency_s, 1e8
     ring = 2 * a * 3 + 14 * (0.2 * a + s / 8 / b)
-    assert float(all_reduce_s(s, 8, NVLINK)) == pytest.approx(ring)
+    plain = dataclasses.replace(NVLINK, algorithm="auto")
+    assert float(all_reduce_s(s, 8, plain)) == pytest.approx(ring)
     tree = dataclasses.replace(NVLINK, algorithm="tree")
     assert float(all_reduce_s(s, 8, tree)) == pytest.approx(2 * a * 3 * 1.2 + 2 * s / b)
     switch = dataclasses.replace(NVLINK, algorithm="in_switch")
     assert float(all_reduce_s(s, 8, switch)) == pytest.approx(2 * a + s / b)
-    switched = dataclasses.replace(NVLINK, algorithm="switched")
-    assert float(all_reduce_s(s, 8, switched)) == pytest.approx(a + 14 / 8 * s / (0.6 * b))
-    assert float(all_reduce_s(0.0, 8, switched)) == float(all_reduce_s(0.0, 2, switched)) == pytest.approx(a)
     assert float(all_gather_s(s, 4, NVLINK)) == pytest.approx(a * 2 + 0.6 * a + 0.75 * s / b)
     assert float(p2p_s(s, NVLINK)) == pytest.approx(a + s / b)
+
+
+def test_engines_all_reduces_over_a_switch_read_add_or_leave_it_to_a_ring():
+    switched = dataclasses.replace(NVLINK, algorithm="switched")
+    b, a = switched.bandwidth_bytes_per_s, switched.latency_s
+    assert float(all_reduce_s(0.0, 8, switched)) == float(all_reduce_s(0.0, 2, switched)) == pytest.approx(a)
+    # Eight devices read all others' data below 256 KiB, four below 512 KiB, two always.
+    few, more = 255 * 1024, 300 * 1024
+    assert float(all_reduce_s(few, 8, switched)) == pytest.approx(a + 7 * few / (0.5 * b))
+    assert float(all_reduce_s(more, 8, switched)) == pytest.approx(2.4 * a + 14 / 8 * more / (0.7 * b))
+    assert float(all_reduce_s(more, 4, switched)) == pytest.approx(a + 3 * more / (0.5 * b))
+    large = 1e9
+    ring = 2 * a + 2 * (0.2 * a + large / 2 / (0.65 * b))
+    assert float(all_reduce_s(large, 2, switched)) == pytest.approx(ring)
+
+
+def test_all_reduces_of_an_engine_start_in_a_share_of_the_links_latency():
+    shape = StepShape(decode_seqs=1, decode_context=64, decode_windowed=64, sampled_seqs=1)
+
+    def embedding_s(engine):
+        parts = RooflineModel().breakdown(dataclasses.replace(DENSE, engine=engine), shape)
+        return next(part.duration_s for part in parts if part.operator == "all_reduce_embedding")
+
+    assert embedding_s("tensorrt-llm") == pytest.approx(embedding_s("vllm") - 0.28 * NVLINK.latency_s)
 
 
 def test_a_switch_that_adds_beats_a_ring_on_large_messages():

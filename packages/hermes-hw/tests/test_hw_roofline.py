@@ -301,8 +301,10 @@ def test_tiles_of_experts_follow_their_rows():
 
     # 256 experts, 8 picks a token: 2,048 tokens bring 64 rows to each, which fill a tile and half of another.
     many_s, experts = compute_s(2048)
-    parameters = 7168 * 2048 * 3
-    peak = device.flops["fp8"] * efficiency_of(device.family).narrow_experts_compute
+    eff = efficiency_of(device.family)
+    # Filling a pipeline takes as long as so many elements of the inner dimension, in 8 bits as many as bytes.
+    parameters = 2 * 2048 * (7168 + eff.experts_fill) + 7168 * (2048 + eff.experts_fill)
+    peak = device.flops["fp8"] * eff.narrow_experts_compute * eff.sustained
     distinct = float(experts.sizes["distinct"][0])
     rows = 2048 * 8 / distinct
     assert rows == pytest.approx(64, rel=0.03)
@@ -310,6 +312,56 @@ def test_tiles_of_experts_follow_their_rows():
     few_s, experts = compute_s(64)
     distinct = float(experts.sizes["distinct"][0])
     assert few_s == pytest.approx(distinct * 16 * 2 * parameters / peak, rel=0.2)
+
+
+def _experts_price(tokens, *, weights="fp8", engine="vllm", **plan):
+    deployment = Deployment(model="deepseek-ai/DeepSeek-V3", device="b200", weight_dtype=weights, engine=engine, **plan)
+    resolved = resolve(deployment)
+    pricer = RooflinePricer(resolved.device, resolved.efficiency)
+    experts = next(one for one in resolved.graph.layer_operators(sizes_of(tokens)) if one.kind == "moe.experts")
+    return pricer.price(experts), resolved
+
+
+def test_filling_pipelines_counts_more_the_narrower_experts_are():
+    whole, resolved = _experts_price(64)
+    part, _ = _experts_price(64, tensor_parallel=8)
+    assert float(part.bytes[0]) < float(whole.bytes[0]) / 7
+    fill = resolved.efficiency.experts_fill
+    # Two products in over 7,168 elements, one out over 2,048 or 256.
+    more = (2 * (1 + fill / 7168) + 1 + fill / 256) / (2 * (1 + fill / 7168) + 1 + fill / 2048)
+    assert more > 1.08
+    rate = resolved.device.memory_bandwidth_bytes_per_s * resolved.efficiency.memory
+    passes_s = 64 * 8 * 7168 * 2 * resolved.efficiency.experts_passes / rate
+    weights_s = [float(price.memory_s[0]) - passes_s for price in (whole, part)]
+    assert weights_s[1] * 8 / weights_s[0] == pytest.approx(more, rel=1e-6)
+
+
+def test_kernels_around_experts_pass_over_all_picks_that_are_there():
+    def passes_s(**plan):
+        price, resolved = _experts_price(8192, **plan)
+        assert price.bound() == "compute"
+        return float(price.seconds[0] - price.fixed_s[0] - price.compute_s[0]), resolved
+
+    every, resolved = passes_s(tensor_parallel=8, expert_parallel=8)
+    rate = resolved.device.memory_bandwidth_bytes_per_s * resolved.efficiency.memory
+    assert every == pytest.approx(8192 * 8 * 7168 * 2 * resolved.efficiency.experts_passes / rate)
+    # Kernels in 4 bits leave out what other devices' experts do: an eighth is left.
+    narrow, _ = passes_s(tensor_parallel=8, expert_parallel=8, weights="nvfp4")
+    assert narrow < every / 4
+
+
+def test_constants_of_an_engine_may_hold_on_one_family_alone():
+    plain = efficiency_of("hopper")
+    assert efficiency_of("hopper", None, "sglang").experts_s == 26e-6 != plain.experts_s
+    assert efficiency_of("blackwell", None, "sglang").experts_s == efficiency_of("blackwell").experts_s
+    assert efficiency_of("hopper", None, "trtllm-1.2").own_experts_passes > 0 == plain.own_experts_passes
+    assert efficiency_of("blackwell", None, "trtllm-1.2").own_experts_passes == 0
+
+
+def test_counts_are_bounded_as_such():
+    assert efficiency_of("hopper", {"experts_passes": 7}).experts_passes == 7
+    with pytest.raises(InputError, match="experts_fill must be a number, not negative; found -1"):
+        efficiency_of("hopper", {"experts_fill": -1})
 
 
 def test_chunks_of_linear_attention_follow_one_another():
@@ -367,8 +419,8 @@ def test_products_in_4_bits_reach_a_share_of_their_own():
         return float(price.flop[0] / price.compute_s[0]) / device.flops[peak]
 
     efficiency = efficiency_of("blackwell")
-    assert share("nvfp4", "fp4") == pytest.approx(efficiency.fp4_compute, rel=0.03)
-    assert share("fp8", "fp8") == pytest.approx(efficiency.narrow_compute, rel=0.03)
+    assert share("nvfp4", "fp4") == pytest.approx(efficiency.fp4_compute * efficiency.sustained, rel=0.03)
+    assert share("fp8", "fp8") == pytest.approx(efficiency.narrow_compute * efficiency.sustained, rel=0.03)
 
 
 def test_what_runs_beside_others_costs_its_bytes_alone():

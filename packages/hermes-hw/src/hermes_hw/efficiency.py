@@ -21,8 +21,11 @@ class Efficiency:
 
     memory: float
     """Share of memory bandwidth that streaming weights and activations reaches."""
+    sustained: float
+    """Share of what large products reach alone that they reach in a server: prompts keep a board at its power limit,
+    and clocks fall."""
     compute: float
-    """Share of peak FLOP/s that a large matrix product of 16-bit numbers reaches."""
+    """Share of peak FLOP/s that a large matrix product of 16-bit numbers reaches alone."""
     narrow_compute: float
     """The same of products in 8 bits."""
     fp4_compute: float
@@ -30,7 +33,9 @@ class Efficiency:
     experts_compute: float
     """The same of grouped products: those of experts with many tokens, in 16 bits."""
     narrow_experts_compute: float
-    """The same of grouped products in 8 or 4 bits."""
+    """The same of grouped products in 8 bits."""
+    fp4_experts_compute: float
+    """The same of grouped products in 4 bits."""
     decode_attention: float
     """Share of memory bandwidth at which decode attention reads the KV cache."""
     prefill_attention: float
@@ -53,21 +58,33 @@ class Efficiency:
     """Fixed time of an attention call, with the merge of its splits."""
     experts_s: float
     """Fixed time of a mixture-of-experts layer: routing, sorting and casting tokens, grouped products, weighted sum."""
-    expert_s: float
-    """Time of such a layer for each expert of the model: routing and sorting go through all of them."""
+    experts_fill: float
+    """Bytes of an expert's weights along the inner dimension that a tile of a grouped product takes longer than it has,
+    to fill and to empty its pipeline. The shorter that dimension, as with experts cut over many devices, the more."""
+    experts_passes: float
+    """How often the hidden states of picked tokens, in 16 bits, are read or written around the grouped products by
+    kernels of their own: gathered, narrowed, written, weighted and summed. They go over all picks of the tokens that
+    are there, whether their experts are this device's or not."""
+    own_experts_passes: float
+    """The same of kernels that leave out picks of other devices' experts."""
     step_s: float
     """Fixed time of a step: inputs, sampling, the gap between graphs."""
     seq_s: float
     """Time of a step for each sequence: block tables, sampling parameters."""
+    reduce_start: float
+    """Start of the engine's all-reduce over a switch, as a share of the link's latency."""
     launch_s: float
     """Time that the host needs to launch a kernel when no graph is replayed."""
 
     @property
     def shares(self) -> tuple[str, ...]:
         """Names of the fields that are shares of a peak."""
-        return tuple(item.name for item in dataclasses.fields(self) if not item.name.endswith("_s"))
+        names = (item.name for item in dataclasses.fields(self))
+        return tuple(name for name in names if not name.endswith("_s") and name not in _COUNTS)
 
 
+_COUNTS: Final = ("experts_fill", "experts_passes", "own_experts_passes")
+"""Constants that are neither a share of a peak nor a time."""
 _ENGINES: Final = {"sglang": "sglang", "tensorrt": "tensorrt-llm", "trtllm": "tensorrt-llm"}
 """How names of engines and of their presets begin; all others have the constants of the family, which are vLLM's."""
 
@@ -79,11 +96,12 @@ def efficiency_of(family: str, overrides: Mapping[str, Any] | None = None, engin
     `overrides`. Raises InputError for an unknown constant, a share outside (0, 1] or a negative or infinite time.
     """
     data = load_json("efficiency.json")
-    families = data["families"]
-    values = dict(families.get(family, families["generic"]))
+    known = family if family in data["families"] else "generic"
+    values = dict(data["families"][known])
     for begin, name in _ENGINES.items():
         if engine.lower().startswith(begin):
-            values |= data["engines"][name]
+            own = dict(data["engines"][name])
+            values |= own.pop("families", {}).get(known, {}) | own
     values.pop("source")
     names = [item.name for item in dataclasses.fields(Efficiency)]
     for written, value in (overrides or {}).items():
@@ -95,6 +113,7 @@ def efficiency_of(family: str, overrides: Mapping[str, Any] | None = None, engin
         share = name in result.shares
         numeric = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if not numeric or value < 0 or (share and not 0 < value <= 1):
-            bound = "a share of the peak, above 0 and at most 1" if share else "a time in seconds, not negative"
+            kind = "a number" if name in _COUNTS else "a time in seconds"
+            bound = "a share of the peak, above 0 and at most 1" if share else f"{kind}, not negative"
             raise InputError(f"efficiency.{name} must be {bound}; found {value!r}")
     return result

@@ -16,9 +16,18 @@ from hermes_hw.lookup import find_name, load_json, normalised
 from hermes_hw.operators import Figures
 
 ALGORITHMS: Final = ("auto", "one_shot", "ring", "tree", "in_switch", "switched")
-_SWITCHED_SHARE: Final = 0.6
-"""Share of a switch's bandwidth that engines' own all-reduces reach with large messages: 0.45 to 0.6 over NVLink 5, 0.5
-to 0.7 over NVLink 4 (vLLM, SGLang and TensorRT-LLM on B200, B300, H100, H200; aiconfigurator-core 0.12.0)."""
+_ONE_SHOT_SHARE: Final = 0.5
+"""Share of a switch's bandwidth that engines' own all-reduces reach when every device reads all others' data. This and
+what follows: vLLM and SGLang on A100, H100, H200, B200, B300 and GB200, two to eight devices, 2 kB to 256 MB, from
+which the curve is off by 7% (aiconfigurator-core 0.12.0)."""
+_TWO_SHOT_SHARE: Final = 0.7
+"""The same when devices add up a part each and then gather the parts."""
+_TWO_SHOT_START: Final = 2.4
+"""Start of the latter, over that of the former: two more barriers."""
+_LARGE_SHARE: Final = 0.65
+"""Share that a ring reaches, to which engines leave the largest messages (NCCL)."""
+_ONE_SHOT_BYTES: Final = ((2, math.inf), (4, 512 << 10), (math.inf, 256 << 10))
+"""Devices, and the bytes below which so many read all others' data (vLLM, csrc/custom_all_reduce.cuh, as SGLang's)."""
 _STEP_SHARE: Final = 0.2
 """Start of one message within a running collective, as a share of the collective's own start."""
 
@@ -60,8 +69,8 @@ def all_reduce_s(nbytes: float | Figures, ranks: int, link: Interconnect) -> Fig
     One-shot: a barrier of log2(p) rounds, then every device reads all others' data: `a log2 p + (p-1) s / b`.
     Ring: two barriers and 2 (p-1) messages of s / p. Tree (a double binary tree, up and down, in pieces):
     `2 a log2 p + 2 s / b`. In-switch: one way up and one down, overlapped: `2 a + s / b`. Switched: every device sees
-    every other's flag in one round, however many there are; then one-shot, or reduce-scatter and all-gather, whichever
-    moves less, at a share of the bandwidth: `a + min(p - 1, 2 (p - 1) / p) s / (0.6 b)`.
+    every other's flag in one round, however many there are; `a + (p - 1) s / (0.5 b)` for few bytes, then
+    `2.4 a + 2 (p - 1) / p s / (0.7 b)`, and a ring at 0.65 of the bandwidth where that is faster.
     """
     size = np.asarray(nbytes, dtype=np.float64)
     if ranks == 1:
@@ -69,16 +78,26 @@ def all_reduce_s(nbytes: float | Figures, ranks: int, link: Interconnect) -> Fig
     b, a = link.bandwidth_bytes_per_s, link.latency_s
     rounds = math.log2(ranks)
     hops = 2 * (ranks - 1)
+    starts = 2 * a * rounds + hops * _STEP_SHARE * a
     times = {
         "one_shot": a * rounds + (ranks - 1) * size / b,
-        "ring": 2 * a * rounds + hops * (_STEP_SHARE * a + size / ranks / b),
+        "ring": starts + hops * size / ranks / b,
         "tree": 2 * a * rounds * (1 + _STEP_SHARE) + 2 * size / b,
         "in_switch": 2 * a + size / b,
-        "switched": a + np.minimum(ranks - 1.0, hops / ranks) * size / (_SWITCHED_SHARE * b),
+        "switched": np.minimum(_switched_s(size, ranks, link), starts + hops * size / ranks / (_LARGE_SHARE * b)),
     }
     if link.algorithm != "auto":
         return np.asarray(times[link.algorithm])
     return np.asarray(np.minimum(times["one_shot"], times["ring"]))
+
+
+def _switched_s(size: Figures, ranks: int, link: Interconnect) -> Figures:
+    """Return the time of engines' own all-reduce over a switch."""
+    b, a = link.bandwidth_bytes_per_s, link.latency_s
+    few = next(nbytes for most, nbytes in _ONE_SHOT_BYTES if ranks <= most)
+    one_shot = a + (ranks - 1) * size / (_ONE_SHOT_SHARE * b)
+    two_shot = _TWO_SHOT_START * a + 2 * (ranks - 1) / ranks * size / (_TWO_SHOT_SHARE * b)
+    return np.where(size < few, one_shot, two_shot)
 
 
 def all_gather_s(nbytes: float | Figures, ranks: int, link: Interconnect) -> Figures:

@@ -6,7 +6,7 @@ ones): it costs bytes and FLOPs, but no fixed time.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -130,9 +130,9 @@ class RooflinePricer:
         """
         eff, used = self.efficiency, self.device.compute_dtype(weights)
         if used not in NARROW:
-            return eff.compute, eff.gemm_s + eff.depth_s * k
+            return eff.compute * eff.sustained, eff.gemm_s + eff.depth_s * k
         share = eff.fp4_compute if used == "fp4" else eff.narrow_compute
-        return share, eff.narrow_gemm_s + eff.narrow_depth_s * k
+        return share * eff.sustained, eff.narrow_gemm_s + eff.narrow_depth_s * k
 
     def _stream(self, op: Operator) -> Price:
         """Element-wise kernels: a fixed time, and bytes at the bandwidth of streaming."""
@@ -149,27 +149,44 @@ class RooflinePricer:
         """The grouped products of the routed experts: each picked expert is read once and fills whole tiles."""
         a, eff = op.attributes, self.efficiency
         picks, distinct = op.sizes["picks"].astype(np.float64), op.sizes["distinct"].astype(np.float64)
-        parameters = a["hidden"] * a["intermediate"] * (a["inputs"] + 1)
-        activations = picks * ((2.0 * a["hidden"] + (a["inputs"] + 1.0) * a["intermediate"]) * op.activation.bytes)
-        nbytes = distinct * (parameters * op.dtype.bytes) + activations
-        narrow = self.device.compute_dtype(op.dtype) in NARROW
-        reached = eff.narrow_experts_compute if narrow else eff.experts_compute
-        share = eff.experts_memory if op.dtype.bits >= op.activation.bits else eff.quantized_experts_memory
-        if op.dtype.bits < op.activation.bits / 2 and self.device.compute_dtype(op.dtype) != op.dtype.compute:
-            share *= _WIDENED
-            reached *= _WIDENED
-        memory_s = nbytes / (self.device.memory_bandwidth_bytes_per_s * share)
+        hidden, inner, inputs = a["hidden"], a["intermediate"], a["inputs"]
+        parameters = hidden * inner * (inputs + 1)
+        # As many as the products would have if filling and emptying were elements of their inner dimensions.
+        fill = eff.experts_fill / op.dtype.bytes
+        occupied = inputs * inner * (hidden + fill) + hidden * (inner + fill)
+        # Tokens that were sent to the device of their experts brought no other picks; kernels in 4 bits leave them out.
+        own = a.get("data_parallel", 1) > 1 or self.device.compute_dtype(op.dtype) == "fp4"
+        there = picks if own else op.sizes["tokens"] * (1.0 * a["top_k"])
+        state = hidden * op.activation.bytes
+        passed = there * (eff.experts_passes * state) + picks * (eff.own_experts_passes * state)
+        share, reached = self._grouped(op.dtype, op.activation)
+        bandwidth = self.device.memory_bandwidth_bytes_per_s
+        passes_s = passed / (bandwidth * eff.memory)
+        memory_s = distinct * (occupied * op.dtype.bytes / (bandwidth * share))
         peak = self.peak_flops(op.dtype) * reached
         rows = picks / distinct
         tile = np.select([rows <= most for most, _ in _EXPERT_TILES], [float(size) for _, size in _EXPERT_TILES])
         # On average the last tile of an expert is half empty.
         padded = np.maximum(rows + tile / 2.0, tile) * distinct
-        compute_s = padded * (2.0 * parameters / peak)
-        fixed_s = eff.experts_s + eff.expert_s * a["experts"]
-        seconds = fixed_s + np.maximum(compute_s, memory_s)
+        compute_s = padded * (2.0 * occupied / peak)
+        seconds = eff.experts_s + np.maximum(compute_s, memory_s) + passes_s
         flop = picks * (2.0 * parameters)
+        nbytes = distinct * (parameters * op.dtype.bytes) + passed
         joules = Energy.of(self.device).joules(seconds, flop / peak, nbytes)
-        return _price(seconds, joules, flop, nbytes, compute_s=compute_s, memory_s=memory_s, fixed_s=fixed_s)
+        bounds = {"compute_s": compute_s, "memory_s": memory_s + passes_s, "fixed_s": eff.experts_s}
+        return _price(seconds, joules, flop, nbytes, **bounds)
+
+    def _grouped(self, weights: DType, activation: DType) -> tuple[float, float]:
+        """Return what grouped products with such weights reach: of the bandwidth, and of the peak."""
+        eff, used = self.efficiency, self.device.compute_dtype(weights)
+        share = eff.experts_memory if weights.bits >= activation.bits else eff.quantized_experts_memory
+        reached = eff.experts_compute
+        if used in NARROW:
+            reached = eff.fp4_experts_compute if used == "fp4" else eff.narrow_experts_compute
+        reached *= eff.sustained
+        if weights.bits < activation.bits / 2 and used != weights.compute:
+            return share * _WIDENED, reached * _WIDENED
+        return share, reached
 
     # ---- attention -------------------------------------------------------------------------------------------
 
@@ -244,6 +261,8 @@ class RooflinePricer:
         ranks = op.attributes.get("ranks", 2)
         link = device.interconnect if ranks <= device.interconnect.domain_devices else device.network
         if kind == "all_reduce":
+            if link.algorithm == "switched":
+                link = replace(link, latency_s=link.latency_s * self.efficiency.reduce_start)
             seconds, moved = all_reduce_s(nbytes, ranks, link), nbytes * (2.0 * (ranks - 1) / ranks)
         elif kind in {"all_gather", "reduce_scatter"}:
             seconds, moved = all_gather_s(nbytes, ranks, link), nbytes * ((ranks - 1) / ranks)

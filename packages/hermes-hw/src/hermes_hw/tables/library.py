@@ -121,6 +121,7 @@ def operator_at(kind: str, dtype: str, activation: DType, columns: Mapping[str, 
     c = {key: np.asarray(value) for key, value in columns.items()}
     one = np.ones(len(next(iter(c.values()))), np.int64)
     attributes: dict[str, Any] = {}
+    sent = kind == "moe.experts_wide"
     kind = _BROADER.get(kind, kind)
     if kind == "gemm":
         sizes = {"m": c["m"]}
@@ -144,6 +145,8 @@ def operator_at(kind: str, dtype: str, activation: DType, columns: Mapping[str, 
         sizes, attributes = _attention_at(kind, c, one)
     elif kind == "moe.experts":
         sizes, attributes = _experts_at(c)
+        # Of several ranks, or of one with all tokens there.
+        attributes["data_parallel"] = 2 if sent else 1
     elif kind.startswith(("collective.", "transfer.")):
         sizes = {"bytes": c["bytes"]}
         attributes = {"ranks": c["ranks"]} if "ranks" in c else {}
@@ -205,5 +208,6 @@ def _experts_at(c: Mapping[str, Sizes]) -> tuple[dict[str, Any], dict[str, Any]]
         "intermediate": -(-c["intermediate"] // c["experts_tensor"]),
         "inputs": 2 * np.ones(len(c["tokens"]), np.int64),
         "experts": c["experts"],
+        "top_k": c["top_k"],
     }
     return sizes, attributes
