@@ -106,7 +106,7 @@ def _cost(answer: Answer) -> Iterator[str]:
 
 def _about_money(answer: Answer) -> bool:
     """Say whether an objective or a limit depends on what devices cost."""
-    asked = [goal.metric for goal in (*answer.judge.objectives, *answer.judge.constraints)]
+    asked = [goal.metric for goal in answer.judge.objectives] + [limit.metric for limit in answer.judge.constraints]
     return any("usd" in metric for metric in asked)
 
 
