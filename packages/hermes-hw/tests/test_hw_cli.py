@@ -139,6 +139,9 @@ def test_price_draws_a_roofline(tmp_path):
     assert {"qkv_proj", "attention_decode", "lm_head"} <= titles
     texts = " ".join(item.text or "" for item in root.iter("{http://www.w3.org/2000/svg}text"))
     assert "bf16 989 T" in texts
+    cpu = run("price", "--model", "llama-3.1-8b", "--device", "cpu-spr-56c", "--batch", "4", "--plot", str(path))
+    assert cpu.exit_code == 0
+    assert " 0 T" not in path.read_text()
     assert "norm" in texts
 
 

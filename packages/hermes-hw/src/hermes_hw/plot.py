@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, Final
 
-_WIDTH: Final = 860
+_WIDTH: Final = 910
 _HEIGHT: Final = 520
-_LEFT, _RIGHT, _TOP, _BOTTOM = 80, 230, 50, 60
+_LEFT, _RIGHT, _TOP, _BOTTOM = 80, 280, 50, 60
 _LABEL: Final = 13
+_TWO_DIGITS: Final = 10.0
 _COLOURS: Final = {"compute": "#c0392b", "memory": "#2471a3", "latency": "#7d6608", "network": "#6c3483"}
 
 
@@ -49,7 +50,7 @@ def roofline_svg(
         name = ", ".join(sorted(names))
         corner = max(roof / bandwidth_bytes_per_s, 10**x0)
         parts.append(_line(x(corner), y(roof), x(10**x1), y(roof)))
-        parts.append(f'<text x="{x(10**x1) + 4:.1f}" y="{y(roof) + 4:.1f}">{escape(name)} {roof / 1e12:,.0f} T</text>')
+        parts.append(f'<text x="{x(10**x1) + 4:.1f}" y="{y(roof) + 4:.1f}">{escape(name)} {_tera(roof)}</text>')
     start = max(10**x0, 10**y0 / bandwidth_bytes_per_s)
     parts.append(_line(x(start), y(start * bandwidth_bytes_per_s), x(ridge), y(peak)))
     label_y = -math.inf
@@ -66,6 +67,12 @@ def roofline_svg(
         parts.append(f'<text x="{x(across) + radius + 2:.1f}" y="{label_y:.1f}">{escape(item["operator"])}</text>')
     parts.extend(_legend([item for item in operators if item not in points], total_s))
     return "\n".join([*parts, "</svg>\n"])
+
+
+def _tera(flops: float) -> str:
+    """Return FLOP/s in units of 1e12, with two digits where there are fewer before the point."""
+    tera = flops / 1e12
+    return f"{tera:,.0f} T" if tera >= _TWO_DIGITS else f"{tera:.2g} T"
 
 
 def _decades(values: Sequence[float], below: float, above: float) -> tuple[int, int]:
@@ -98,7 +105,7 @@ def _axes(x: Any, y: Any, across: tuple[int, int], up: tuple[int, int]) -> list[
 
 
 def _legend(others: Sequence[Mapping[str, Any]], total_s: float) -> list[str]:
-    left = _WIDTH - _RIGHT + 70
+    left = _WIDTH - _RIGHT + 110
     parts = []
     for i, (bound, colour) in enumerate(_COLOURS.items()):
         parts.append(f'<circle cx="{left + 6}" cy="{_TOP + 16 * i}" r="5" fill="{colour}" fill-opacity="0.6"/>')

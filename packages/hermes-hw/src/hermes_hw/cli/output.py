@@ -1,7 +1,7 @@
 """How the commands print: tables for people, JSON for programs."""
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -20,14 +20,21 @@ def rent(usd_per_h: float, device: str) -> str:
     return f"no price known for {device} (a scenario gives one: devices: {{{device}: {{price: 2.50 USD/h}}}})"
 
 
+_WORDS: Final = frozenset({"source", "value", "verified", "not verified", "sizes", "part"})
+"""Columns that may be folded between words."""
+
+
 def table_of(title: str, *columns: str) -> Any:
     """Return an empty table with figures to the right and words to the left."""
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
-        text = column in {"bound", "source", "value", "verified", "not verified", "sizes"} or i == 0
-        table.add_column(column, justify="left" if text else "right", overflow="fold")
+        words = column in _WORDS
+        # On a narrow terminal names stay whole: other columns are folded.
+        justify: Literal["left", "right"] = "left" if words or column == "bound" or i == 0 else "right"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=i == 0)
     return table
 
 
