@@ -228,6 +228,25 @@ def test_several_seeds_are_kept_and_read_again(tmp_path):
         run_replicates({}, (1,), out=out)
 
 
+def test_a_seed_that_fails_leaves_those_that_are_done(tmp_path, toy, monkeypatch):
+    run = toy.run
+
+    def refusing(scenario, sets=(), seed=None):
+        if seed == 3:
+            raise RefusedError("seed 3 is refused")
+        return run(scenario, sets, seed)
+
+    monkeypatch.setattr(toy, "run", refusing)
+    out = tmp_path / "runs"
+    with pytest.raises(SimulationError, match="seed 3 is refused"):
+        run_replicates({}, (1, 2, 3, 4), out=out)
+    assert read_replicates(out).seeds == (1, 2)
+    assert {place.name for place in out.iterdir()} == {"replicates.json", "seed-1", "seed-2"}
+    with pytest.raises(SimulationError):
+        run_replicates({}, (3,), out=tmp_path / "none")
+    assert list((tmp_path / "none").iterdir()) == []
+
+
 def test_differences_are_seed_by_seed_where_seeds_are_the_same():
     slow, fast = run_replicates({}, (1, 2, 3)), run_replicates({}, (1, 2, 3), sets=("engine.host_base=0 ns",))
     found = {one.metric: one for one in differences(slow, fast, {"e2e.mean": 0.01})}

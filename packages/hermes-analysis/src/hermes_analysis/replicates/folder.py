@@ -4,7 +4,8 @@ The folder has a run directory for each seed, `seed-N`, and `replicates.json` wi
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -135,19 +136,34 @@ def run_replicates(
     chosen = seeds_of(seeds, resolved)
     name = str(resolved.get("name", "run"))
     results: dict[int, SeedResult] = {}
+    with _keeping(out, name, results, chosen):
+        _run_all(executor or SerialExecutor(), _Work(draft, out, runner), chosen, results)
+    return _written(out, name, results)
+
+
+def _run_all(executor: Executor, work: _Work, seeds: Sequence[int], results: dict[int, SeedResult]) -> None:
+    """Put the result of each seed into `results`, by its place among `seeds`, as they come."""
+    for position, result in executor.run(work, seeds):
+        if isinstance(result, WorkerLost):
+            raise AnalysisError(f"seed {seeds[position]}: {result.reason}")
+        results[position] = result
+
+
+@contextmanager
+def _keeping(out: Path | None, name: str, results: Mapping[int, SeedResult], seeds: Sequence[int]) -> Iterator[None]:
+    """Leave a folder of the seeds that are done when the runs are stopped, or one of them fails."""
     try:
-        for position, result in (executor or SerialExecutor()).run(_Work(draft, out, runner), chosen):
-            if isinstance(result, WorkerLost):
-                raise AnalysisError(f"seed {chosen[position]}: {result.reason}")
-            results[position] = result
+        yield
     except KeyboardInterrupt:
         if out is None:
             raise
-        if results:
-            _written(out, name, results)
-        tidy(out, chosen)
-        raise SeedsStoppedError(out, len(results), chosen) from None
-    return _written(out, name, results)
+        _keep(out, name, results, seeds)
+        raise SeedsStoppedError(out, len(results), seeds) from None
+    except AnalysisError:
+        if out is not None:
+            with suppress(OutputError):  # what went wrong first is told
+                _keep(out, name, results, seeds)
+        raise
 
 
 class SeedsStoppedError(AnalysisError):
@@ -161,6 +177,13 @@ class SeedsStoppedError(AnalysisError):
         number = len(self.seeds)
         kept = f"{done} of {number} seeds are done, and kept in {out}" if done else f"no seed was done: {out} is empty"
         super().__init__(f"stopped; {kept}")
+
+
+def _keep(out: Path, name: str, results: Mapping[int, SeedResult], seeds: Sequence[int]) -> None:
+    """Leave a folder of the seeds that are done, and of no other."""
+    if results:
+        _written(out, name, results)
+    tidy(out, seeds)
 
 
 def tidy(out: Path, seeds: Sequence[int]) -> None:
