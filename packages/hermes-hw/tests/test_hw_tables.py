@@ -201,6 +201,17 @@ def test_of_a_large_table_a_random_part_is_left_out():
 # ---- models ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("spread", "noted"), [(None, False), (0.0, False), (0.5, True)])
+def test_unsteady_rows_are_noted_in_a_deployment(tmp_path, spread, noted):
+    rows = gemm_rows()
+    if spread is not None:
+        rows = dataclasses.replace(rows, spread=np.full(len(rows), spread))
+    write_tables(tmp_path / "t", [rows], {"source": "a test"})
+    options = {"tables": str(tmp_path / "t")}
+    notes = " ".join(MeasuredModel().compile(Deployment(model="llama-3.1-8b", device="h100", options=options)).notes)
+    assert (f"{len(rows):,} of {len(rows):,} measured rows are unsteady" in notes) == noted
+
+
 @pytest.fixture
 def folder(tmp_path):
     write_tables(tmp_path / "t", [gemm_rows(), decode_rows(3.0)], {"source": "a test"})

@@ -10,13 +10,11 @@ import numpy as np
 from hermes_core.api.errors import InputError, OutputError
 
 from hermes_hw.profiling.plan import Point
-from hermes_hw.tables.cleaning import above_larger, above_parts
+from hermes_hw.tables.cleaning import UNSTEADY, above_larger, above_parts
 from hermes_hw.tables.open_format import read_meta, read_tables, write_meta, write_table
 from hermes_hw.tables.rows import TableRows, checked_rows
 from hermes_hw.tables.vocabulary import KINDS
 
-UNSTEADY: Final = 0.1
-"""Spread above which a measurement is called unsteady, and made again."""
 ABOVE_LARGER: Final = 1.2
 """Times as long as more work that a measurement may take before it is doubted."""
 ABOVE_PARTS: Final = 3.0

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hermes_hw.devices import find_device
-from hermes_hw.tables.check import UNSTEADY
+from hermes_hw.tables.cleaning import UNSTEADY
 from hermes_hw.tables.model import measured_device, open_tables
 from hermes_hw.tables.open_format import read_meta
 

@@ -11,14 +11,12 @@ from hermes_core.api.streams import stream
 
 from hermes_hw.dtypes import DTYPES
 from hermes_hw.operators import EXTRAPOLATED, Figures, Pricer, Sizes
-from hermes_hw.tables.cleaning import above_larger
+from hermes_hw.tables.cleaning import UNSTEADY, above_larger
 from hermes_hw.tables.grid import Grid
 from hermes_hw.tables.library import Curves, operator_at
 from hermes_hw.tables.rows import TableRows
 from hermes_hw.tables.vocabulary import KINDS
 
-UNSTEADY: Final = 0.1
-"""Spread of repeated runs above which a row is called unsteady."""
 ABOVE_LARGER: Final = 1.2
 """Times as long as more work that a row may take."""
 _EACH: Final = 1500

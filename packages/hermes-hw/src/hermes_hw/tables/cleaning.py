@@ -27,6 +27,8 @@ L2_BYTES: Final[Mapping[str, int]] = {
     "rtx_pro_6000_server": 128_000_000,
 }
 """Second-level caches (NVIDIA's architecture papers of Ampere, Hopper, Ada and Blackwell)."""
+UNSTEADY: Final = 0.1
+"""Spread of repeated runs above which a measurement is called unsteady."""
 _LITTLE: Final = 0.1
 """Share of that cache below which reading from memory instead costs less than a microsecond or two."""
 

@@ -18,6 +18,7 @@ from hermes_hw.operators import sizes_of
 from hermes_hw.resolve import Resolved, resolve
 from hermes_hw.roofline.pricer import RooflinePricer
 from hermes_hw.steps import AffineStepModel
+from hermes_hw.tables.cleaning import UNSTEADY
 from hermes_hw.tables.library import TableLibrary, Tables
 from hermes_hw.tables.llmservingsim import is_profile, read_profile
 from hermes_hw.tables.open_format import read_meta, read_tables
@@ -226,6 +227,14 @@ def _notes(tables: StackedTables, direct: DirectPrices, *, even: bool) -> tuple[
     notes.append("All other operators are analytical.")
     if even:
         notes[-1] += " Contexts within a batch are taken as equal."
+    found = [tables.rows(kind, dtype) for kind, dtype in sorted(tables.used)]
+    spreads = [rows.spread for rows in found if rows is not None and rows.spread is not None]
+    unsteady = sum(int((spread > UNSTEADY).sum()) for spread in spreads)
+    if unsteady:
+        whole = sum(len(spread) for spread in spreads)
+        notes.append(
+            f"{unsteady:,} of {whole:,} measured rows are unsteady: `hermes hw tables check` says which tables."
+        )
     return tuple(notes)
 
 
