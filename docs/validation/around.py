@@ -19,8 +19,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2] / "packages" / "hermes-hw" / "calibration"))
 import tpot  # type: ignore[import-not-found]  # not installed
 
-STEP_MS, SEQ_US, EXPERTS_US = (0.3, 0.4, 0.5, 0.6, 0.7), (2.0, 5.0, 8.0, 12.0, 15.0), (10.0, 20.0, 30.0, 40.0)
-SHIPPED = (0.5, 12.0, 20.0)
+STEP_MS, SEQ_US, EXPERTS_US = (0.3, 0.4, 0.5, 0.6, 0.7), (0.0, 3.0, 6.0, 9.0, 12.0), (10.0, 20.0, 30.0, 40.0)
+SHIPPED = (0.4, 3.0, 20.0)
 MEASURED_EXPERTS_US = 40.0
 """Of single calls; see `kernels.py`."""
 FAMILY = "hopper"

@@ -275,12 +275,27 @@ def test_a_fault_of_the_simulator_is_not_hidden(tmp_path, monkeypatch):
 
 
 def test_a_model_that_the_catalogue_lacks_is_described_by_its_architecture(tmp_path):
-    write(tmp_path, asked=inputs(model="nobody/unheard-of-1b"))
+    # What its publisher says of sampling is not in the architecture; later versions sort no logits for it.
+    later = inputs()["engine"] | {"version": "0.19.0"}
+    write(tmp_path, asked=inputs(model="nobody/unheard-of-1b", engine=later))
     report = validate_folder(tmp_path)
     assert not report.refusals
-    known = validate_folder(write(tmp_path / "other"))
+    known = validate_folder(write(tmp_path / "other", asked=inputs(engine=later)))
     ours, theirs = report.scores[0].predicted, known.scores[0].predicted
     assert ours["tpot_mean"] == pytest.approx(theirs["tpot_mean"], rel=0.01)
+
+
+def test_answers_are_drawn_as_published_where_a_server_of_that_time_is_asked(tmp_path):
+    def options(folder, definition="client send", **engine):
+        asked = inputs(engine=inputs()["engine"] | engine)
+        truth = measured(definitions={"ttft": definition})
+        place = write(tmp_path, folder, asked=asked, truth=truth)
+        return case_of(read_experiment(place)).scenario["hardware"].get("options")
+
+    assert options("served") is None
+    assert options("later", version="0.19.0") == {"top_p": False}
+    assert options("within", "from queued_ts") == {"top_p": False}
+    assert options("other", name="sglang", version="0.5.5") is None
 
 
 def test_experts_are_in_the_described_architecture():

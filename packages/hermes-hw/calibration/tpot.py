@@ -5,7 +5,8 @@
 
 FOLDER holds experiments (`*/experiment.json` with inputs, `*/measured.json` with the truth). Only stable runs with a
 known number of output tokens are used. No simulation: a mean-field estimate. In each stage of constant rate r the
-batch is n = r * TPOT * (output - 1) by Little's law, drawn as a Poisson variable; a share r * TPOT of the steps carries
+batch is n = r * TPOT * (output - 1) by Little's law, drawn as a Poisson variable, and a step counts as often as it
+makes tokens; a share r * TPOT of the steps carries
 one more prompt, of which all but the last block is found in the prefix cache; the context is prompt + output / 2.
 TPOT solves its own equation. Needs SciPy for `--fit`.
 """
@@ -32,6 +33,7 @@ QUANTILES = (-1.5, -0.75, 0.0, 0.75, 1.5)
 """Batch sizes tried around the mean, in standard deviations."""
 WEIGHTS = (0.11, 0.23, 0.32, 0.23, 0.11)
 FS = 1e-15
+ENGINE = "vllm-0.15"
 TOLERANCE = 1e-4
 
 
@@ -69,6 +71,7 @@ def read_cases(folder: Path) -> list[Case]:
             memory_utilization=engine["gpu_memory_utilization"],
             graph_sizes=GRAPH_SIZES,
             host=HostOverhead(),
+            engine=ENGINE,
         )
         model = architecture_from_config(deployment.model, find_model(deployment.model).config)
         stages = tuple((s["rate_rps"], s["tpot_ms"]["mean"] / 1e3, s["num_success"]) for s in measured["stages"])
@@ -100,11 +103,14 @@ def predict_s(steps: StepModel, case: Case, rate: float, start_s: float) -> floa
     for _ in range(12):
         mean = rate * tpot * (case.output - 1)
         share = min(1.0, rate * tpot)
-        new = 0.0
+        streams = tokens = 0.0
         for quantile, weight in zip(QUANTILES, WEIGHTS, strict=True):
             seqs = min(max(1, round(mean + quantile * math.sqrt(mean))), case.deployment.max_seqs)
             plain = step_s(steps, case, seqs, prompt=False)
-            new += weight * (plain + share * (step_s(steps, case, seqs, prompt=True) - plain))
+            lasting = plain + share * (step_s(steps, case, seqs, prompt=True) - plain)
+            streams += weight * seqs
+            tokens += weight * seqs / lasting
+        new = streams / tokens
         if abs(new / tpot - 1) < TOLERANCE:
             return new
         tpot = 0.5 * (tpot + new)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from hermes_core.api import InputError
 from hermes_hw.devices import device_names, find_device
@@ -152,9 +154,14 @@ def test_efficiencies_are_bounded_by_the_peak(overrides):
 
 def test_an_engine_changes_what_is_its_own_and_no_more():
     family, other = efficiency_of("hopper"), efficiency_of("hopper", engine="tensorrt-llm")
-    assert other.step_s < family.step_s
+    assert other.elementwise_s < family.elementwise_s
+    assert other.step_s == family.step_s
     assert (other.memory, other.compute) == (family.memory, family.compute)
-    assert efficiency_of("hopper", engine="vllm-0.15") == family
+    assert efficiency_of("hopper", engine="vllm-0.33") == family
+    assert efficiency_of("hopper", engine="sglang-0.5").seq_s > family.seq_s
+    sorts = efficiency_of("hopper", engine="vllm-0.15")
+    assert sorts.sort_s > family.sort_s == 0
+    assert dataclasses.replace(sorts, sort_s=0.0, sort_unit_s=0.0) == family
     assert efficiency_of("hopper", {"step_s": 1e-3}, "tensorrt-llm").step_s == 1e-3
 
 

@@ -8,7 +8,7 @@ from hermes_hw.operators import SOURCES, sizes_of
 from hermes_hw.resolve import resolve
 from hermes_hw.roofline.pricer import RooflinePricer
 from hermes_hw.tables.cleaning import cold, fastest, from_memory, joined, rising
-from hermes_hw.tables.model import StackedTables, _around_measured
+from hermes_hw.tables.model import StackedTables, _with_launch
 from hermes_hw.tables.pricer import Launch, TablePricer
 from hermes_hw.tables.silicon import SiliconTables
 
@@ -146,7 +146,7 @@ def one_call(folder, model="llama-3.1-8b", engine="vllm", **options):
     resolved = resolve(deployment, tuple(options))
     pricer = TablePricer(tables(folder), RooflinePricer(resolved.device, resolved.efficiency))
     stacked = StackedTables([tables(folder)])
-    return _around_measured(deployment, resolved, stacked, TablePricer(stacked, pricer.roofline))
+    return resolved, _with_launch(resolved, stacked, TablePricer(stacked, pricer.roofline))
 
 
 def test_prompts_beside_decoding_sequences_are_one_call_of_flash_attention(tmp_path):
@@ -167,17 +167,6 @@ def test_prompts_beside_decoding_sequences_are_one_call_of_flash_attention(tmp_p
     _, apart = one_call(tmp_path)
     assert apart.launch is None
     assert float(apart.price(resolved.graph.attention_launch()).seconds[0]) == 0
-
-
-def test_a_sequence_is_not_paid_for_twice_where_attention_is_measured(tmp_path):
-    attention(tmp_path, "vllm", "generation", [(32, 8, 1, 1, 1023, 0.02)])
-    attention(tmp_path, "vllm", "context", [(32, 8, 1, 1024, 0, 0.02)])
-    assert one_call(tmp_path)[0].efficiency.seq_s == pytest.approx(3e-6)
-    assert one_call(tmp_path, efficiency={"seq_s": 5e-6})[0].efficiency.seq_s == pytest.approx(5e-6)
-    for engine, folder in (("sglang", tmp_path), ("vllm", tmp_path / "none")):
-        own = resolve(Deployment(model="llama-3.1-8b", device="h100", engine=engine)).efficiency.seq_s
-        assert own > 3e-6
-        assert one_call(folder, engine=engine)[0].efficiency.seq_s == own
 
 
 def test_recurrences_are_affine_in_sequences_and_tokens(tmp_path):

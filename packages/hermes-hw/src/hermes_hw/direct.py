@@ -42,6 +42,8 @@ class DirectPrices:
     pricer: Pricer
     mixed: bool = False
     """Whether prompts beside decoding sequences are one call of attention with a price of its own."""
+    rows: int = 1
+    """Queries that fill a tile of attention in steps that hold prompts; see `Efficiency.mixed_rows`."""
 
     @property
     def stages(self) -> int:
@@ -76,9 +78,9 @@ class DirectPrices:
             return []
         return self._parts([self.graph.linear_attention(sizes_of(decode_seqs), sizes_of(prompt_tokens))])
 
-    def decode(self, batch: Sizes, context: Sizes, *, windowed: bool) -> list[PartPrice]:
+    def decode(self, batch: Sizes, context: Sizes, *, windowed: bool, rows: int = 1) -> list[PartPrice]:
         """Return decode attention of the full or of the windowed layers, where the model has such."""
-        part = self.graph.decode_attention(batch, context, windowed=windowed)
+        part = self.graph.decode_attention(batch, context, windowed=windowed, rows=rows)
         return self._parts([part] if part.count else [])
 
     def prefill(self, shape: StepShape, *, windowed: bool) -> list[PartPrice]:
@@ -113,8 +115,10 @@ class DirectPrices:
             sizes = dict(zip(("tokens", "pairs2", "keys"), map(sizes_of, sums), strict=True))
             return parts + self.mixed_at({**sizes, "batch": batch, "context": context})
         if shape.decode_seqs:
-            parts += self.decode(batch, context, windowed=False)
-            parts += self.decode(batch, sizes_of(shape.decode_windowed), windowed=True)
+            # A prompt of one new token has one query, as a decoding sequence has.
+            rows = self.rows if shape.prefill_tokens > shape.prefill_seqs else 1
+            parts += self.decode(batch, context, windowed=False, rows=rows)
+            parts += self.decode(batch, sizes_of(shape.decode_windowed), windowed=True, rows=rows)
         if shape.prefill_tokens:
             parts += self.prefill(shape, windowed=False)
             parts += self.prefill(shape, windowed=True)

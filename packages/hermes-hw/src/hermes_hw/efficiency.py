@@ -75,6 +75,13 @@ class Efficiency:
     """Start of the engine's all-reduce over a switch, as a share of the link's latency."""
     launch_s: float
     """Time that the host needs to launch a kernel when no graph is replayed."""
+    mixed_rows: int = 1
+    """Queries that fill a tile of attention, of which a sequence that decodes in a step with prompts has one for each
+    head: it is computed as if it had as many."""
+    sort_s: float = 0.0
+    """Fixed time of finding the likeliest tokens (top-p) by sorting all logits; 0 for engines that do not sort."""
+    sort_unit_s: float = 0.0
+    """Time of the same for each logit on one compute unit: sorting is bound by these, not by memory."""
 
     @property
     def shares(self) -> tuple[str, ...]:
@@ -83,9 +90,15 @@ class Efficiency:
         return tuple(name for name in names if not name.endswith("_s") and name not in _COUNTS)
 
 
-_COUNTS: Final = ("experts_fill", "experts_passes", "own_experts_passes")
+_COUNTS: Final = ("experts_fill", "experts_passes", "own_experts_passes", "mixed_rows")
 """Constants that are neither a share of a peak nor a time."""
-_ENGINES: Final = {"sglang": "sglang", "tensorrt": "tensorrt-llm", "trtllm": "tensorrt-llm"}
+_ENGINES: Final = {
+    "sglang": "sglang",
+    "tensorrt": "tensorrt-llm",
+    "trtllm": "tensorrt-llm",
+    "vllm-0.15": "vllm-0.15",
+    "vllm-v0": "vllm-v0",
+}
 """How names of engines and of their presets begin; all others have the constants of the family, which are vLLM's."""
 
 
@@ -116,4 +129,6 @@ def efficiency_of(family: str, overrides: Mapping[str, Any] | None = None, engin
             kind = "a number" if name in _COUNTS else "a time in seconds"
             bound = "a share of the peak, above 0 and at most 1" if share else f"{kind}, not negative"
             raise InputError(f"efficiency.{name} must be {bound}; found {value!r}")
+    if not isinstance(result.mixed_rows, int) or result.mixed_rows < 1:
+        raise InputError(f"efficiency.mixed_rows must be a whole number of at least 1; found {result.mixed_rows!r}")
     return result

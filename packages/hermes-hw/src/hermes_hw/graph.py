@@ -37,6 +37,8 @@ class StepGraph:
     kv: DType
     narrowed: tuple[str, ...] = ()
     """Formats of weights whose products narrow their activations first, by kernels of their own."""
+    top_p: bool = False
+    """Whether the sampler sorts all logits to find the likeliest tokens."""
 
     def layer_operators(self, tokens: Sizes) -> list[Operator]:
         """Return the operators of all layers whose work is set by the tokens of the step (padding included)."""
@@ -71,7 +73,8 @@ class StepGraph:
             return []
         vocab = -(-model.vocab // self.plan.tensor)
         head = self._gemm("lm_head", sampled, vocab, model.hidden, 1, model.quantization.lm_head)
-        operators = [head, self._operator("sampler", "sample", {"sequences": sampled}, {"vocab": model.vocab})]
+        attributes = {"vocab": model.vocab} | ({"top_p": 1} if self.top_p else {})
+        operators = [head, self._operator("sampler", "sample", {"sequences": sampled}, attributes)]
         if self.plan.tensor > 1:
             operators.append(self._collective("logits_gather", "all_gather", sampled * model.vocab * 2, 1))
         return operators
@@ -99,10 +102,11 @@ class StepGraph:
         sizes = {"batch": batch, "tokens": tokens}
         return self._operator(linear.kind.operator, "attention.linear", sizes, attributes, linear.calls)
 
-    def decode_attention(self, batch: Sizes, context: Sizes, *, windowed: bool) -> Operator:
+    def decode_attention(self, batch: Sizes, context: Sizes, *, windowed: bool, rows: int = 1) -> Operator:
         """Return decode attention of `batch` sequences over `context` keys in all, in the full or windowed layers.
 
-        Where an indexer picks what the windowed layers see, it is what goes over all keys.
+        Where an indexer picks what the windowed layers see, it is what goes over all keys. `rows` are the queries that
+        fill a tile, where each head of each sequence has a tile to itself; attention over latents has kernels without.
         """
         a = self.model.attention
         if a.index_heads and not windowed:
@@ -113,7 +117,10 @@ class StepGraph:
         # With context parallelism a device attends with the heads of its group to its share of the tokens.
         sizes = {"batch": batch, "context": -(-context // self.plan.context)}
         heads = self._heads * self.plan.context
-        return self._attention(name, "attention.decode", sizes, count, a.window if windowed else 0, heads)
+        operator = self._attention(name, "attention.decode", sizes, count, a.window if windowed else 0, heads)
+        if rows == 1 or a.latent:
+            return operator
+        return replace(operator, attributes={**operator.attributes, "rows": rows})
 
     def prefill_attention(self, sizes: dict[str, Sizes], *, windowed: bool) -> Operator:
         """Return attention of prompt chunks: `sizes` has batch, tokens, pairs2 and keys (sums over chunks)."""

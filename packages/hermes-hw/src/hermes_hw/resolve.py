@@ -22,11 +22,13 @@ from hermes_hw.models.hf_config import architecture_from_config
 from hermes_hw.models.quantization import uniform_quantization
 from hermes_hw.parallel import parallel_plan
 
-COMMON_OPTIONS: Final = ("efficiency", "expert_imbalance", "part", "context_parallel", "redundant_experts")
+COMMON_OPTIONS: Final = ("efficiency", "expert_imbalance", "part", "context_parallel", "redundant_experts", "top_p")
 """Options of every hardware model: constants laid over those of the family, load of the busiest experts over the mean,
 the part of a model that is served ("language", of a multimodal one "vision", or a head by its name), how many
-tensor-parallel devices share the tokens of a sequence's KV cache in decoding, and the copies of experts beside one of
-each."""
+tensor-parallel devices share the tokens of a sequence's KV cache in decoding, the copies of experts beside one of
+each, and whether answers are drawn from the likeliest tokens alone (else as the model's publisher says)."""
+_OWN_DEFAULTS: Final = "vllm-v0"
+"""The engine that does not take the publisher's sampling for requests that say nothing (vLLM does since 0.7)."""
 _BETWEEN_PASSES: Final = 16
 """Small kernels between two passes of what drafts: positions, lengths, slots of the next token, copies into buffers
 (counted in vLLM 0.15, v1/spec_decode/eagle.py, propose)."""
@@ -71,7 +73,8 @@ def resolve(deployment: Deployment, options: Sequence[str] = ()) -> Resolved:
     narrowed = tuple(name for name, dtype in DTYPES.items() if device.narrows(dtype))
     if deployment.within_step:
         efficiency = dataclasses.replace(efficiency, step_s=_BETWEEN_PASSES * efficiency.elementwise_s, seq_s=0.0)
-    graph = StepGraph(model, plan, _kv_dtype(deployment, model), narrowed)
+    top_p = _top_p(deployment, model) and efficiency.sort_s + efficiency.sort_unit_s > 0
+    graph = StepGraph(model, plan, _kv_dtype(deployment, model), narrowed, top_p)
     return Resolved(graph, device, efficiency, tuple(_notes(graph, device)))
 
 
@@ -79,6 +82,15 @@ def _kv_dtype(deployment: Deployment, model: Architecture) -> DType:
     if deployment.kv_dtype in {None, "auto"}:
         return model.activation
     return dtype_named(str(deployment.kv_dtype), "kv_dtype")
+
+
+def _top_p(deployment: Deployment, model: Architecture) -> bool:
+    value: Any = deployment.options.get("top_p")
+    if value is None:
+        return model.top_p and deployment.engine != _OWN_DEFAULTS
+    if not isinstance(value, bool):
+        raise InputError(f"options.top_p must be true or false, found {value!r}")
+    return value
 
 
 def _imbalance(deployment: Deployment) -> float:

@@ -228,8 +228,11 @@ class AffineStepModel:
         if fs < LEAST_FS:
             base_fs = fs = LEAST_FS
         context, windowed = shape.decode_context, shape.decode_windowed
-        fs += c.full_fs * context + c.window_fs * windowed
-        nj += c.full_nj * context + c.window_nj * windowed
+        # A prompt of one new token has one query, as a decoding sequence has.
+        each = c.beside if prompt > shape.prefill_seqs else c.alone
+        full_fs, window_fs, full_nj, window_nj, full_wait_nj, window_wait_nj = each
+        fs += full_fs * context + window_fs * windowed
+        nj += full_nj * context + window_nj * windowed
         if prompt:
             prompt_fs, prompt_nj = c.prompt(shape)
             prompt_fs += around.prompt_fs * prompt
@@ -243,7 +246,7 @@ class AffineStepModel:
             nj += around.wait_nj(add_fs)
         if fs >= floor_fs:
             return fs + add_fs, nj
-        nj += around.wait_nj(floor_fs - base_fs) - c.full_wait_nj * context - c.window_wait_nj * windowed
+        nj += around.wait_nj(floor_fs - base_fs) - full_wait_nj * context - window_wait_nj * windowed
         if prompt:
             nj -= around.wait_nj(prompt_fs)
         return floor_fs + add_fs, nj
@@ -263,6 +266,8 @@ class Coefficients:
     """Integer coefficients of attention."""
 
     __slots__ = (
+        "alone",
+        "beside",
         "causal",
         "compute_fs",
         "full_fs",
@@ -284,10 +289,9 @@ class Coefficients:
         attention = direct.graph.model.attention
         self.window = attention.window
         self.causal = attention.causal
-        batch, keys = sizes_of(1), sizes_of(_PROBE)
-        self.full_fs, self.full_nj = _per_key(direct.decode(batch, keys, windowed=False), keys)
-        self.window_fs, self.window_nj = _per_key(direct.decode(batch, keys, windowed=True), keys)
-        self.full_wait_nj, self.window_wait_nj = around.wait_nj(self.full_fs), around.wait_nj(self.window_fs)
+        self.alone = _decoding(direct, around, 1)
+        self.beside = _decoding(direct, around, direct.rows)
+        self.full_fs, self.window_fs, self.full_nj, self.window_nj, self.full_wait_nj, self.window_wait_nj = self.alone
         scale = _PROBE
         pairs = StepShape(prefill_seqs=1, prefill_tokens=1)
         pairs.prefill_pairs2 = scale if attention.causal else scale // 2 + 1
@@ -323,6 +327,14 @@ class Coefficients:
         fs = compute_fs if compute_fs > memory_fs else memory_fs
         work = ACTIVE_POWER_SHARE * fs + (1 - ACTIVE_POWER_SHARE) * compute_fs + self.memory_share * memory_fs
         return fs, int(self.nj_per_fs * (work if work < fs else fs))
+
+
+def _decoding(direct: DirectPrices, around: Surroundings, rows: int) -> tuple[int, int, int, int, int, int]:
+    """Return what a key of a decoding sequence costs: fs in a full and a windowed layer, nJ, nJ less where it waits."""
+    batch, keys = sizes_of(1), sizes_of(_PROBE)
+    full_fs, full_nj = _per_key(direct.decode(batch, keys, windowed=False, rows=rows), keys)
+    window_fs, window_nj = _per_key(direct.decode(batch, keys, windowed=True, rows=rows), keys)
+    return full_fs, window_fs, full_nj, window_nj, around.wait_nj(full_fs), around.wait_nj(window_fs)
 
 
 def _per_key(parts: list[PartPrice], keys: Sizes) -> tuple[int, int]:

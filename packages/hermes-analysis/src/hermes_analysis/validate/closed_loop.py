@@ -204,7 +204,9 @@ def _degrees(row: Mapping[str, str], role: str, told: list[str]) -> dict[str, An
     if data > NODE and expert == 1 and _moe(row):
         told.append(f"experts spread over the {data} ranks of data-parallel attention: nobody cuts one over nodes")
         expert = tensor * data
-    return {"device": row["system"], "tp": tensor, "pp": degree("pp_size"), "dp": data, "ep": expert}
+    degrees = {"device": row["system"], "tp": tensor, "pp": degree("pp_size"), "dp": data, "ep": expert}
+    # These benchmarks ask for the likeliest token (a temperature of 0), which is nothing to engines that sort nothing.
+    return {**degrees, "options": {"top_p": False}} if row["backend"] == "vllm" else degrees
 
 
 def _same_devices(name: str, stated: int, tensor: int, expert: int) -> int | None:

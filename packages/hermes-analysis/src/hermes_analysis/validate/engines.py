@@ -14,6 +14,16 @@ _NEW_SINCE: Final = (0, 24)
 """Halfway between the two versions of vLLM whose habits the presets follow, 0.15 and 0.33."""
 
 
+_SORTED_BEFORE: Final = (0, 16)
+"""vLLM finds the likeliest tokens without sorting since 0.16 (vllm-project/vllm, pull request 33538)."""
+
+
+def sorts_logits(version: str) -> bool:
+    """Return whether a version of vLLM sorts logits to find the likeliest tokens; one that is not known may."""
+    match = _VERSION.match(version)
+    return match is None or (int(match[1]), int(match[2])) < _SORTED_BEFORE
+
+
 def settings_of(name: str, version: str) -> dict[str, bool]:
     """Return in which settings a version of an engine differs from its preset."""
     match = _VERSION.match(version or "")

@@ -43,7 +43,7 @@ def profile_of(experiment: Experiment) -> Path | None:
 def with_profile(hardware: Mapping[str, Any], profile: Path, requests: Path | None, told: list[str]) -> dict[str, Any]:
     """Return a hardware section that prices by `profile`, with contexts as uneven as those of `requests`; say so."""
     told.append("operators as LLMServingSim measured them; 3 us of a step for each sequence around them")
-    options: dict[str, Any] = {"tables": str(profile.resolve()), "efficiency": dict(SURROUNDINGS)}
+    options = {**hardware.get("options", {}), "tables": str(profile.resolve()), "efficiency": dict(SURROUNDINGS)}
     longest = longest_contexts(requests) if requests is not None else []
     if longest:
         told.append("contexts of a batch as uneven as those of the run's requests are on average")

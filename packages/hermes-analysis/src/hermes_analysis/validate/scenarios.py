@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hermes_analysis.validate.engines import preset_of, settings_of
+from hermes_analysis.validate.engines import preset_of, settings_of, sorts_logits
 from hermes_analysis.validate.experiments import Experiment, NotRepresentedError, number, section
 from hermes_analysis.validate.mixtures import is_mixture
 from hermes_analysis.validate.profiles import profile_of, with_profile
@@ -78,7 +78,7 @@ def case_of(experiment: Experiment) -> Case:
     model = inputs.get("model")
     if not isinstance(model, str):
         raise NotRepresentedError("experiment.json names no model")
-    hardware = _hardware(inputs)
+    hardware = _hardware(inputs) | _sampling(experiment)
     profile = profile_of(experiment)
     if profile is not None:
         hardware = with_profile(hardware, profile, experiment.requests_file, assumptions)
@@ -120,6 +120,19 @@ def _hardware(inputs: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(device, str):
         raise NotRepresentedError("experiment.json names no hardware.id")
     return {"device": device, **{key: _degree(parallel, key) for key in ("tp", "pp", "dp", "ep")}}
+
+
+def _sampling(experiment: Experiment) -> dict[str, Any]:
+    """Return the option that says that logits are not sorted, where they are not.
+
+    The load generator asks for no sampling of its own, and vLLM's server takes the publisher's then, as the preset has
+    it. Within the engine there is no server, and later versions do not sort.
+    """
+    engine = section(experiment.inputs, "engine")
+    name, version = str(engine.get("name", "")), str(engine.get("version") or "")
+    if name.lower() != "vllm" or (sorts_logits(version) and not experiment.engine_clock):
+        return {}
+    return {"options": {"top_p": False}}
 
 
 def _degree(parallel: Mapping[str, Any], key: str) -> int:

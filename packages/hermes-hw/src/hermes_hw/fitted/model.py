@@ -96,5 +96,6 @@ def _prepared(deployment: Deployment, calibration: Calibration) -> tuple[Resolve
         notes.append("The calibration is of another model or plan: all prices are extrapolated.")
     roofline = RooflinePricer(resolved.device, resolved.efficiency)
     pricer = FittedPricer(roofline, calibration.most_seqs if same else 0.0)
-    direct = DirectPrices(resolved.graph, resolved.device, resolved.efficiency, pricer)
+    rows = resolved.efficiency.mixed_rows
+    direct = DirectPrices(resolved.graph, resolved.device, resolved.efficiency, pricer, rows=rows)
     return resolved, direct, tuple(notes)

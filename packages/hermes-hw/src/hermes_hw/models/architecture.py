@@ -125,6 +125,9 @@ class Architecture:
     quantization: Quantization
     vocab_head: bool = True
     """Whether logits over the vocabulary are computed; encoders do not."""
+    top_p: bool = False
+    """Whether a request that says nothing is answered from the likeliest tokens alone: its publisher's
+    `generation_config.json` has a `top_p` below 1."""
     linear: LinearAttention = NO_RECURRENCE
     head: DraftHead | None = None
     """What this is beside a layer, where it is a head that drafts for another model."""

@@ -62,13 +62,16 @@ def find_model(name: str) -> ModelEntry:
 
 
 def _entry(key: str, name: str) -> ModelEntry:
-    """Return the entry `key`, with the context of the version that is called `name`."""
+    """Return the entry `key`, with the context and the sampling of the version that is called `name`."""
     entry = load_json("models.json")["models"][key]
     version = normalised(parts_of(name).name)
     contexts = {normalised(other): tokens for other, tokens in entry.get("contexts", {}).items()}
     config = entry["config"]
     if version in contexts:
         config = {**config, "max_position_embeddings": contexts[version]}
+    if version in {normalised(other) for other in entry.get("bases", ())}:
+        # Published without the sampling that the tuned version has.
+        config = {key: value for key, value in config.items() if key != "top_p"}
     return ModelEntry(key, config, entry["parameters_b"], entry["source"], key)
 
 

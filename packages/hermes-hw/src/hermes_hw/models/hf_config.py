@@ -93,6 +93,7 @@ def architecture_from_config(name: str, config: Mapping[str, Any], part: str = "
         quantization=quantization_from_config({**text, **_quantization_part(config)}, activation, layers),
         vocab_head=not encoder,
         linear=stack.linear,
+        top_p=_top_p(name, {**config, **text}),
         assumptions=tuple(fields.assumptions),
     )
 
@@ -108,6 +109,16 @@ def _activation(fields: Fields, config: Mapping[str, Any]) -> DType:
         fields.assume("torch_dtype is float32: served as fp16, as engines do.")
         activation = dtype_named("fp16")
     return activation
+
+
+def _top_p(name: str, config: Mapping[str, Any]) -> bool:
+    """Return whether `top_p` keeps only some tokens, as `generation_config.json` says."""
+    value = config.get("top_p")
+    if value is None:
+        return False
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise InputError(f"config.json of {name}: top_p must be above 0 and at most 1, found {value!r}")
+    return value < 1
 
 
 def _is_encoder(model_type: str, config: Mapping[str, Any]) -> bool:

@@ -38,4 +38,5 @@ class RooflineModel:
 
 def _direct(resolved: Resolved) -> DirectPrices:
     pricer = RooflinePricer(resolved.device, resolved.efficiency)
-    return DirectPrices(resolved.graph, resolved.device, resolved.efficiency, pricer)
+    rows = resolved.efficiency.mixed_rows
+    return DirectPrices(resolved.graph, resolved.device, resolved.efficiency, pricer, rows=rows)

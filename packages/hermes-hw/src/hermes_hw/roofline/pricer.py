@@ -74,7 +74,7 @@ class RooflinePricer:
             "norm": self._stream,
             "rotary": self._stream,
             "elementwise": self._stream,
-            "sample": self._stream,
+            "sample": self._sample,
             "collective": self._collective,
             "transfer.p2p": self._collective,
         }
@@ -145,6 +145,18 @@ class RooflinePricer:
         joules = Energy.of(self.device).joules(seconds, zero, nbytes)
         return _price(seconds, joules, zero, nbytes, memory_s=memory_s, fixed_s=fixed_s)
 
+    def _sample(self, op: Operator) -> Price:
+        """Passes over the logits; to keep the likeliest tokens alone, all of them are sorted first."""
+        price, eff = self._stream(op), self.efficiency
+        if not op.attributes.get("top_p"):
+            return price
+        logits = op.sizes["sequences"] * float(op.attributes["vocab"])
+        sorting_s = eff.sort_s + logits * (eff.sort_unit_s / self.device.compute_units)
+        seconds = price.seconds + sorting_s
+        joules = Energy.of(self.device).joules(seconds, price.flop, price.bytes)
+        fixed_s = price.fixed_s + sorting_s
+        return _price(seconds, joules, price.flop, price.bytes, memory_s=price.memory_s, fixed_s=fixed_s)
+
     def _experts(self, op: Operator) -> Price:
         """The grouped products of the routed experts: each picked expert is read once and fills whole tiles."""
         a, eff = op.attributes, self.efficiency
@@ -197,10 +209,13 @@ class RooflinePricer:
         return _price(seconds, joules, zero, zero, fixed_s=self.efficiency.attention_s)
 
     def _decode(self, op: Operator) -> Price:
-        """Every key of every sequence is read once; scores and weighted values for every query head."""
+        """Every key of every sequence is read once; scores and weighted values for every query head.
+
+        With the attribute `rows` each head is multiplied as that many.
+        """
         keys = op.sizes["context"].astype(np.float64)
         flop = keys * decode_flop_per_key(op)
-        compute_s = flop / self.attention_flops(op.activation)
+        compute_s = flop / self.attention_flops(op.activation) * op.attributes.get("rows", 1)
         return self._bounded(0.0, flop, compute_s, keys * kv_bytes_per_key(op), self.kv_bytes_per_s)
 
     def _prefill(self, op: Operator) -> Price:

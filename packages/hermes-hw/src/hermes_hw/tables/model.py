@@ -29,13 +29,6 @@ from hermes_hw.tables.silicon import SiliconTables
 from hermes_hw.tables.steps import TabulatedStepModel
 
 _OUTSIDE: Final = ("label", "refuse")
-_MEASURED_SEQ_S: Final = 3e-6
-_FOUND_UNDER: Final = "vllm"
-"""Time of a step for each sequence around measured operators, under vLLM.
-
-The constant of the roofline holds what attention takes for a sequence whatever its length, too, which tables have
-themselves; this is what was found around LLMServingSim's profiles, on the two dense runs that it publishes
-(`docs/validation/README.md`)."""
 _SILICON_OPTIONS: Final = ("framework", "expert_distribution")
 
 
@@ -179,11 +172,12 @@ class TableModel:
         roofline = RooflinePricer(resolved.device, resolved.efficiency)
         layers = self.sources(deployment, resolved)
         if not layers:
-            direct = DirectPrices(resolved.graph, resolved.device, resolved.efficiency, roofline)
+            rows = resolved.efficiency.mixed_rows
+            direct = DirectPrices(resolved.graph, resolved.device, resolved.efficiency, roofline, rows=rows)
             return _Prepared(deployment, resolved, direct, AffineStepModel(direct, deployment), (), {})
         tables = StackedTables(layers)
         pricer = TablePricer(tables, roofline, refuse=outside == "refuse", inside=tables.inside)
-        resolved, pricer = _around_measured(deployment, resolved, tables, pricer)
+        pricer = _with_launch(resolved, tables, pricer)
         a, kv = resolved.graph.model.attention, resolved.graph.kv.name
         mixed = not a.latent and not a.windowed_layers and pricer.covers("attention.mixed", kv)
         direct = DirectPrices(resolved.graph, resolved.device, resolved.efficiency, pricer, mixed=mixed)
@@ -193,22 +187,12 @@ class TableModel:
         return _Prepared(deployment, resolved, direct, steps, notes, content)
 
 
-def _around_measured(
-    deployment: Deployment, resolved: Resolved, tables: StackedTables, pricer: TablePricer
-) -> tuple[Resolved, TablePricer]:
-    """Return what surrounds measured attention: its calls as one where they are, and no sequence counted twice."""
+def _with_launch(resolved: Resolved, tables: StackedTables, pricer: TablePricer) -> TablePricer:
+    """Return `pricer` with the calls of measured attention as one where they are."""
     a = resolved.graph.model.attention
-    kind = f"attention.{'latent_' if a.latent else ''}decode"
-    measured = pricer.covers(kind, resolved.graph.kv.name)
-    named = deployment.options.get("efficiency", {})
-    found = framework_of(deployment.engine) == _FOUND_UNDER
-    if measured and found and (not isinstance(named, Mapping) or "seq_s" not in named):
-        efficiency = resolved.efficiency
-        efficiency = dataclasses.replace(efficiency, seq_s=min(efficiency.seq_s, _MEASURED_SEQ_S))
-        pricer = dataclasses.replace(pricer, roofline=dataclasses.replace(pricer.roofline, efficiency=efficiency))
-        resolved = dataclasses.replace(resolved, efficiency=efficiency)
+    measured = pricer.covers(f"attention.{'latent_' if a.latent else ''}decode", resolved.graph.kv.name)
     one_call = measured and tables.one_call and not a.latent
-    return resolved, dataclasses.replace(pricer, launch=Launch.of(pricer, resolved.graph, one_call=one_call))
+    return dataclasses.replace(pricer, launch=Launch.of(pricer, resolved.graph, one_call=one_call))
 
 
 def _notes(tables: StackedTables, direct: DirectPrices, *, even: bool) -> tuple[str, ...]:
