@@ -192,7 +192,8 @@ def test_a_profile_prices_experts_that_two_ranks_share():
     alone = {one.operator: one for one in MeasuredModel().breakdown(ours, shape)}
     shared = {one.operator: one for one in MeasuredModel().breakdown(pair, shape)}
     # moe.csv: 128 tokens take 456.7 us with 64 experts and 849.3 with 128, a layer; 48 layers.
-    assert 48 * 440e-6 < shared["experts"].duration_s < 48 * 456.8e-6
+    # The busier of two has 63.6 of 64, with as many picks as 135 tokens make: between the rows of 128 and 256 tokens.
+    assert shared["experts"].duration_s == pytest.approx(48 * 455.6e-6, rel=2e-3)
     assert 48 * 790e-6 < alone["experts"].duration_s < 48 * 849.3e-6
     assert shared["experts"].source == "measured"
     assert shared["router"].duration_s == 0.0

@@ -78,7 +78,11 @@ class _Reader:
         """Return all tables of the folder."""
         tables = [*self._dense(), *self._attention()]
         if (self.folder / "moe.csv").is_file():
-            tables.append(self._experts())
+            groups = [size for size in _GROUPS if self.model.moe.experts % size == 0]
+            tables.append(self._experts("moe.experts", groups))
+            if len(groups) > 1:
+                # Ranks that share experts bring a device no picks but its own, as in this kernel.
+                tables.append(self._experts("moe.experts_wide", groups[1:]))
         return tables
 
     def _dense(self) -> list[TableRows]:
@@ -163,7 +167,7 @@ class _Reader:
         longest = float(np.interp(math.log2(seqs), np.log2(known), self.longest))
         return self.uneven.added(seqs, chunk, longest)
 
-    def _experts(self) -> TableRows:
+    def _experts(self, kind: str, shared_by: Sequence[int]) -> TableRows:
         """Experts of a device that holds all of them, or of the busiest of several groups that share them.
 
         The kernel of a group has the work that a device with all experts has for as many picks of as many experts.
@@ -174,7 +178,7 @@ class _Reader:
             points.setdefault(int(row["tokens"]), []).append((row["activated_experts"], row["time_us"], row["line"]))
         measured = {tokens: sorted(found) for tokens, found in sorted(points.items())}
         rows = []
-        for groups in (size for size in _GROUPS if moe.experts % size == 0):
+        for groups in shared_by:
             for tokens, found in measured.items():
                 load = busiest_group(moe.experts, moe.top_k, groups, tokens * groups)
                 rows.append(
@@ -190,7 +194,7 @@ class _Reader:
                         "line": found[0][2],
                     }
                 )
-        return self._table("moe.experts", rows, file="moe.csv")
+        return self._table(kind, rows, file="moe.csv")
 
     def _table(self, kind: str, rows: Sequence[Mapping[str, float]], file: str = "") -> TableRows:
         default = "attention.csv" if kind.startswith("attention") else "dense.csv"
