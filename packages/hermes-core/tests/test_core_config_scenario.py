@@ -225,7 +225,6 @@ def test_engine_settings_override_the_preset_in_human_units():
             "engine:\n  preset: vllm\n  max_num_seqs: 64\n  host_base: 1 ms\n  host_per_seq: 3.5 us\n  block_size: 32\n"
             "  gpu_memory_utilization: 0.8\n  asynchronous_scheduling: false\n  graph_sizes: [1, 2, 4]\n"
             "  front_end: {request: 5 ms, per_stream: 75 us}\n  admission: {kind: token_bucket, rate: 5/s, burst: 3}\n"
-            "  options: {own: 1}\n"
         )
     )
     pool = load_scenario(text=text).pools[0]
@@ -238,7 +237,6 @@ def test_engine_settings_override_the_preset_in_human_units():
     )
     assert (engine.front_end.request_ns, engine.front_end.per_prompt_token_ns) == (5_000_000, 0)
     assert (engine.admission.kind, engine.admission.rate_per_s, engine.admission.burst) == ("token_bucket", 5.0, 3)
-    assert engine.options == {"own": 1}
     assert (deployment.host.base_fs, deployment.host.per_seq_fs) == (10**12, 3_500_000_000)
     assert deployment.host.asynchronous is False
     assert (deployment.max_seqs, deployment.block_size_tokens, deployment.memory_utilization) == (64, 32, 0.8)

@@ -264,10 +264,8 @@ class Scheduler:
 
     def let_in(self) -> None:
         """Let those wait in the queue whom the step that is planned can see."""
-        incoming = self.incoming
-        step = self.step
-        while incoming and incoming[0].visible_step <= step:
-            seq = incoming.popleft()
+        while self.incoming and self.incoming[0].visible_step <= self.step:
+            seq = self.incoming.popleft()
             if seq.kv == FETCHED:
                 self.fetched.append(seq)
             else:
@@ -372,8 +370,7 @@ class Scheduler:
 
     def admit(self, max_tokens: int) -> int:  # noqa: C901, PLR0911, PLR0912 - a straight line of refusals
         """Admit the head of the queue with up to `max_tokens` of its prompt; 0 if nobody may enter."""
-        queue = self.queue
-        running = self.running
+        queue, running = self.queue, self.running
         if len(running) + len(self.leaving) >= self._max_seqs:
             return 0
         if self.traits is not None:
@@ -392,14 +389,13 @@ class Scheduler:
                 return 0
             seq = queue.head()
         memory = self.memory
-        size = self._block_size
         tokens = target = seq.target
         segments = None
         hit = idle = cached = 0
         if seq.segments is not None:
             segments = memory.segments_of(seq)
             hit, idle = memory.hit(seq, segments)
-            cached = hit * size
+            cached = hit * self._block_size
             tokens -= cached
         if tokens > max_tokens:
             tokens = max_tokens
@@ -464,8 +460,7 @@ class Scheduler:
 
     def extend(self, seq: Sequence, max_tokens: int) -> int:
         """Work on up to `max_tokens` more of an admitted prompt, preempting from the end of the running list."""
-        memory, pool = self.memory, self.pool
-        computed = seq.computed
+        memory, pool, computed = self.memory, self.pool, seq.computed
         tokens = min(seq.target - computed, max_tokens)
         blocks = memory.blocks_of(computed + tokens) - memory.blocks_of(computed)
         undone = 0
