@@ -3,10 +3,9 @@
 
     python docs/validation/around.py FOLDER
 
-`step_s` and `seq_s` are time around the kernels. `experts_s`, which is read off measured operators, is sought along with
-them to see what served runs say of it. TPOT is that of
-`packages/hermes-hw/calibration/tpot.py` (mean field, no simulation). The constants with the least mean absolute error
-are sought on a grid. FOLDER holds experiments.
+`step_s` and `seq_s` are time around the kernels. `experts_s`, which is read off measured operators, is sought along
+with them to see what served runs say of it. TPOT is that of `packages/hermes-hw/calibration/tpot.py` (mean field, no
+simulation). The constants with the least mean absolute error are sought on a grid. FOLDER holds experiments.
 """
 
 import argparse

@@ -89,7 +89,12 @@ def test_what_would_help_is_drawn_as_bars_with_intervals(tmp_path):
     pytest.importorskip("plotly", reason="extra report")
     pytest.importorskip("jinja2", reason="extra report")
     effects = tuple(
-        Effect(name, Estimate.of([gain, gain + 0.01, gain + 0.02]), {"e2e.mean": Estimate.of([1.0, 1.05, 1.1])}, ("replicas=2",))
+        Effect(
+            name,
+            Estimate.of([gain, gain + 0.01, gain + 0.02]),
+            {"e2e.mean": Estimate.of([1.0, 1.05, 1.1])},
+            ("replicas=2",),
+        )
         for name, gain in (("one more client", 0.4), ("no host", 0.0), ("twice the memory", -0.3))
     )
     shown = ("ttft.p99", "tpot.p50", "e2e.p50", "output_tokens_per_s", "goodput_per_s")
