@@ -95,3 +95,33 @@ def test_a_prompt_that_finds_no_memory_is_none_to_go_on_with():
 def test_what_would_change_nothing_is_refused(balance, stages, said):
     with pytest.raises(InputError, match=said):
         check_settings("default", EngineSettings(prompt_balance=balance), stages)
+
+
+def test_memory_that_runs_short_while_all_wait_is_the_same_step_by_step():
+    """A whole prompt finds no room where a chunk would, and with every step there is less: ranks are ready no more."""
+    waiting = [
+        (0, 40, 60),
+        (4, 40, 60),
+        (6, 40, 60),
+        (7, 10, 60),
+        (9, 120, 20),
+        (14, 40, 20),
+        (15, 120, 60),
+        (49, 90, 60),
+    ]
+    rows = [(at * MS, prompt, output) for at, prompt, output in waiting]
+    settings = EngineSettings(
+        preset="vllm",
+        batching="continuous",
+        kv_blocks=184,
+        block_size_tokens=1,
+        max_num_seqs=3,
+        max_num_batched_tokens=16,
+        asynchronous_scheduling=False,
+        prompt_balance=PromptBalanceSettings(4, 0),
+    )
+    plan = small_plan(settings)
+    plans = (plan, replace(plan, exact=True))
+    fast, slow = (simulate(one, ScriptedSource(rows), ONE_MS, data_parallel=2).table("requests") for one in plans)
+    assert fast["first_token_ns"].tolist() == slow["first_token_ns"].tolist()
+    assert fast["end_ns"].tolist() == slow["end_ns"].tolist()

@@ -11,7 +11,7 @@ from typing import Final
 
 from hermes_core.serving.llm.batches.decode import NEVER
 from hermes_core.serving.llm.scheduling.scheduler import Scheduler
-from hermes_core.serving.llm.sequence import REMOTE
+from hermes_core.serving.llm.sequence import REMOTE, Sequence
 from hermes_core.serving.llm.settings import PromptBalanceSettings
 
 
@@ -50,10 +50,10 @@ class PromptBalance:
             self._waited = 0
             if not all_decode:
                 return False
+            # Memory may run short meanwhile, so that a rank is not ready any more, also where nobody gets in.
+            self.patience = 1
             if self._batching < self._batching_steps:
                 self._batching += 1
-                # Memory may run short meanwhile, so that a rank is not ready any more.
-                self.patience = 1
                 return True
             self._batching = 0
             return False
@@ -61,21 +61,29 @@ class PromptBalance:
             self._waited = 0
             return False
         self._counts = True
-        self._waited += 1
-        if self._waited >= self._timeout_steps:
-            self._waited = 0
-            return False
-        if any(ready):
+        self._waited = (self._waited + 1) % self._timeout_steps
+        if any(waits(rank) for rank in ranks):
+            # Ready or not: a chunk smaller than a whole budget may find room when the time is up.
             self.patience = self._timeout_steps - self._waited
-        return True
+        return self._waited > 0
+
+
+def waits(rank: Scheduler) -> bool:
+    """Return whether a rank has a prompt that is under way, or one that finds a slot."""
+    return bool(rank.prefilling) or _next(rank) is not None
+
+
+def _next(rank: Scheduler) -> Sequence | None:
+    seq = rank.waiting()
+    rank.restore_passed_over()
+    return seq
 
 
 def may_prefill(rank: Scheduler) -> bool:
     """Return whether a rank has a prompt that it could work on: one under way, or one that finds a slot and room."""
     if rank.prefilling:
         return True
-    seq = rank.waiting()
-    rank.restore_passed_over()
+    seq = _next(rank)
     if seq is None:
         return False
     if rank.fetched or seq.kv == REMOTE or seq.stored:
