@@ -99,16 +99,8 @@ def test_what_would_change_nothing_is_refused(balance, stages, said):
 
 def test_memory_that_runs_short_while_all_wait_is_the_same_step_by_step():
     """A whole prompt finds no room where a chunk would, and with every step there is less: ranks are ready no more."""
-    waiting = [
-        (0, 40, 60),
-        (4, 40, 60),
-        (6, 40, 60),
-        (7, 10, 60),
-        (9, 120, 20),
-        (14, 40, 20),
-        (15, 120, 60),
-        (49, 90, 60),
-    ]
+    early = [(0, 40, 60), (4, 40, 60), (6, 40, 60), (7, 10, 60), (9, 120, 20)]
+    waiting = [*early, (14, 40, 20), (15, 120, 60), (49, 90, 60)]
     rows = [(at * MS, prompt, output) for at, prompt, output in waiting]
     settings = EngineSettings(
         preset="vllm",
@@ -117,6 +109,7 @@ def test_memory_that_runs_short_while_all_wait_is_the_same_step_by_step():
         block_size_tokens=1,
         max_num_seqs=3,
         max_num_batched_tokens=16,
+        reserve_full_prompt=False,
         asynchronous_scheduling=False,
         prompt_balance=PromptBalanceSettings(4, 0),
     )
