@@ -1,7 +1,7 @@
 """To which data-parallel rank a newcomer goes: by counts that are as old as the front end's."""
 
 import pytest
-from hermes_core.serving.llm.rank_balancer import Balancer, Coordinator
+from hermes_core.serving.llm.rank_balancer import Balancer, RankCoordinator
 from hermes_core.serving.llm.settings import EngineSettings
 from hermes_core.testing import AffineStepModel, ScriptedSource, simulate, small_plan
 
@@ -31,7 +31,7 @@ def test_of_counts_that_change_before_they_are_sent_those_of_the_step_before_go_
 
 
 def test_nothing_is_sent_within_100_ms_of_the_last():
-    coordinator = Coordinator(1)
+    coordinator = RankCoordinator(1)
     coordinator.tell(0, [(0, 1)])
     assert coordinator.heard(50 * MS) == [(0, 1)]
     for step in range(2, 7):
@@ -55,7 +55,7 @@ def test_counts_that_stay_the_same_are_sent_again_after_five_seconds():
 
 
 def test_a_night_without_requests_costs_no_more_than_a_second():
-    coordinator = Coordinator(1)
+    coordinator = RankCoordinator(1)
     coordinator.tell(0, [(0, 1)])
     assert coordinator.heard(50 * MS) == [(0, 1)]
     assert coordinator.heard(10**9 * MS) == [(0, 1)]

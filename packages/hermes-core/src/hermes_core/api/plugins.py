@@ -34,6 +34,12 @@ def plugin_names(group: str) -> list[str]:
     return sorted(_group(group))
 
 
+def is_built_in(group: str, name: str) -> bool:
+    """Return whether a plug-in is one that hermes-core brings itself. Imports nothing."""
+    entry = _group(group).get(name)
+    return entry is not None and entry.value.startswith("hermes_core.")
+
+
 def load_plugin(group: str, name: str) -> Any:
     """Import the plug-in `name` of an entry-point group. An unknown name raises InputError with the nearest one."""
     found = _group(group)

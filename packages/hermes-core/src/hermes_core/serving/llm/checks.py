@@ -5,16 +5,14 @@ from collections.abc import Sequence as SequenceOf
 from typing import Final
 
 from hermes_core.api.errors import InputError, Place, UnsupportedError
+from hermes_core.api.plugins import is_built_in
 from hermes_core.api.time import FS_PER_NS, NS_PER_S
+from hermes_core.serving.llm.scheduling.batching import BATCH_POLICIES
+from hermes_core.serving.llm.scheduling.queues import QUEUE_ORDERS
 from hermes_core.serving.llm.settings import AdmissionSettings, EngineSettings
 
 _LONGEST_NS: Final = 100 * NS_PER_S
 """More of one cause in a step is a mistake: thousands of seconds do not fit the femtoseconds of the record."""
-_POLICIES: Final = frozenset(
-    ("chunked", "continuous", "decode_only", "mixed", "prefill_first", "prefill_only", "static")
-)
-_QUEUES: Final = frozenset(("deadline", "fair", "fcfs", "priority", "shortest_prompt"))
-"""Policies and orders that take no options: all but those of plug-ins."""
 
 
 def check_settings(pool: str, settings: EngineSettings, stages: SequenceOf[str] = (), adapters: int = 0) -> None:
@@ -137,7 +135,9 @@ def _policies(settings: EngineSettings) -> Iterator[tuple[str, str, str]]:
             f"{settings.batching} batching does not cut prompts at a threshold",
             "Leave it out, or set batching to chunked.",
         )
-    if settings.options and settings.batching in _POLICIES and settings.queue in _QUEUES:
+    chosen = ((BATCH_POLICIES, settings.batching), (QUEUE_ORDERS, settings.queue))
+    if settings.options and all(is_built_in(*one) for one in chosen):
+        # None of our own takes any.
         unread = ", ".join(sorted(map(str, settings.options)))
         yield (
             "options",

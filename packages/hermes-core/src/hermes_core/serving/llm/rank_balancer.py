@@ -21,7 +21,7 @@ REPEATED_NS: Final[Nanos] = 5_000_000_000
 WEIGHT_OF_WAITING: Final = 4
 
 
-class Coordinator:
+class RankCoordinator:
     """Tells the front end how many wait and run at each rank, as of the last step that all ranks have told it about.
 
     After each step a rank tells the coordinator its counts, if they changed. The coordinator sends nothing for 100 ms
@@ -89,7 +89,7 @@ class Balancer:
     __slots__ = ("_coordinator", "_counts")
 
     def __init__(self, ranks: int) -> None:
-        self._coordinator = Coordinator(ranks)
+        self._coordinator = RankCoordinator(ranks)
         self._counts = [[0, 0] for _ in range(ranks)]
         """What the front end believes."""
 
