@@ -454,7 +454,7 @@ class LlmClient(EngineFacts):
     def _steps_planned(self, steps: int) -> int:
         """Return for how many of the next `steps` like steps the plan holds, if memory lasts."""
         scheduler = self.scheduler
-        if self._single or scheduler.preempted or (scheduler.blocked and scheduler.restless()):
+        if self._single or scheduler.preempted:
             return 1
         if scheduler.patience < steps:
             steps = scheduler.patience

@@ -311,12 +311,12 @@ class RankGroup:
 
     @property
     def patience(self) -> int:
-        """For how many steps, the one that is planned included, prompts are held back for the sake of other ranks."""
-        return NEVER if self._prompts is None else self._prompts.patience
+        """For how many steps, the planned one included, nobody more is let in if nobody leaves.
 
-    def restless(self) -> bool:
-        """Return whether the head of a queue might be let in at the next step though nothing is freed until then."""
-        return any(rank.blocked and rank.restless() for rank in self.ranks)
+        For want of room, or for the sake of other ranks.
+        """
+        steps = NEVER if self._prompts is None else self._prompts.patience
+        return min(steps, *(rank.patience for rank in self.ranks))
 
 
 def tokens_given(scheduler: Scheduler | RankGroup) -> int:

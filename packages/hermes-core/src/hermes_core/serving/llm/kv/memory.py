@@ -1,6 +1,6 @@
 """The KV memory of one engine: what sequences hold of it, find in it, and must find free to enter."""
 
-from hermes_core.serving.llm.batches.decode import DecodeBatch
+from hermes_core.serving.llm.batches.decode import NEVER, DecodeBatch
 from hermes_core.serving.llm.kv.blocks import BlockPool
 from hermes_core.serving.llm.kv.layout import KvLayout
 from hermes_core.serving.llm.scheduling.reservations import reservation_of
@@ -17,6 +17,7 @@ class KvMemory:
         "_plain",
         "_reserve_full_prompt",
         "pool",
+        "refused_steps",
         "reservation",
         "watermark_blocks",
     )
@@ -29,6 +30,8 @@ class KvMemory:
         self._plain = layout.plain
         self._block_size = settings.block_size_tokens
         self._reserve_full_prompt = settings.reserve_full_prompt
+        self.refused_steps = NEVER
+        """For how many steps, the one that is planned included, who was refused last stays so if nobody leaves."""
         self.watermark_blocks = int(settings.watermark * self.pool.total)
 
     def blocks_of(self, context: int) -> int:
@@ -68,7 +71,11 @@ class KvMemory:
         free = self.pool.available - idle
         if blocks > free - (self.watermark_blocks if running else 0):
             return False
-        return self.reservation is None or self.reservation.admits(seq, free, running, batch)
+        if self.reservation is None:
+            return True
+        steps = self.reservation.refuses(seq, seq.target - hit * self._block_size, free, running, batch)
+        self.refused_steps = steps or NEVER
+        return not steps
 
     def take(self, seq: Sequence, segments: Segments | None, hit: int, blocks: int) -> None:
         """Give a sequence that enters the `hit` blocks it has found, and `blocks` of its own."""

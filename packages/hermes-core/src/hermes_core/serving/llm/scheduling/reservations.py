@@ -1,8 +1,10 @@
 """How much memory a sequence must find, beyond its prompt, to be admitted: by name in `EngineSettings.reservation`."""
 
+from bisect import bisect_left
+from collections.abc import Iterable
 from typing import Final, Protocol
 
-from hermes_core.serving.llm.batches.decode import DecodeBatch
+from hermes_core.serving.llm.batches.decode import NEVER, DecodeBatch
 from hermes_core.serving.llm.kv.layout import KvLayout
 from hermes_core.serving.llm.sequence import Sequence
 from hermes_core.serving.llm.settings import EngineSettings
@@ -11,8 +13,13 @@ from hermes_core.serving.llm.settings import EngineSettings
 class Reservation(Protocol):
     """Decides whether there is room for what the running sequences and a newcomer have still to generate."""
 
-    def admits(self, seq: Sequence, free_blocks: int, running: dict[int, Sequence], batch: DecodeBatch) -> bool:
-        """Return whether `seq` may enter while `free_blocks` are available."""
+    def refuses(
+        self, seq: Sequence, tokens: int, free_blocks: int, running: dict[int, Sequence], batch: DecodeBatch
+    ) -> int:
+        """Return 0 if `seq`, which has `tokens` to compute, may enter while `free_blocks` are available.
+
+        Else for how many decoding steps, the one that is planned included, that stands at the least if nobody leaves.
+        """
         ...
 
     def next_step(self) -> None:
@@ -31,10 +38,6 @@ class Reservation(Protocol):
         """Memory ran out and sequences were preempted; these are left."""
         ...
 
-    def restless(self, batch: DecodeBatch) -> bool:
-        """Return whether a refusal may turn into a yes though nothing has changed but the number of the step."""
-        ...
-
 
 class FullOutput:
     """Room for prompt and whole output of everyone: TensorRT-LLM's GUARANTEED_NO_EVICT. Nobody is ever preempted."""
@@ -50,8 +53,15 @@ class FullOutput:
     def _blocks(self, seq: Sequence) -> int:
         return self._layout.blocks(seq.prompt_tokens + seq.output_tokens - 1 + self._drafts)
 
-    def admits(self, seq: Sequence, free_blocks: int, running: dict[int, Sequence], batch: DecodeBatch) -> bool:  # noqa: ARG002
-        return self._promised + self._blocks(seq) <= self._total
+    def refuses(
+        self,
+        seq: Sequence,
+        tokens: int,  # noqa: ARG002
+        free_blocks: int,  # noqa: ARG002
+        running: dict[int, Sequence],  # noqa: ARG002
+        batch: DecodeBatch,  # noqa: ARG002
+    ) -> int:
+        return 0 if self._promised + self._blocks(seq) <= self._total else NEVER
 
     def next_step(self) -> None:
         """A promise holds until it is kept."""
@@ -65,9 +75,6 @@ class FullOutput:
     def preempted(self, running: dict[int, Sequence], batch: DecodeBatch) -> None:
         """Cannot happen, save for a change of settings by a policy: nothing to learn from it."""
 
-    def restless(self, batch: DecodeBatch) -> bool:  # noqa: ARG002
-        return False
-
 
 class NewTokenRatio:
     """Room for a share of what is still to be generated, which decays while all goes well (SGLang 0.5).
@@ -78,7 +85,7 @@ class NewTokenRatio:
     integers: parts of 600 million.
     """
 
-    __slots__ = ("_always_restless", "_block_size", "_decay", "_newcomers", "_share", "_since")
+    __slots__ = ("_block_tokens", "_most_tokens", "_newcomers", "_share", "_since")
     _ONE: Final = 600_000_000
     _START: Final = 420_000_000
     _FLOOR: Final = 58_800_000
@@ -87,23 +94,40 @@ class NewTokenRatio:
     _RETRACT_STEPS: Final = 20
 
     def __init__(self, settings: EngineSettings, total_blocks: int) -> None:  # noqa: ARG002 - the port's
-        self._block_size = settings.block_size_tokens
+        self._block_tokens = settings.block_size_tokens
+        self._most_tokens = settings.tokens_per_decode
+        """Of a sequence in a step."""
         self._share = self._START
         self._since = 0
         self._newcomers: list[Sequence] = []
         """Admitted in the step that is planned."""
-        # With blocks of many tokens a step may need no block and yet shorten what is to come.
-        self._always_restless = settings.block_size_tokens > 1
 
     def _now(self, step: int) -> int:
         return max(self._FLOOR, self._share - self._DECAY * (step - self._since))
 
-    def admits(self, seq: Sequence, free_blocks: int, running: dict[int, Sequence], batch: DecodeBatch) -> bool:
-        share = self._now(batch.step)
-        to_come = sum(min(_left(other, batch), self._CLIP) for other in running.values()) * share
-        to_come += sum(min(_left(other, batch), self._CLIP) for other in self._newcomers) * (self._ONE - share)
-        own = seq.target - seq.computed + min(seq.output_tokens - seq.generated, self._CLIP)
-        return own * self._ONE + to_come <= free_blocks * self._block_size * self._ONE or not running
+    def _to_come(self, seqs: Iterable[Sequence], batch: DecodeBatch) -> int:
+        """Return how many tokens sequences have still to generate, as far as they count."""
+        return sum(min(_left(seq, batch), self._CLIP) for seq in seqs)
+
+    def refuses(
+        self, seq: Sequence, tokens: int, free_blocks: int, running: dict[int, Sequence], batch: DecodeBatch
+    ) -> int:
+        own = tokens + min(seq.output_tokens - seq.generated, self._CLIP)
+        room = (free_blocks * self._block_tokens - own) * self._ONE
+        to_come, share = self._to_come(running.values(), batch), self._now(batch.step)
+        added = self._to_come(self._newcomers, batch) * (self._ONE - share)
+        if to_come * share + added <= room or not running:
+            return 0
+        if added:
+            return 1
+        # Room never grows meanwhile: a block of its own prefix that is evicted is one more to compute, and what is
+        # free beside its prefix stays the same or falls. What the others have to come falls step by step.
+        pace = max(batch.count, 1) * self._most_tokens
+
+        def may_enter(steps: int) -> bool:
+            return (to_come - steps * pace) * self._now(batch.step + steps) <= room
+
+        return NEVER if room < 0 else bisect_left(range(to_come // pace + 1), True, lo=1, key=may_enter)  # noqa: FBT003
 
     def next_step(self) -> None:
         self._newcomers.clear()
@@ -121,9 +145,6 @@ class NewTokenRatio:
             used += self._RETRACT_STEPS * len(running)
             self._share = min(self._ONE, used * self._ONE // limit)
             self._since = batch.step
-
-    def restless(self, batch: DecodeBatch) -> bool:
-        return self._always_restless or bool(self._newcomers) or self._now(batch.step) > self._FLOOR
 
 
 def _left(seq: Sequence, batch: DecodeBatch) -> int:

@@ -24,8 +24,10 @@ from hermes_core.serving.request import FINISHED
 class Scheduler:
     """Queue, running sequences and KV blocks of one engine. Implements `batching.Batch`."""
 
-    patience = NEVER
-    """One rank waits for no other; see `RankGroup`."""
+    @property
+    def patience(self) -> int:
+        """For how many steps, the planned one included, nobody more is let in if nobody leaves."""
+        return self.memory.refused_steps
 
     __slots__ = (
         "_block_size",
@@ -121,6 +123,7 @@ class Scheduler:
         """Account for `steps` steps that have been done: sequences give tokens and come to their ends."""
         if self.leaving:
             self.free_leaving()
+        self.memory.refused_steps = NEVER
         batch = self.batch
         if not self.decode:
             self.decode = True
@@ -280,10 +283,6 @@ class Scheduler:
                 needed = self._make_room(needed)
             pool.allocate(needed)
         self._demand_taken = True
-
-    def restless(self) -> bool:
-        """Return whether the head of the queue might be let in at the next step though nothing is freed until then."""
-        return self._reservation is not None and self._reservation.restless(self.batch)
 
     def _make_room(self, needed: int) -> int:
         """Preempt from the end of the running list until the decoding members find `needed` blocks.
