@@ -259,6 +259,7 @@ def test_check_asks_for_the_device_of_tables_that_do_not_say(tmp_path):
     ("arguments", "message"),
     [
         (("profile", "x", "--backend", "magic"), "numpy, torch"),
+        (("profile", "x", "--peers", "2"), "--peers 2: NumPy has no collectives"),
         (("price", "--model", "llama-3.1-8b", "--device", "h100", "--batch", "1", "--source", "magic"), "roofline"),
     ],
 )

@@ -496,7 +496,7 @@ class FakeCuda:
                 cuda.clock_ms += self.calls * 1.0 + 0.1
 
         class Context:
-            def __init__(self, graph=None):
+            def __init__(self, graph=None, capture_error_mode="global"):
                 self.graph = graph
 
             def __enter__(self):
@@ -520,6 +520,8 @@ class FakeCuda:
             raise self.refuses
         else:
             self.capturing.calls += 1
+
+    nccl = type("nccl", (), {"version": staticmethod(lambda: (2, 30, 7))})
 
     def is_available(self):
         return True
@@ -556,6 +558,9 @@ class FakeTorch:
     __version__ = "2.99"
     version = type("version", (), {"cuda": "13.0", "hip": None})
     inference_mode = staticmethod(contextlib.nullcontext)
+    distributed = type(
+        "distributed", (), {"is_available": staticmethod(lambda: True), "is_nccl_available": staticmethod(lambda: True)}
+    )
 
     def __init__(self, cuda):
         self.cuda = cuda
@@ -607,6 +612,7 @@ def test_an_accelerator_of_the_catalogue_keeps_the_catalogues_figures(on_cuda, t
     assert backend.cache_bytes == 50 << 20
     assert (backend.name, backend.dtype) == ("torch", "bf16")
     assert backend.versions()["cuda"] == "13.0"
+    assert backend.versions()["nccl"] == "2.30.7"
     folder = Folder(tmp_path, "bf16")
     assert described(backend, None, folder, 1.0, 1.0) == ("h100-sxm", {})
     name, device = described(backend, "mine", folder, 1.0, 1.0)
@@ -620,3 +626,11 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are(on_cuda, devi
     with pytest.raises(InputError, match="cpu, cuda:0, cuda:1"):
         on_cuda(device=device)
     assert on_cuda(device="cuda:1")[0].device == "cuda:1"
+
+
+def test_collectives_are_measured_between_all_devices_or_as_many_as_wanted(on_cuda):
+    backend, _ = on_cuda(device="cuda:1")
+    assert backend.peers(None) == backend.peers(2) == ["cuda:1", "cuda:0"]
+    assert backend.peers(1) == []
+    with pytest.raises(InputError, match="--peers 3: PyTorch sees 2 devices"):
+        backend.peers(3)

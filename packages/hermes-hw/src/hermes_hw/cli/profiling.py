@@ -1,6 +1,7 @@
 """`hermes hw profile`: measures operators on this machine."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -21,19 +22,27 @@ def profile_command(
     ] = "",
     backend: Annotated[str, typer.Option(help="numpy, or torch (extra hermes-hw[profile]).")] = "numpy",
     device: Annotated[str, typer.Option(help="Device of PyTorch: cpu, cuda, cuda:1.")] = "cpu",
+    peers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Devices between which collectives are measured: all that PyTorch sees where none is given, 1 for "
+            "none; with --device cpu so many processes.",
+        ),
+    ] = None,
     budget: Annotated[
         str, typer.Option(help="When to end, such as 90s, 5min, 1h; 10min, or 20s with --quick, where none is given.")
     ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="Few and small shapes: seconds, not minutes.")] = False,
 ) -> None:
-    """Measure products, attention and element-wise operators on this machine, into tables of the open format.
+    """Measure products, attention, element-wise operators and collectives on this machine, into open tables.
 
     Every measurement is kept as soon as it is made: the same command goes on with what an interrupted one, or one
     whose budget was spent, left out. Use the tables with the hardware model measured: options `tables: OUT`.
     """
     from hermes_core.api.errors import InputError, Interrupted  # noqa: PLC0415 - keeps the command line quick
 
-    from hermes_hw.profiling import ACCELERATOR, QUICK, Folder, ProfilePlan, Session, setting  # noqa: PLC0415
+    from hermes_hw.profiling import ACCELERATOR, QUICK, Folder, Peers, ProfilePlan, Session, setting  # noqa: PLC0415
 
     budget_s = _seconds(budget or ("20s" if quick else "10min"))
     if backend not in {"numpy", "torch"}:
@@ -41,17 +50,19 @@ def profile_command(
     if backend == "numpy" and device != "cpu":
         raise InputError(f"--device {device}: NumPy works on the processor", remedy="Give --backend torch too.")
     runs = _backend(backend, device)
-    plan = QUICK if quick else ProfilePlan() if device == "cpu" else ACCELERATOR
+    devices = _peers(runs, backend, peers)
+    plan = (QUICK if quick else ProfilePlan() if device == "cpu" else ACCELERATOR).beside(len(devices))
     folder = Folder.opened(out, runs.dtype, setting(runs), name or None)
     told = Progress()
-    session = Session(runs, plan, folder, name or _before(folder), budget_s, told)
-    try:
-        outcome = session.run()
-    except KeyboardInterrupt:
-        told.end()
-        raise Interrupted(
-            f"{len(folder):,} measurements are in {out}, and can be used; the same command goes on"
-        ) from None
+    with Peers(devices) if devices else nullcontext() as beside:
+        session = Session(runs, plan, folder, name or _before(folder), budget_s, told, beside)
+        try:
+            outcome = session.run()
+        except KeyboardInterrupt:
+            told.end()
+            raise Interrupted(
+                f"{len(folder):,} measurements are in {out}, and can be used; the same command goes on"
+            ) from None
     told.end()
     _report(out, folder, outcome)
 
@@ -61,6 +72,18 @@ def _backend(backend: str, device: str) -> Any:
     from hermes_hw.profiling.torch_backend import TorchBackend  # noqa: PLC0415
 
     return NumpyBackend() if backend == "numpy" else TorchBackend(device)
+
+
+def _peers(runs: Any, backend: str, wanted: int | None) -> list[str]:
+    """Return the devices between which collectives are measured."""
+    from hermes_core.api.errors import InputError  # noqa: PLC0415
+
+    if backend == "torch":
+        found: list[str] = runs.peers(wanted)
+        return found
+    if (wanted or 1) > 1:
+        raise InputError(f"--peers {wanted}: NumPy has no collectives", remedy="Give --backend torch too.")
+    return []
 
 
 def _before(folder: "Folder") -> str | None:
@@ -123,9 +146,8 @@ def _report(out: Path, folder: "Folder", outcome: "Outcome") -> None:
 
     name = folder.meta["device"]["name"]
     typer.echo(f"{len(folder):,} measurements of {name} in {out} ({duration(outcome.spent_s)})")
-    missing = outcome.planned - outcome.measured - len(outcome.left_out)
-    if missing:
-        typer.echo(f"{missing:,} finer ones are left: the same command goes on with them")
+    if outcome.left:
+        typer.echo(f"{outcome.left:,} finer ones are left: the same command goes on with them")
     doubts = (
         (outcome.unsteady, "are unsteady (not a quarter of the runs agree within 10%)"),
         (outcome.above, "take longer than more work does, or than their parts"),

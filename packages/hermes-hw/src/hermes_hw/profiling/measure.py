@@ -11,7 +11,8 @@ from hermes_hw.profiling import machine
 from hermes_hw.profiling.backend import Backend, Timing
 from hermes_hw.profiling.describe import described
 from hermes_hw.profiling.operators import Workshop
-from hermes_hw.profiling.plan import Point, ProfilePlan, effort_of, points_of
+from hermes_hw.profiling.peers import PeersLost, Refused, Together
+from hermes_hw.profiling.plan import COLLECTIVES, Point, ProfilePlan, effort_of, points_of
 from hermes_hw.profiling.store import Folder, Reading
 from hermes_hw.profiling.timing import best_and_spread, now_s
 
@@ -55,15 +56,23 @@ class Outcome:
     """Measurements whose runs differ."""
     above: int
     """Of the others, those that take longer than more work does."""
+    absent: int
+    """Measurements that cannot be made here."""
     left_out: Sequence[str]
+    """Which those are, and why."""
     spent_s: float
     slowest: float
     """The reference at its slowest over its best; 1.0 when speed was even."""
 
     @property
+    def left(self) -> int:
+        """Measurements of the plan that are still to be made."""
+        return max(self.planned - self.measured - self.absent, 0)
+
+    @property
     def complete(self) -> bool:
         """Whether everything of the plan is there."""
-        return self.measured + len(self.left_out) >= self.planned
+        return not self.left
 
 
 @dataclass
@@ -79,6 +88,8 @@ class Session:
     name: str | None
     budget_s: float
     told: Told
+    peers: Together | None = None
+    """Who runs collectives; without them the plan has none."""
     timing: Timing = field(default_factory=Timing)
     clock: Callable[[], float] = now_s
     _left_out: dict[Point, str] = field(default_factory=dict)
@@ -128,7 +139,8 @@ class Session:
             len(self._points),
             doubts.count("unsteady"),
             doubts.count("above"),
-            list(self._left_out.values()),
+            sum(self.folder.get(point) is None for point in self._left_out),
+            list(dict.fromkeys(self._left_out.values())),
             self.clock() - self._began,
             max(self._references) / min(self._references) if self._references else 1.0,
         )
@@ -148,6 +160,8 @@ class Session:
 
     def _measure(self, points: Sequence[Point], *, must: bool) -> None:
         for point in points:
+            if point in self._left_out:
+                continue
             if not must and self.clock() - self._began > self.budget_s:
                 return
             self._tell(point)
@@ -173,14 +187,30 @@ class Session:
         if again:
             timing = replace(timing, least_runs=_PATIENCE * timing.least_runs, fewest_runs=timing.least_runs)
         try:
-            work = self._workshop.work(point)
-            return Reading(*best_and_spread(self.backend.times(work.call, work.turns, timing)))
+            return Reading(*best_and_spread(self._times(point, timing)))
+        except Refused as refusal:
+            self._leave_out([point], f"{_named(point)}: {refusal}")
+        except PeersLost as loss:
+            self._leave_out(
+                [one for one in self._points if one.kind in COLLECTIVES], f"collectives between devices: {loss}"
+            )
         except (MemoryError, RuntimeError) as error:
             if not self.backend.memory_error(error):
                 raise
-        self._left_out[point] = f"{_named(point)}: not enough memory"
-        self.told.say(f"left out {self._left_out[point]}")
+            self._leave_out([point], f"{_named(point)}: not enough memory")
         return None
+
+    def _times(self, point: Point, timing: Timing) -> list[float]:
+        if point.kind in COLLECTIVES and self.peers is not None:
+            return self.peers.times(point, timing)
+        work = self._workshop.work(point)
+        return self.backend.times(work.call, work.turns, timing)
+
+    def _leave_out(self, points: Iterable[Point], why: str) -> None:
+        for point in points:
+            self._left_out[point] = why
+            self._missing_s -= self._missing.pop(point, 0.0)
+        self.told.say(f"left out {why}")
 
     def _look(self) -> None:
         """Time the same product as before: whether the machine is slower now, as hot or shared ones are at times."""
@@ -247,6 +277,7 @@ class Session:
                 "measured_at": before.get("measured_at") or _today(),
                 "continued_at": _today(),
                 **setting(self.backend),
+                **({"peers": self.peers.world} if self.peers is not None else {}),
                 "load_before": self._load,
                 "measuring": {
                     "planned": outcome.planned,
@@ -303,10 +334,17 @@ def _own_version() -> str:
 
 
 def profile(
-    backend: Backend, plan: ProfilePlan, folder: Folder, told: Told, *, name: str | None = None, budget_s: float = 600.0
+    backend: Backend,
+    plan: ProfilePlan,
+    folder: Folder,
+    told: Told,
+    *,
+    name: str | None = None,
+    budget_s: float = 600.0,
+    peers: Together | None = None,
 ) -> Outcome:
     """Measure `plan` into `folder`; see `Session`."""
-    return Session(backend, plan, folder, name, budget_s, told).run()
+    return Session(backend, plan, folder, name, budget_s, told, peers).run()
 
 
 __all__ = ["Outcome", "Session", "Told", "duration", "profile", "setting"]

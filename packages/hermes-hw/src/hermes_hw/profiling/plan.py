@@ -1,10 +1,19 @@
 """Which shapes are measured, and in which order: the ends of every grid first, then what lies between."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from hermes_hw.tables.vocabulary import KINDS
+
+COLLECTIVES: Final = (
+    "collective.all_reduce",
+    "collective.all_gather",
+    "collective.reduce_scatter",
+    "collective.all_to_all",
+)
+_PART_BYTES: Final = 16
+"""Of which a rank's part of a message is a multiple: what libraries copy at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +28,17 @@ class ProfilePlan:
     """Query and key-value heads."""
     head_dim: int = 128
     vocab: tuple[int, ...] = (32_000, 128_000)
+    ranks: tuple[int, ...] = ()
+    """Devices that work together; none: collectives are not measured."""
+    messages: tuple[int, ...] = tuple(1 << power for power in range(10, 25, 2))
+    """Bytes of collectives, counted as in docs/reference/operators.md."""
     most_flop: float = 4e10
     most_bytes: float = 5e8
+
+    def beside(self, peers: int) -> "ProfilePlan":
+        """Return the plan with the collectives of 2, 4, 8, ... and of all of so many devices."""
+        powers = (1 << power for power in range(1, peers.bit_length()))
+        return replace(self, ranks=tuple(sorted({*powers, peers})) if peers > 1 else ())
 
 
 QUICK: Final = ProfilePlan(
@@ -30,6 +48,7 @@ QUICK: Final = ProfilePlan(
     contexts=(16, 256),
     heads=((8, 2),),
     vocab=(8000,),
+    messages=(1 << 12, 1 << 18),
     most_flop=4e9,
     most_bytes=1e8,
 )
@@ -41,6 +60,7 @@ ACCELERATOR: Final = ProfilePlan(
     contexts=(16, 64, 256, 1024, 4096, 16_384, 65_536),
     heads=((32, 8), (64, 8), (32, 32), (8, 1), (16, 2)),
     vocab=(32_000, 128_000),
+    messages=tuple(1 << power for power in range(10, 29)),
     most_flop=4e13,
     most_bytes=8e9,
 )
@@ -85,6 +105,7 @@ def points_of(plan: ProfilePlan, width: float) -> list[Point]:
         "rotary": _rotaries,
         "embedding": _widths,
         "sample": _samples,
+        **dict.fromkeys(COLLECTIVES, _messages),
     }
     turns: list[tuple[int, int, int, Point]] = []
     for place, (kind, shapes) in enumerate(kinds.items()):
@@ -172,11 +193,20 @@ def _samples(plan: ProfilePlan) -> Iterator[tuple[int, tuple[int, ...]]]:
             yield level, (vocab, sequences)
 
 
+def _messages(plan: ProfilePlan) -> Iterator[tuple[int, tuple[int, ...]]]:
+    for level, ranks in _ranked(plan.ranks):
+        whole = ranks * _PART_BYTES
+        for nbytes in plan.messages:
+            yield level, (ranks, max(nbytes // whole, 1) * whole)
+
+
 def effort_of(point: Point, width: float) -> Effort:
     """Return FLOPs and bytes of a run; `width` is the bytes of a number."""
     c = point.columns
     if point.kind == "gemm":
         return Effort(2.0 * c["m"] * c["n"] * c["k"], width * (c["n"] * c["k"] + c["m"] * (c["n"] + c["k"])))
+    if point.kind in COLLECTIVES:
+        return Effort(0.0, 2.0 * c["ranks"] * c["bytes"])
     if point.kind == "attention.decode":
         keys, queries = c["batch"] * c["context"], c["batch"]
         pairs = 1.0 * c["batch"] * c["context"]

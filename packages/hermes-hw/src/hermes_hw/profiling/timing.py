@@ -25,6 +25,14 @@ def host_times(call: Call, wait: Callable[[], None], timing: Timing) -> list[flo
     return times
 
 
+def host_seconds(work: Callable[[], object], wait: Callable[[], None]) -> float:
+    """Return how long `work` takes once, what it has begun included."""
+    start = time.perf_counter()
+    work()
+    wait()
+    return max(time.perf_counter() - start, _LEAST_S)
+
+
 def best_and_spread(times: Sequence[float]) -> tuple[float, float]:
     """Return the least of some times, and how far above it the least quarter of them goes (0.1: 10%).
 

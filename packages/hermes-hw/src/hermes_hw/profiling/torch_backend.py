@@ -6,7 +6,7 @@ and after its replay say how long it took (https://docs.pytorch.org/docs/stable/
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from hermes_core.api.errors import InputError, MissingExtraError
 
 from hermes_hw.profiling import machine
 from hermes_hw.profiling.backend import Call, Timing
-from hermes_hw.profiling.timing import host_times
+from hermes_hw.profiling.timing import host_seconds, host_times
 
 _MS: Final = 1e-3
 _WARM_UP: Final = 3
@@ -35,6 +35,11 @@ _FAMILIES: Final = {
 """Kernel families by compute capability (NVIDIA, "CUDA GPU Compute Capability", 2025)."""
 
 
+def calls_of(single_s: float, least: int) -> int:
+    """Return how many calls are timed together, `least` and more, when one takes `single_s`."""
+    return min(max(math.ceil(_REPLAY_S / max(single_s, _LEAST_S)), least, 1), _MOST_CALLS)
+
+
 class TorchBackend:
     """PyTorch on one device. Implements `Backend`."""
 
@@ -47,15 +52,33 @@ class TorchBackend:
 
         self._torch: Any = torch
         self.device = _checked(torch, device)
-        self._cuda = device.startswith("cuda")
-        if self._cuda:
+        self.cuda = device.startswith("cuda")
+        if self.cuda:
             torch.cuda.set_device(self.device)
         self.dtype = "bf16" if device != "cpu" else "fp32"
         self._type = torch.bfloat16 if device != "cpu" else torch.float32
-        self.cache_bytes = self._properties().L2_cache_size if self._cuda else machine.cache_bytes()
+        self.cache_bytes = self._properties().L2_cache_size if self.cuda else machine.cache_bytes()
 
     def _properties(self) -> Any:
         return self._torch.cuda.get_device_properties(self.device)
+
+    def peers(self, wanted: int | None) -> list[str]:
+        """Return the devices that collectives are measured between; empty: none are.
+
+        Without a wish all devices of an accelerator, its own first; on a processor, of which there is one, none. There
+        a wish is for so many processes. Raises InputError when there are not so many devices.
+        """
+        if not self.cuda:
+            return ["cpu"] * (wanted or 1) if (wanted or 1) > 1 else []
+        there = [f"cuda:{number}" for number in range(self._torch.cuda.device_count())]
+        there.sort(key=lambda device: device != self.device)
+        if (wanted or 1) > len(there):
+            raise InputError(
+                f"--peers {wanted}: PyTorch sees {len(there)} devices on this machine",
+                remedy=f"Give at most {len(there)}.",
+            )
+        found = there[:wanted]
+        return found if len(found) > 1 else []
 
     def array(self, *shape: int) -> Any:
         """Return an array of small numbers."""
@@ -112,7 +135,7 @@ class TorchBackend:
 
     def times(self, call: Call, turns: int, timing: Timing) -> list[float]:
         """Return the seconds of runs of `call`; on a CUDA device means over the calls of one replay."""
-        if not self._cuda:
+        if not self.cuda:
             with self._torch.inference_mode():
                 return host_times(call, self._wait, timing)
         with self._torch.inference_mode():
@@ -127,24 +150,35 @@ class TorchBackend:
             for turn in range(_WARM_UP):
                 call(turn)
         cuda.current_stream().wait_stream(aside)
-        single_s = max(self._between_events(lambda: call(0)), _LEAST_S)
-        calls = min(max(math.ceil(_REPLAY_S / single_s), turns if single_s < timing.long_s else 1, 1), _MOST_CALLS)
-        work = self._captured(call, calls)
-        if work is None:
-
-            def work() -> None:
-                for turn in range(calls):
-                    call(turn)
-
+        single_s = self.seconds(lambda: call(0))
+        calls = calls_of(single_s, turns if single_s < timing.long_s else 1)
+        work = self.repeated(call, calls)
         work()  # the first replay loads the graph
         count = max(timing.runs(single_s * calls), timing.fewest_runs)
-        return [max(self._between_events(work) / calls, _LEAST_S) for _ in range(count)]
+        return [max(self.seconds(work) / calls, _LEAST_S) for _ in range(count)]
 
-    def _captured(self, call: Call, calls: int) -> Any:
+    def repeated(self, call: Call, calls: int) -> Callable[[], object]:
+        """Return what does `calls` calls: the replay of a graph where they can be captured on a device."""
+        work = self._captured(call, calls) if self.cuda else None
+        if work is not None:
+            return work
+
+        def one_by_one() -> None:
+            for turn in range(calls):
+                call(turn)
+
+        return one_by_one
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """Return how long the device takes for `work`."""
+        return max(self._between_events(work), _LEAST_S) if self.cuda else host_seconds(work, self._wait)
+
+    def _captured(self, call: Call, calls: int) -> Callable[[], object] | None:
         """Return what replays `calls` calls from a graph; None when they cannot be captured."""
         graph = self._torch.cuda.CUDAGraph()
         try:
-            with self._torch.cuda.graph(graph):
+            # Other threads may go on meanwhile: NCCL's asks what has become of earlier work.
+            with self._torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 for turn in range(calls):
                     call(turn)
         except RuntimeError as error:
@@ -152,9 +186,10 @@ class TorchBackend:
                 raise
             self._wait()
             return None
-        return graph.replay
+        replay: Callable[[], object] = graph.replay
+        return replay
 
-    def _between_events(self, work: Any) -> float:
+    def _between_events(self, work: Callable[[], object]) -> float:
         """Return the seconds that the device needs for `work`."""
         begin, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
@@ -164,7 +199,7 @@ class TorchBackend:
         return float(begin.elapsed_time(end)) * _MS
 
     def _wait(self) -> None:
-        if self._cuda:
+        if self.cuda:
             self._torch.cuda.synchronize()
 
     def memory_error(self, error: Exception) -> bool:
@@ -174,8 +209,10 @@ class TorchBackend:
     def versions(self) -> dict[str, str]:
         """Return versions of libraries and drivers."""
         found = {"torch": str(self._torch.__version__)}
-        if self._cuda:
+        if self.cuda:
             found["cuda"] = str(self._torch.version.cuda)
+            if self._torch.distributed.is_available() and self._torch.distributed.is_nccl_available():
+                found["nccl"] = ".".join(map(str, self._torch.cuda.nccl.version()))
             found["device"] = str(self._torch.cuda.get_device_name(self.device))
             driver = machine.driver_version()
             found |= {"driver": driver} if driver else {}
@@ -183,7 +220,7 @@ class TorchBackend:
 
     def facts(self) -> dict[str, Any]:
         """Return what the device tells of itself."""
-        if not self._cuda:
+        if not self.cuda:
             return {
                 "vendor": machine.processor_name(),
                 "family": "cpu",
