@@ -202,3 +202,22 @@ def test_exact_mode_gives_the_same_record_under_every_preset_when_disaggregated(
             for half, policy in zip(halves, policies, strict=True)
         ]
     assert_same_record(replace(plan, pools=tuple(halves)), source, model, ranks)
+
+
+def test_who_waits_enters_while_its_own_prefix_is_evicted():
+    """What is free beside it stays the same then, and what the others have to come falls.
+
+    Found by the first law above: a stretch of 60 steps went on 24 too far.
+    """
+    small = engine_preset("sglang-0.5", device_memory_bytes=80 << 30, device="h100")
+    engine = replace(small, kv_blocks=801, max_num_seqs=5, max_num_batched_tokens=48)
+    arrivals, outputs = (247_933, 1_727_571, 1_927_732, 1_984_262, 5_152_797), (197, 55, 169, 9, 1)
+    segments = [[(1, 53), (0, 38), (2, 109)], [(3, 44), (4, 151)], [(3, 44), (5, 211)], [(6, 67)], [(1, 53), (7, 141)]]
+    prompts = [sum(tokens for _, tokens in text) for text in segments]
+    columns = {"tenant": [1, 1, 0, 0, 1], "output_segment_id": [1000, 1001, 1002, -1, -1]}
+    source = ScriptedSource(list(zip(arrivals, prompts, outputs, strict=True)), columns, segments, tenants=("a", "b"))
+    model = AffineStepModel(base_fs=1_000_003)
+    for queue in ("fair", "fcfs", "shortest_prompt"):
+        for kv_blocks in (801, 790, 760):
+            tight = replace(engine, queue=queue, kv_blocks=kv_blocks)
+            assert_same_record(small_plan(tight, pipelines={"default": CHATS[1]}), source, model, 1)

@@ -77,3 +77,11 @@ def test_a_stretch_of_decoding_draws_the_energy_of_all_ranks():
     model = LockStepModel(Model(), group, WAITING_W)
     assert model.decode_run(30, 300, 300, 30)[3:] == (3 * 20_000, 3 * 140)
     assert model.step(StepShape())[1] == 3 * 20_000
+
+
+def test_a_stretch_ends_where_another_rank_that_is_as_slow_draws_more():
+    model = Model()
+    model.decode_run = lambda seqs, *_: (5 * MS_FS, 0, 100, 1000 - seqs, seqs)
+    group = SimpleNamespace(ranks=[rank(1, 0), rank(5, 0)], settings=SimpleNamespace(graph_sizes=(64,)))
+    # 999, 1000, ... beside 995, 1000, ...: from the second step on it is the other's.
+    assert LockStepModel(model, group).decode_run(6, 60, 60, 6) == (5 * MS_FS, 0, 1, 2 * 999, 2)

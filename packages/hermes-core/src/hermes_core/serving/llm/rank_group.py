@@ -362,11 +362,14 @@ class LockStepModel:
                 runs.append(self._model.decode_run(rank.batch.count, *outlook[:3]))
         # How long its price holds says nothing about who is the slowest.
         t0, slope, valid, energy, energy_slope = max(runs, key=lambda run: (run[0], run[1], run[3], run[4]))
-        for other_t0, other_slope, other_valid, _, _ in runs:
+        for other_t0, other_slope, other_valid, other_energy, other_energy_slope in runs:
             valid = min(valid, other_valid)
             if other_slope > slope:
                 # At the step at which it is as slow, it is the slowest: it grows faster.
                 valid = min(valid, -((other_t0 - t0) // (other_slope - slope)))
+            elif (other_t0, other_slope) == (t0, slope) and other_energy_slope > energy_slope:
+                # As slow all along, and at some step it draws more.
+                valid = min(valid, -((other_energy - energy) // (other_energy_slope - energy_slope)))
         ranks = len(self._group.ranks)
         return t0, slope, valid, ranks * energy, ranks * energy_slope
 
