@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import structlog
 from hermes_core.api.errors import HermesError, InputError
 
 grpc = pytest.importorskip("grpc", reason="needs the extra hermes-core[grpc]")
@@ -137,9 +138,11 @@ def test_health_and_reflection_know_the_service(tmp_path):
     with serving(f"unix:{tmp_path}/s.sock") as server, open_channel(server.address) as channel:
         assert wait_until_serving(channel, NAME, attempts=50, pause=time.sleep) is None
         health = health_pb2_grpc.HealthStub(channel)
-        assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.SERVING
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=5).status == health_pb2.HealthCheckResponse.SERVING
         ask = reflection_pb2.ServerReflectionRequest(list_services="")
-        answer = next(iter(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask]))))
+        answer = next(
+            iter(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([ask]), timeout=5))
+        )
         assert NAME in {service.name for service in answer.list_services_response.service}
 
 
@@ -248,6 +251,23 @@ def test_stopping_lets_a_running_call_end(tmp_path):
         time.sleep(0.1)
         server.stop()
         assert running.result() == b"slow"
+
+
+def test_stopping_does_not_wait_for_ever_for_a_call_that_heeds_nothing(tmp_path, monkeypatch):
+    server = serving(f"unix:{tmp_path}/s.sock")
+    server.start()
+    deaf = threading.Event()
+    deaf.wait_for = []
+    monkeypatch.setattr("hermes_core.rpc.server._CANCEL_S", 0.1)
+    monkeypatch.setattr(server._server, "stop", lambda grace_s: deaf.wait_for.append(grace_s) or deaf)
+    with structlog.testing.capture_logs() as logs:
+        server.stop(0.1)
+    assert deaf.wait_for == [0.1]
+    assert [(log["event"], log["grace_s"]) for log in logs] == [("rpc.calls_left", 0.1)]
+    assert server.wait(0)
+    assert not (tmp_path / "s.sock").exists()
+    monkeypatch.undo()
+    server._server.stop(None).wait(5)
 
 
 def test_the_socket_of_a_server_that_is_gone_is_taken_over(tmp_path):

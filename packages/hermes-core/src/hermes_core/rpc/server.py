@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import grpc
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -26,7 +27,10 @@ from hermes_core.rpc.security import ServerSecurity, server_credentials
 LARGEST_MESSAGE: Final = 64 * 2**20
 """Bytes; gRPC's own limit is 4 MiB."""
 _OWNER_ONLY: Final = 0o600
+_log = structlog.get_logger("hermes.rpc")
 _GRACE_S: Final = 5.0
+_CANCEL_S: Final = 5.0
+"""For which calls that were cancelled are waited for; a server that ends does not hang on one that does not heed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,8 @@ class RpcServer:
     def stop(self, grace_s: float = _GRACE_S) -> None:
         """Take no new calls, let those that run end within `grace_s` seconds, and remove the socket's file."""
         self._health.enter_graceful_shutdown()
-        self._server.stop(grace_s).wait()
+        if not self._server.stop(grace_s).wait(grace_s + _CANCEL_S):
+            _log.warning("rpc.calls_left", address=str(self.address), grace_s=grace_s)
         path = self.address.socket
         if path is not None and self._inode is not None:
             with contextlib.suppress(FileNotFoundError):
