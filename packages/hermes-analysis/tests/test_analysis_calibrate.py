@@ -5,10 +5,13 @@ import re
 
 import numpy as np
 import pytest
+import typer
 from hermes_analysis.calibrate import fitting
+from hermes_analysis.calibrate.command import calibrate
 from hermes_analysis.calibrate.fitting import calibrated
 from hermes_analysis.calibrate.sources import read_observed
 from hermes_analysis.calibrate.traffic import CalibrationError, Means, Requests, observations_of
+from typer.testing import CliRunner
 
 STEP_S, PROMPT, OUTPUT = 0.01, 100.0, 101.0
 
@@ -244,3 +247,21 @@ def test_runs_of_one_name_are_kept_apart_and_one_given_twice_is_refused(tmp_path
     with pytest.raises(CalibrationError, match="given twice"):
         calibrated([files[0], tmp_path / "b" / ".." / "a" / "r.csv"], {}, clients=1, cached_share=0.0)
     assert len(asked) == 1
+
+
+def test_a_calibration_is_overwritten_only_when_asked(tmp_path, asked, monkeypatch):
+    monkeypatch.setattr(fitting, "show", lambda document, out: None)
+    run, out = tmp_path / "r.csv", tmp_path / "mine.json"
+    run.write_text(as_table(steady(40)))
+    app = typer.Typer()
+    app.command()(calibrate)
+    command = [str(run), "--model", "m", "--device", "d", "--out", str(out)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    written = out.read_text()
+    out.write_text("by hand")
+    refused = CliRunner().invoke(app, command)
+    assert (refused.exit_code, out.read_text()) == (2, "by hand")
+    assert "exists already" in refused.output
+    assert "--force" in refused.output
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+    assert out.read_text() == written

@@ -3,10 +3,11 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from hermes_analysis.capacity import CapacityOptions, Verdict, capacity_of, smallest_fleet
-from hermes_analysis.capacity.tasks import CapacityRequest, NoRateError, capacity
+from hermes_analysis.capacity.tasks import CapacityRequest, NoRateError, capacity, lines_of, values_of
 from hermes_analysis.capacity.verdicts import judged, one_judged
 from hermes_analysis.emit.yaml_text import yaml_text
 from hermes_analysis.errors import AnalysisError
@@ -74,6 +75,32 @@ def test_what_every_rate_keeps_is_told():
     options = CapacityOptions(seeds=(1,), window_s=0.001)
     with pytest.raises(AnalysisError, match="nothing breaks them"):
         capacity_of(SCENARIO, (), [parse_constraint("usd_per_h <= 100")], options=options)
+
+
+@pytest.mark.parametrize("window_s", [math.inf, math.nan, 0.5, 1e9])
+def test_a_window_that_no_run_has_is_refused(tmp_path, window_s):
+    with pytest.raises(AnalysisError, match="from 1 to 86400"):
+        capacity(CapacityRequest(tmp_path / "absent.yaml", window_s=window_s))
+
+
+def test_a_window_that_nobody_reads_is_refused(tmp_path):
+    with pytest.raises(AnalysisError, match="leave --window out"):
+        capacity(CapacityRequest(tmp_path / "absent.yaml", window_s=60.0, fleet="replicas=1..4"))
+    arrivals = {"kind": "gamma", "rate": "8/s", "cv": 2}
+    workload = {key: value for key, value in SCENARIO["workload"].items() if key != "rate"}
+    scenario = {**SCENARIO, "workload": {**workload, "arrivals": arrivals}}
+    with pytest.raises(AnalysisError, match="as long as the scenario says"):
+        capacity_of(scenario, options=CapacityOptions(path="workload.arrivals.rate", window_s=10.0))
+
+
+def test_runs_that_are_shorter_than_the_window_are_told(monkeypatch):
+    monkeypatch.setattr("hermes_analysis.capacity.rate._MOST_REQUESTS", 200)
+    found = capacity_of(SCENARIO, options=FAST)
+    assert found.note.startswith("a run has at most 200 requests: at ")
+    assert found.note.endswith("not the 10 s of --window")
+    assert capacity_of(SCENARIO, options=CapacityOptions(seeds=(1,), window_s=2.0, tolerance=0.5)).note == ""
+    assert list(lines_of(found))[-1] == f"note: {found.note}"
+    assert values_of(found)["window_note"] == found.note
 
 
 def test_the_smallest_fleet_is_that_of_counting_up():
@@ -158,7 +185,7 @@ def test_over_a_trace_the_factor_of_its_rates_is_searched(tmp_path):
     rows = (f"{place * 250_000_000},{1024},{64}" for place in range(240))  # four a second for a minute
     trace.write_text("\n".join(["arrival_ns,prompt_tokens,output_tokens", *rows]) + "\n")
     scenario = {**SCENARIO, "workload": {"trace": str(trace)}}
-    found = capacity_of(scenario, options=FAST)
+    found = capacity_of(scenario, options=replace(FAST, window_s=None))
     assert found.dial.factor
     assert found.trace_rate_per_s == pytest.approx(240 / (239 * 0.25))
     assert found.rate_per_s == pytest.approx(found.level * found.trace_rate_per_s)

@@ -15,6 +15,7 @@ from hermes_analysis.replicates import tasks as replicated
 from hermes_analysis.replicates.comparing import differences
 from hermes_analysis.replicates.folder import run_replicates
 from hermes_analysis.replicates.terminal import differences_text, replicates_text
+from hermes_analysis.seeds import SeedsError, chosen_seeds
 from hermes_analysis.sweep import parse_axis, run_sweep
 from hermes_analysis.sweep.results import best
 from hermes_analysis.sweep.terminal import as_values as sweep_values
@@ -175,3 +176,20 @@ def test_searches_of_two_seeds_claim_no_confidence(tmp_path):
     assert f"that may be chance: {TOO_FEW}" in answer_text(answer)
     assert as_values(answer)["note"] == TOO_FEW
     assert "the seeds tell them apart" in answer_text(search("3"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("99999999999999999999", "at most 10,000"),
+        ("10001", "at most 10,000"),
+        ("9" * 5000, "at most 10,000"),
+        (f"1,{'9' * 5000}", "5000 digits"),
+        ("1,x", "write a number of seeds"),
+    ],
+)
+def test_more_seeds_than_anybody_waits_for_are_refused(text, message):
+    with pytest.raises(SeedsError, match=message) as caught:
+        chosen_seeds(text, 0)
+    assert len(str(caught.value)) < 200
+    assert len(chosen_seeds("10000", 0)) == 10_000

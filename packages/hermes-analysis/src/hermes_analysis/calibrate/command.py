@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hermes_analysis.cli import told
+from hermes_analysis.cli import Force, told
 
 
 def calibrate(
@@ -32,11 +32,12 @@ def calibrate(
     ] = None,
     kv_dtype: Annotated[str | None, typer.Option(help="Format of the KV cache, where it is not auto.")] = None,
     engine: Annotated[str, typer.Option(help="Preset of the engine.")] = "vllm",
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the calibration on standard output too.")] = False,
 ) -> None:
     """Fit prices to observed runs, into a file that the hardware model `fitted` reads."""
     from hermes_analysis.calibrate.fitting import calibrated, show  # noqa: PLC0415 - only what runs is loaded
-    from hermes_analysis.output import check_writable, json_text, replacing  # noqa: PLC0415
+    from hermes_analysis.output import check_free, json_text, replacing  # noqa: PLC0415
 
     with told():
         deployment = {
@@ -49,7 +50,7 @@ def calibrate(
             "kv_dtype": kv_dtype,
             "engine": engine,
         }
-        check_writable(out)
+        check_free(out, force=force)
         document = calibrated(runs, deployment, clients=clients, cached_share=cached_share)
         with replacing(out) as stream:
             stream.write(json_text(document).encode())

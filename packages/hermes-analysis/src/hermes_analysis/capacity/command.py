@@ -31,7 +31,9 @@ def capacity(
     tolerance: Annotated[
         float, typer.Option("--tolerance", help="Width of the answer, as a share of the rate.")
     ] = 0.02,
-    window: Annotated[float, typer.Option("--window", metavar="SECONDS", min=1, help="Traffic of each run.")] = 60.0,
+    window: Annotated[
+        float | None, typer.Option("--window", metavar="SECONDS", help="Traffic of each run; 60 s without.")
+    ] = None,
     sets: Sets = None,
     executor: ExecutorName = None,
     ray_address: RayAddress = None,

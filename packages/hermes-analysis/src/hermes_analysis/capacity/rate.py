@@ -17,6 +17,7 @@ _DOUBLINGS: Final = 16
 _HALVINGS: Final = 10
 _FEWEST_REQUESTS: Final = 200
 _MOST_REQUESTS: Final = 20_000
+_WINDOW_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,10 @@ class CapacityOptions:
     """As in `hermes_analysis.seeds`."""
     tolerance: float = 0.02
     """The bracket that ends the search, as a share of the rate."""
-    window_s: float = 60.0
-    """Traffic of each run: enough requests for this long at the rate that is tried. A run of a fixed number of requests
-    would end before an overload shows."""
+    window_s: float | None = None
+    """Traffic of each run: enough requests for this long at the rate that is tried (from 200 to 20,000), 60 s unless
+    given. A run of a fixed number of requests would end before an overload shows. Where the scenario says itself how
+    long its traffic is (a trace, a duration), there is none to be given."""
     runner: str = "default"
 
 
@@ -53,6 +55,8 @@ class Capacity:
     probes: tuple[Probe, ...]
     trace_rate_per_s: float = math.nan
     """Of the trace as it is, on average: what a factor multiplies; NaN where it is not known."""
+    note: str = ""
+    """What the runs were not that was asked for: as long as the window."""
 
     @property
     def rate_per_s(self) -> float:
@@ -113,12 +117,18 @@ def highest_rate(
     dial = dial or Dial(options.path)
     workload = resolved.get("workload", {})
     counted = options.path == DEFAULT_PATH and not dial.factor and isinstance(workload.get("requests"), int)
+    if options.window_s is not None and not counted:
+        raise AnalysisError(
+            f"--window {options.window_s:g}: the runs of this search are as long as the scenario says "
+            "(its trace, duration or number of requests); leave --window out"
+        )
+    window_s = _WINDOW_S if options.window_s is None else options.window_s
     probes: list[Probe] = []
 
     def probe(level: float) -> bool:
         sets = [dial.setting(level)]
         if counted:
-            requests = min(max(math.ceil(level * options.window_s), _FEWEST_REQUESTS), _MOST_REQUESTS)
+            requests = min(max(math.ceil(level * window_s), _FEWEST_REQUESTS), _MOST_REQUESTS)
             sets.append(f"workload.requests={requests}")
         probes.append(judgement.probe(float(f"{level:.6g}"), sets))
         return probes[-1].verdict.kept
@@ -142,6 +152,18 @@ def highest_rate(
         at=at,
         binds=above.worst if above is not None else "",
         probes=tuple(probes),
+        note=_cut(at, window_s) if counted and options.window_s is not None else "",
+    )
+
+
+def _cut(at: Probe | None, window_s: float) -> str:
+    """Say how long the runs of the answer were, when they had fewer requests than the window has."""
+    if at is None or at.level * window_s <= _MOST_REQUESTS:
+        return ""
+    seconds = _MOST_REQUESTS / at.level
+    return (
+        f"a run has at most {_MOST_REQUESTS:,} requests: at {at.level:.4g}/s that is {seconds:.4g} s of traffic, "
+        f"not the {window_s:g} s of --window"
     )
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hermes_analysis.capacity.fleet import FleetAnswer, smallest_fleet
 from hermes_analysis.capacity.rate import Capacity, CapacityOptions, capacity_of
@@ -21,6 +21,8 @@ from hermes_analysis.sweep.terminal import estimate_text
 
 COLUMNS = ("slo_attainment", "ttft.p99", "tpot.p99", "output_tokens_per_s", "usd_per_h", "usd_per_million_tokens")
 
+_LONGEST_WINDOW_S: Final = 86_400.0
+
 
 @dataclass(frozen=True, slots=True)
 class CapacityRequest:
@@ -33,7 +35,7 @@ class CapacityRequest:
     path: str = "workload.rate"
     seeds: str = "3"
     tolerance: float = 0.02
-    window_s: float = 60.0
+    window_s: float | None = None
     sets: tuple[str, ...] = ()
     executor: str | None = None
     ray_address: str | None = None
@@ -72,6 +74,7 @@ def capacity(request: CapacityRequest) -> str:
     options = CapacityOptions(request.path, request.seeds, request.tolerance, request.window_s)
     if not 0 < request.tolerance < 1:
         raise AnalysisError(f"--tolerance {request.tolerance:g}: is a share of the rate, above 0 and below 1")
+    _check_window(request)
     # One search has few runs at a time: starting processes for them takes longer than they do.
     workers = request.workers or (None if request.over or request.executor or request.ray_address else 1)
     with make_executor(request.executor, workers=workers, address=request.ray_address) as executor:
@@ -93,6 +96,23 @@ def capacity(request: CapacityRequest) -> str:
                 raise NoRateError("\n".join(lines_of(found)))
             return json_text(values_of(found)) if request.as_json else "\n".join(lines_of(found)) + "\n"
         return _several(request, constraints, options, executor)
+
+
+def _check_window(request: CapacityRequest) -> None:
+    """Refuse a window that no run has. Raises AnalysisError."""
+    window_s = request.window_s
+    if window_s is None:
+        return
+    if request.fleet is not None:
+        raise AnalysisError(
+            f"--window {window_s:g}: with --fleet the runs are as long as the scenario says; leave --window out, "
+            "or set --set workload.requests=N"
+        )
+    if not 1 <= window_s <= _LONGEST_WINDOW_S:
+        raise AnalysisError(
+            f"--window {window_s:g}: write seconds, from 1 to {_LONGEST_WINDOW_S:g} (a day); "
+            "60 shows an overload of requests that take seconds"
+        )
 
 
 def _several(
@@ -151,6 +171,8 @@ def lines_of(found: Capacity) -> Iterator[str]:
     yield from _metrics(found.at)
     what = "factors" if found.dial.factor else "rates"
     yield f"{len(found.probes)} {what} were tried: {', '.join(f'{p.level:.4g}' for p in found.probes)}"
+    if found.note:
+        yield f"note: {found.note}"
 
 
 def _seeds(probe: Probe) -> int:
@@ -208,6 +230,7 @@ def values_of(found: Capacity) -> dict[str, Any]:
         "binds": found.binds,
         "metrics": _means(found.at),
         "probes": [_probe(probe) for probe in found.probes],
+        **({"window_note": found.note} if found.note else {}),
         **noted(_seeds(found.probes[0])),
     }
 
