@@ -224,7 +224,11 @@ class Backend:
             raise MemoryError
         return elements
 
+    def wait(self):
+        self.waited = True
+
     def repeated(self, call, calls):
+        assert self.waited, "captured before it ever ran"
         return lambda: [call(turn) for turn in range(calls)]
 
     def seconds(self, work):
@@ -272,8 +276,8 @@ def test_bytes_are_of_the_whole_and_a_rank_has_its_part(peer, kind, call):
     calls.clear()
     assert one.answer({"kind": f"collective.{kind}", "ranks": 4, "bytes": 4096}) == {}
     assert one.answer({"calls": 3}) == {"seconds": pytest.approx(1e-3)}
-    # One before the three that are timed.
-    assert calls == [(*call, (0, 1, 2, 3))] * 4
+    # One before a capture, and one before the three that are timed.
+    assert calls == [(*call, (0, 1, 2, 3))] * 5
 
 
 def test_a_rank_says_what_it_cannot_do(peer):

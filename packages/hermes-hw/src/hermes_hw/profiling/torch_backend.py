@@ -137,7 +137,7 @@ class TorchBackend:
         """Return the seconds of runs of `call`; on a CUDA device means over the calls of one replay."""
         if not self.cuda:
             with self._torch.inference_mode():
-                return host_times(call, self._wait, timing)
+                return host_times(call, self.wait, timing)
         with self._torch.inference_mode():
             return self._device_times(call, turns, timing)
 
@@ -171,7 +171,7 @@ class TorchBackend:
 
     def seconds(self, work: Callable[[], object]) -> float:
         """Return how long the device takes for `work`."""
-        return max(self._between_events(work), _LEAST_S) if self.cuda else host_seconds(work, self._wait)
+        return max(self._between_events(work), _LEAST_S) if self.cuda else host_seconds(work, self.wait)
 
     def _captured(self, call: Call, calls: int) -> Callable[[], object] | None:
         """Return what replays `calls` calls from a graph; None when they cannot be captured."""
@@ -184,7 +184,7 @@ class TorchBackend:
         except RuntimeError as error:
             if self.memory_error(error):
                 raise
-            self._wait()
+            self.wait()
             return None
         replay: Callable[[], object] = graph.replay
         return replay
@@ -198,7 +198,8 @@ class TorchBackend:
         end.synchronize()
         return float(begin.elapsed_time(end)) * _MS
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Wait until the device has done what was begun."""
         if self.cuda:
             self._torch.cuda.synchronize()
 
