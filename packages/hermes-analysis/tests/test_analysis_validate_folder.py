@@ -228,7 +228,7 @@ def test_experts_are_compiled_at_first_use_unless_the_engine_was_warm(tmp_path):
         ({"engine": {"name": "llama.cpp"}}, "no preset for the engine 'llama.cpp'"),
         ({"model": None}, "names no model"),
         ({"hardware": {}}, "names no hardware.id"),
-        ({"parallel": None}, "no section 'parallel'"),
+        ({"parallel": "tp2"}, "no section 'parallel'"),
         ({"workload": {"arrival": {}}}, "no stages, and there is no requests.csv"),
         ({"workload": {"multi_turn": {"enabled": True}}}, "multi_turn"),
     ],

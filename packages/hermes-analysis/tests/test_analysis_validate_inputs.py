@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -15,7 +16,8 @@ from hermes_analysis.validate.experiments import NotRepresentedError, Validation
 from hermes_analysis.validate.folder import validate_folder
 from hermes_analysis.validate.mixtures import is_mixture
 from hermes_analysis.validate.rows import read_rows
-from hermes_analysis.validate.scenarios import MOST_REQUESTS, case_of, config_of
+from hermes_analysis.validate.scenarios import case_of, config_of
+from hermes_analysis.validate.traffic import MOST_REQUESTS
 from typer.testing import CliRunner
 
 INPUTS = {
@@ -377,3 +379,132 @@ def test_power_that_was_not_measured_is_not_compared(power, watts):
 def test_strange_cells_of_a_static_batch_are_named(column, value):
     with pytest.raises(NotRepresentedError, match=f"{column} is '{value}'"):
         static_batch.case_of({**BATCH, column: value})
+
+
+@pytest.mark.parametrize(
+    ("engine", "policy"),
+    [
+        ({"name": "vllm", "version": "0.15.1"}, "mixed"),
+        ({"name": "tensorrt-llm"}, "mixed"),
+        ({"name": "vllm", "version": "0.6.3"}, "continuous"),
+        ({"name": "sglang", "version": "0.5.3"}, "continuous"),
+    ],
+)
+def test_without_chunks_prompts_are_whole_as_the_engine_has_them(tmp_path, engine, policy):
+    scenario = case(tmp_path, {"engine": {**engine, "chunked_prefill": False}}).scenario
+    assert scenario["engine"]["batching"] == policy
+
+
+@pytest.mark.parametrize(
+    ("said", "graphs"),
+    [
+        ("enforce_eager", []),
+        ("off", []),
+        (False, []),
+        ("disabled (enforce_eager=True)", []),
+        ("default (on)", None),
+        (True, None),
+        (None, None),
+    ],
+)
+def test_what_is_said_of_graphs_is_understood(tmp_path, said, graphs):
+    assert case(tmp_path, {"engine.cuda_graphs": said}).scenario["engine"].get("graph_sizes") == graphs
+
+
+def test_whether_steps_are_planned_ahead_may_be_said(tmp_path):
+    assert case(tmp_path, {"engine.async_scheduling": False}).scenario["engine"]["asynchronous_scheduling"] is False
+
+
+@pytest.mark.parametrize(
+    ("arrival", "arrivals", "told"),
+    [
+        ({"process": "burst"}, "burst", []),
+        ({"process": "poisson", "rate_rps": "inf"}, "burst", []),
+        ({"rate_rps": float("inf")}, "burst", []),
+        ({"process": "gamma", "cv": 2, "rate_rps": 4}, {"kind": "gamma", "rate": "4/s", "cv": 2}, []),
+        ({"process": "gamma", "burstiness": 0.25, "rate_rps": 4}, {"kind": "gamma", "rate": "4/s", "cv": 2.0}, []),
+        (
+            {"process": "deterministic", "stages": [{"rate_rps": 4, "num_requests": 100}]},
+            {"kind": "stages", "of": "constant", "stages": [{"rate": "4/s", "duration": "25.0 s"}]},
+            [],
+        ),
+        (
+            {"process": "Pareto", "rate_rps": 4},
+            {"kind": "stages", "of": "poisson", "stages": [{"rate": "4/s", "duration": "25.0 s"}]},
+            ["arrivals of the process 'pareto' as a Poisson process"],
+        ),
+    ],
+)
+def test_arrivals_are_as_they_are_said_or_it_is_told(tmp_path, arrival, arrivals, told):
+    found = case(tmp_path, {"workload.arrival": arrival, "workload.num_requests": 100})
+    assert (found.scenario["workload"]["arrivals"], found.scenario["workload"]["requests"]) == (arrivals, 100)
+    assert [one for one in found.assumptions if one.startswith("arrivals")] == told
+
+
+def test_lengths_that_differ_are_drawn_so_or_it_is_told(tmp_path):
+    (tmp_path / "one").mkdir()
+    prompt = {"mean": 300, "min": 100, "max": 500, "distribution": "uniform"}
+    output = {"mean": 64, "std": 20, "max": 90, "distribution": "normal"}
+    shared = {"num_groups": 2, "group_prefix_tokens": 50}
+    change = {"workload.prompt": prompt, "workload.output": output, "workload.shared_prefix": shared}
+    workload = case(tmp_path / "one", change).scenario["workload"]
+    assert workload["prompt"] == {"kind": "uniform", "low": 50, "high": 450}
+    assert workload["output"] == {"kind": "normal", "mean": 64, "std": 20, "min": 1, "max": 90}
+    assert workload["system_prompt"] == {"tokens": 50, "groups": 2}
+    found = case(tmp_path, {"workload.output": {"mean": 64, "distribution": "exponential"}})
+    assert found.scenario["workload"]["output"] == 64
+    assert "workload.output: lengths near their mean, where exponential is said" in found.assumptions
+
+
+def test_prompts_in_groups_come_again(tmp_path):
+    shared = {"num_groups": 5, "num_prompts_per_group": 20, "group_prefix_tokens": 60}
+    workload = case(tmp_path, {"workload.shared_prefix": shared}).scenario["workload"]
+    assert workload["cycle"] == {"prompts": 100, "groups": 5, "group_prefix": 60}
+
+
+@pytest.mark.parametrize("prompt", [{"tokens": 208}, {"system_prompt_tokens": 50, "question_tokens": 150}])
+def test_a_prompt_may_be_given_in_parts_or_as_tokens(tmp_path, prompt):
+    assert case(tmp_path, {"workload.prompt": prompt}).scenario["workload"]["prompt"]["mean"] == 208
+
+
+def test_what_no_scenario_has_is_named_wherever_it_stands(tmp_path):
+    change = {"speculative": {"k": 2}, "parallel.cp": 2, "workload.think_time_s": 3, "workload.arrival.jitter": 0.1}
+    told = case(tmp_path, change).assumptions
+    assert [one for one in told if one.endswith(" left out")] == [
+        "speculative left out",
+        "parallel.cp left out",
+        "workload.think_time_s left out",
+        "workload.arrival.jitter left out",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "degrees", "sentence"),
+    [
+        ({"parallel": {"tp": 2, "ep": 2}}, (2, 1), "parallel.ep 2 left out: the model has no experts"),
+        ({"parallel": ..., "num_gpus": 2}, (2, 1), "the 2 devices of num_gpus as tensor-parallel"),
+        ({"num_gpus": 4}, (1, 1), "1 devices, as the degrees say, where num_gpus is 4"),
+    ],
+)
+def test_degrees_that_do_not_go_together_are_told(tmp_path, change, degrees, sentence):
+    found = case(tmp_path, change)
+    assert (found.scenario["hardware"]["tp"], found.scenario["hardware"]["ep"]) == degrees
+    assert any(one.startswith(sentence) for one in found.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"model": "nobody/Foo-9B"}, "unknown model 'nobody/Foo-9B'.*experiment.json describes it: architecture"),
+        (
+            {"engine.gpu_memory_utilization": 90},
+            r"gpu_memory_utilization: 90.0 is not a share of memory; Give a number",
+        ),
+        ({"hardware": "H100"}, "no section 'hardware': 'H100' stands there"),
+    ],
+)
+def test_a_refusal_says_where_and_what_helps(tmp_path, change, reason):
+    write(tmp_path, change)
+    (refusal,) = validate_folder(tmp_path).refusals
+    assert re.search(reason, refusal.reason)
+    assert "\n" not in refusal.reason

@@ -87,6 +87,18 @@ def test_above_the_largest_graph_the_device_waits_for_launches():
     assert outside[1] == 0
 
 
+def test_without_any_graph_every_step_waits_for_launches():
+    launch = {"options": {"efficiency": {"launch_s": 1e-4}}}
+    eager = RooflineModel().compile(dataclasses.replace(DEPLOYMENTS[0], graph_sizes=(), **launch))
+    unsaid = RooflineModel().compile(dataclasses.replace(DEPLOYMENTS[0], graph_sizes=None, **launch))
+    waits = pytest.approx(9 * 32 * 1e-4 * 1e15)
+    assert eager.steps.decode_run(1, 10, 10, 1)[0] == waits
+    assert eager.steps.decode_run(9, 90, 90, 9)[0] == waits
+    assert eager.steps.step(StepShape(prefill_seqs=1, prefill_tokens=64, prefill_pairs2=64 * 65))[0] == waits
+    assert unsaid.steps.decode_run(9, 90, 90, 9)[0] < 20e12
+    assert eager.compile_error < 1e-6
+
+
 def test_an_empty_step_still_takes_a_nanosecond():
     assert COMPILED[0].step(StepShape())[0] >= 1_000_000
 

@@ -106,7 +106,7 @@ def _check_limits(deployment: Deployment) -> None:
             raise InputError(f"{name} must be at least 1, found {getattr(deployment, name)}")
     if not 0 < deployment.memory_utilization <= 1:
         raise InputError(f"memory_utilization must be above 0 and at most 1, found {deployment.memory_utilization}")
-    sizes = deployment.graph_sizes
+    sizes = deployment.graph_sizes or ()
     if any(size < 1 for size in sizes) or any(b <= a for a, b in pairwise(sizes)):
         raise InputError(f"graph_sizes must be positive and ascending, found {list(sizes)}")
 

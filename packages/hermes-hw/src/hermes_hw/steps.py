@@ -47,8 +47,8 @@ class StepTables:
 
     def __init__(self, direct: DirectPrices, deployment: Deployment) -> None:
         self.direct = direct
-        self._sizes = deployment.graph_sizes
-        self.eager_fs = femtoseconds(direct.eager_s()) if self._sizes else 0
+        self._sizes = deployment.graph_sizes or ()
+        self.eager_fs = 0 if deployment.graph_sizes is None else femtoseconds(direct.eager_s())
         self.tokens: dict[int, tuple[int, int, int]] = {0: (0, 0, 0)}
         self.sampled: dict[int, tuple[int, int]] = {0: (0, 0)}
         self._experts: dict[int, tuple[int, int]] = {}
@@ -81,7 +81,7 @@ class StepTables:
 
     def floor_fs(self, tokens: int) -> int:
         """Return the least time of a step of so many tokens: without a graph the device waits for launches."""
-        return self.eager_fs if self._sizes and tokens > self._sizes[-1] else 0
+        return 0 if self._sizes and tokens <= self._sizes[-1] else self.eager_fs
 
     def fill_tokens(self, tokens: int) -> tuple[int, int, int]:
         """Price token counts that were not met before, `tokens` among them, and return its entry."""

@@ -31,6 +31,16 @@ def settings_of(name: str, version: str) -> dict[str, bool]:
     return {"asynchronous_scheduling": False} if name.lower() == "vllm" and early else {}
 
 
+def whole_prompts(preset: str) -> str:
+    """Return the batching policy of an engine that does not cut prompts.
+
+    vLLM's V1 scheduler serves who runs first and then admits prompts that fit what is left of the budget
+    (`vllm/v1/core/sched/scheduler.py`, 0.15), TensorRT-LLM's in-flight batching does the same; vLLM's V0 and SGLang
+    work on prompts first, by themselves.
+    """
+    return "continuous" if preset in {"vllm-v0", "sglang-0.5"} else "mixed"
+
+
 def preset_of(name: str, version: str) -> tuple[str, str | None]:
     """Return the preset for an engine, and what was assumed (None where nothing was).
 

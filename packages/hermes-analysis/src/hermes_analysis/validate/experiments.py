@@ -134,10 +134,11 @@ def read_json(file: Path) -> Mapping[str, Any]:
 
 
 def section(inputs: Mapping[str, Any], key: str, where: object = "experiment.json") -> Mapping[str, Any]:
-    """Return the object under `key`. Raises NotRepresentedError when it is absent."""
+    """Return the object under `key`. Raises NotRepresentedError when there is none."""
     value = inputs.get(key)
     if not isinstance(value, dict):
-        raise NotRepresentedError(f"{Path(str(where)).name} has no section {key!r}")
+        instead = f": {value!r} stands there" if value is not None else ""
+        raise NotRepresentedError(f"{Path(str(where)).name} has no section {key!r}{instead}")
     return value
 
 

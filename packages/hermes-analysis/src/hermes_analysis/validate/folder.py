@@ -9,7 +9,7 @@ from typing import Any, Final
 from hermes_analysis.load import RunRecord
 from hermes_analysis.validate.experiments import METRICS, NotRepresentedError, find_experiments, read_experiment
 from hermes_analysis.validate.running import in_parallel, progress_line, simulate
-from hermes_analysis.validate.scenarios import case_of
+from hermes_analysis.validate.scenarios import UNDESCRIBED, Case, case_of
 from hermes_analysis.validate.scoring import Refusal, Score, Values, mean, score_of
 from hermes_analysis.validate.steplog import StepComparison, compare_steps
 
@@ -98,13 +98,22 @@ def validate_experiment(folder: Path, sets: Sequence[str] = ()) -> Outcome:
     try:
         experiment = read_experiment(folder)
         case = case_of(experiment)
-        run: RunRecord = simulate(case.scenario, sets, case.config)
+        run = _simulated(case, sets)
         score = score_of(experiment, run, (*case.assumptions, *_notes(run)))
         _check_answers(score, run)
         log = experiment.step_log
         return Outcome(score, None, compare_steps(experiment.name, run, log) if log is not None else None)
     except NotRepresentedError as reason:
         return Outcome(None, Refusal(folder.name, str(reason)))
+
+
+def _simulated(case: Case, sets: Sequence[str]) -> RunRecord:
+    try:
+        return simulate(case.scenario, sets, case.config)
+    except NotRepresentedError as reason:
+        if case.config is None and "unknown model" in str(reason):
+            raise NotRepresentedError(f"{reason}; {UNDESCRIBED}") from None
+        raise
 
 
 def _check_answers(score: Score, run: RunRecord) -> None:

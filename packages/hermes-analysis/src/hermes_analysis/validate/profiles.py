@@ -25,7 +25,7 @@ LARGEST_BATCH: Final = 1024
 
 def profile_of(experiment: Experiment) -> Path | None:
     """Return the profile of the device, model and degree of `experiment`; None when there is none."""
-    hardware, parallel = section(experiment.inputs, "hardware"), section(experiment.inputs, "parallel")
+    hardware, parallel = section(experiment.inputs, "hardware"), experiment.inputs.get("parallel") or {}
     wanted = (
         _plain(str(hardware.get("id", ""))),
         str(experiment.inputs.get("model", "")).lower(),

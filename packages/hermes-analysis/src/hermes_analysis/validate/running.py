@@ -20,6 +20,9 @@ RUNNERS: Final = "hermes.runners"
 """Entry-point group. An entry is called with a scenario as a mapping, `path=value` overrides and a seed (or None), and
 returns the messages of the run's record; what a user wrote wrongly is an exception with an `exit_code`."""
 
+_LONGEST_REMEDY: Final = 90
+"""Characters; lists of all names there are stay out of a line."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -50,9 +53,17 @@ def _run(scenario: Mapping[str, Any], sets: Sequence[str]) -> RunRecord:
         # The simulator's own errors carry the exit code of the command line; anything else is a fault in it.
         if getattr(error, "exit_code", None) is None:
             raise
-        reason = getattr(error, "problem", None) or error
-        raise NotRepresentedError(" ".join(str(reason).split())) from error
+        raise NotRepresentedError(_reason(error)) from error
     return RunRecord.from_chunks(chunks)
+
+
+def _reason(error: Exception) -> str:
+    """Return what the simulator refuses in one line: the key, what is wrong with it, and a short remedy."""
+    key = str(getattr(getattr(error, "place", None), "path", None) or "")
+    problem = str(getattr(error, "problem", None) or error).replace("\n", ";")
+    remedy = str(getattr(error, "remedy", None) or "").rstrip(".")
+    parts = [f"{key}: {problem}" if "." in key else problem, remedy if len(remedy) <= _LONGEST_REMEDY else ""]
+    return " ".join("; ".join(part for part in parts if part).split())
 
 
 @cache

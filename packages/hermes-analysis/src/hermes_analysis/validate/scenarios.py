@@ -7,20 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hermes_analysis.validate.engines import preset_of, settings_of, sorts_logits
+from hermes_analysis.validate.engines import preset_of, settings_of, sorts_logits, whole_prompts
 from hermes_analysis.validate.experiments import Experiment, NotRepresentedError, number, section
 from hermes_analysis.validate.mixtures import is_mixture
 from hermes_analysis.validate.profiles import profile_of, with_profile
+from hermes_analysis.validate.traffic import workload_of
 
 CLIENT_TIMEOUT: Final = "300 s"
 """After which the load generator inference-perf gave requests up in the published runs (failures took 300 to 301 s)."""
-
-SERVED_OVER_ASKED: Final = 1.04
-"""Prompts as served are longer than asked for: random tokens are turned to text and tokenised again, and a token begins
-the sequence. Mean over the 16 runs that recorded both; used for the others."""
-
-PROMPT_SPREAD: Final = 0.013
-"""Standard deviation over mean of served prompt lengths in the same 16 runs (557 to 596 tokens, 570.7 on average)."""
 
 FIRST_USE: Final = {
     "first_use": "0.9 s",
@@ -43,16 +37,28 @@ GRAPH_LATENCY: Final = "6.6 us"
 (`CHANGELOG.md`, commit 0d3de68, September 2026, with 15.92 GiB/s). The 20 us of the notes are its authors' earlier
 value, which they had fitted to runs and took back; collectives that are not captured take 25 to 36 us."""
 
-MOST_REQUESTS: Final = 2_000_000
-"""That are simulated of one experiment."""
 _PLAIN_KINDS: Final = (None, "", "dense", "moe")
 _UNQUANTIZED: Final = ("", "none", "null", "no", "false", "auto", "bf16", "bfloat16", "fp16", "float16", "half")
-_REPRESENTED: Final = frozenset(
-    """name version notes kv_blocks_note max_num_seqs max_num_batched_tokens max_model_len chunked_prefill
-    prefix_caching gpu_memory_utilization kv_blocks kv_block_size kv_cache_dtype cpu_kv_offload cpu_kv_blocks
-    cuda_graphs enforce_eager dtype""".split()  # noqa: SIM905 - a list of words
+_KNOWN: Final[Mapping[str, frozenset[str]]] = {
+    place: frozenset(words.split())
+    for place, words in {
+        "": """id split group source model architecture dtype quantization hardware num_gpus parallel engine
+            interconnect workload flags regime step_trace note notes""",
+        "parallel.": "tp pp dp ep note notes",
+        "engine.": """name version note notes kv_blocks_note max_num_seqs max_num_batched_tokens max_model_len
+            chunked_prefill prefix_caching gpu_memory_utilization kv_blocks kv_block_size kv_cache_dtype cpu_kv_offload
+            cpu_kv_blocks cuda_graphs enforce_eager dtype asynchronous_scheduling async_scheduling""",
+        "workload.": """profile generator arrival num_requests duration_s prompt output shared_prefix multi_turn file
+            dataset dataset_sha256 source note notes seed""",
+        "workload.arrival.": "process detail open_loop stages source rate_rps concurrency cv burstiness note notes",
+    }.items()
+}
+"""What of an experiment is taken over, said elsewhere too, or without effect on time, by its place."""
+
+UNDESCRIBED: Final = (
+    "or experiment.json describes it: architecture with layers, hidden_size, heads, ... of kind dense or moe"
 )
-"""Settings of an engine that are taken over, said elsewhere too, or without effect on time."""
+"""What helps against a model that is not in the catalogue."""
 
 QUANTIZED_NAMES: Final = ("fp8", "fp4", "awq", "gptq", "int4", "int8", "w8a8", "w4a16")
 
@@ -78,7 +84,7 @@ def case_of(experiment: Experiment) -> Case:
     model = inputs.get("model")
     if not isinstance(model, str):
         raise NotRepresentedError("experiment.json names no model")
-    hardware = _hardware(inputs) | _sampling(experiment)
+    hardware = _hardware(inputs, assumptions) | _sampling(experiment)
     profile = profile_of(experiment)
     if profile is not None:
         hardware = with_profile(hardware, profile, experiment.requests_file, assumptions)
@@ -87,7 +93,7 @@ def case_of(experiment: Experiment) -> Case:
         "model": _model(model, inputs),
         **data_parallel(hardware, moe=_experts(inputs), told=assumptions),
         "engine": _engine(experiment, assumptions),
-        "workload": _workload(experiment, assumptions),
+        "workload": workload_of(experiment, assumptions),
     }
     link = _LINK.search(str(inputs.get("interconnect") or ""))
     if link is not None:
@@ -114,12 +120,24 @@ def _model(name: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return model
 
 
-def _hardware(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    hardware, parallel = section(inputs, "hardware"), section(inputs, "parallel")
+def _hardware(inputs: Mapping[str, Any], told: list[str]) -> dict[str, Any]:
+    hardware = section(inputs, "hardware")
     device = hardware.get("id") or hardware.get("name")
     if not isinstance(device, str):
         raise NotRepresentedError("experiment.json names no hardware.id")
-    return {"device": device, **{key: _degree(parallel, key) for key in ("tp", "pp", "dp", "ep")}}
+    parallel: Mapping[str, Any] = section(inputs, "parallel") if inputs.get("parallel") is not None else {}
+    devices = _degree(inputs, "num_gpus", "experiment.json")
+    if not parallel and devices > 1:
+        told.append(f"the {devices} devices of num_gpus as tensor-parallel, where no degrees are given")
+        parallel = {"tp": devices}
+    degrees = {key: _degree(parallel, key) for key in ("tp", "pp", "dp", "ep")}
+    if degrees["ep"] > 1 and not _experts(inputs):
+        told.append(f"parallel.ep {degrees['ep']} left out: the model has no experts")
+        degrees["ep"] = 1
+    used = degrees["tp"] * degrees["pp"] * degrees["dp"]
+    if inputs.get("num_gpus") is not None and used != devices:
+        told.append(f"{used} devices, as the degrees say, where num_gpus is {devices}")
+    return {"device": device, **degrees}
 
 
 def _sampling(experiment: Experiment) -> dict[str, Any]:
@@ -135,13 +153,13 @@ def _sampling(experiment: Experiment) -> dict[str, Any]:
     return {"options": {"top_p": False}}
 
 
-def _degree(parallel: Mapping[str, Any], key: str) -> int:
+def _degree(values: Mapping[str, Any], key: str, where: str = "parallel") -> int:
     """Return a parallel degree, 1 where none is given."""
-    if parallel.get(key) is None:
+    if values.get(key) is None:
         return 1
-    degree = number(parallel, key, "parallel")
+    degree = number(values, key, where)
     if degree != int(degree):
-        raise NotRepresentedError(f"parallel.{key} is {degree!r}, not a whole number")
+        raise NotRepresentedError(f"{where}.{key} is {degree!r}, not a whole number")
     return max(int(degree), 1)
 
 
@@ -176,12 +194,14 @@ def _engine(experiment: Experiment, assumptions: list[str]) -> dict[str, Any]:
         if engine.get(key) is not None:
             settings[names.get(key, key)] = engine[key]
     settings |= settings_of(str(engine.get("name", "")), str(engine.get("version") or ""))
+    for key in ("asynchronous_scheduling", "async_scheduling"):
+        if isinstance(engine.get(key), bool):
+            settings["asynchronous_scheduling"] = engine[key]
     if engine.get("chunked_prefill") is False:
-        settings["batching"] = "continuous"
-    graphs = str(engine.get("cuda_graphs", "")).lower()
-    if graphs.startswith(("off", "eager", "disabled", "false")) or engine.get("enforce_eager") is True:
+        settings["batching"] = whole_prompts(preset)
+    if engine.get("enforce_eager") is True or _eager(engine.get("cuda_graphs")):
         settings["graph_sizes"] = []
-    assumptions.extend(_left_out(engine))
+    assumptions.extend(_left_out(experiment.inputs))
     if experiment.engine_clock:
         settings["front_end"] = {"request": "0 ns", "per_stream": "0 ns"}
     else:
@@ -192,11 +212,22 @@ def _engine(experiment: Experiment, assumptions: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _left_out(engine: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each setting of an engine that its scenario does not have."""
-    unknown = sorted(key for key, value in engine.items() if key not in _REPRESENTED and value)
-    offload = ["KV offload to the CPU left out"] if engine.get("cpu_kv_offload") else []
-    return [f"engine.{key} left out" for key in unknown] + offload
+def _eager(graphs: object) -> bool:
+    """Return whether what is said of captured graphs is that there are none."""
+    said = str(graphs).lower() if graphs is not None else ""
+    return said.startswith(("off", "eager", "enforce", "disabled", "false", "no"))
+
+
+def _left_out(inputs: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for everything in `inputs` that its scenario does not have."""
+    workload, engine = section(inputs, "workload"), section(inputs, "engine")
+    parts = (("", inputs), ("parallel.", inputs.get("parallel")), ("engine.", engine), ("workload.", workload))
+    arrival = workload.get("arrival")
+    told = []
+    for place, part in (*parts, ("workload.arrival.", arrival)):
+        unknown = part.items() if isinstance(part, dict) else ()
+        told += [f"{place}{key} left out" for key, value in sorted(unknown) if key not in _KNOWN[place] and value]
+    return told + (["KV offload to the CPU left out"] if engine.get("cpu_kv_offload") else [])
 
 
 def _experts(inputs: Mapping[str, Any]) -> bool:
@@ -204,87 +235,6 @@ def _experts(inputs: Mapping[str, Any]) -> bool:
     if isinstance(architecture, dict) and architecture.get("layers"):
         return bool(architecture.get("num_experts"))
     return is_mixture(str(inputs.get("model")))
-
-
-def _workload(experiment: Experiment, assumptions: list[str]) -> dict[str, Any]:
-    workload = section(experiment.inputs, "workload")
-    turns = workload.get("multi_turn")
-    if isinstance(turns, dict) and turns.get("enabled"):
-        raise NotRepresentedError("workload.multi_turn: how turns follow one another is not in the format")
-    arrival = section(workload, "arrival")
-    if experiment.requests_file is not None and not arrival.get("stages"):
-        return {"trace": str(experiment.requests_file.absolute()), "format": _trace_format(experiment.requests_file)}
-    arrivals, requests = _arrivals(arrival, workload)
-    output = section(workload, "output")
-    drawn: dict[str, Any] = {
-        "arrivals": arrivals,
-        "output": round(number(output, "mean" if output.get("tokens") is None else "tokens", "workload.output", 1)),
-        "requests": requests,
-    }
-    prompt = _prompt_tokens(section(workload, "prompt"), assumptions)
-    shared = section(workload, "shared_prefix") if workload.get("shared_prefix") else {}
-    prefix = 0
-    if shared.get("distinct_prompts"):
-        cycle = {"num_groups": 1, "group_prefix_tokens": 0, **{key: shared[key] for key in shared if shared[key]}}
-        prompts, groups, prefix = (
-            round(number(cycle, key, "workload.shared_prefix"))
-            for key in ("distinct_prompts", "num_groups", "group_prefix_tokens")
-        )
-        drawn["cycle"] = {"prompts": prompts, "groups": groups, "group_prefix": prefix}
-    spread = PROMPT_SPREAD * prompt
-    drawn["prompt"] = {"kind": "normal", "mean": round(prompt) - prefix, "std": spread, "min": 1}
-    return drawn
-
-
-def _arrivals(arrival: Mapping[str, Any], workload: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
-    """Return how requests come, and how many."""
-    users = arrival.get("concurrency")
-    if users is not None and not arrival.get("stages"):
-        asked = round(number(workload, "num_requests", "workload", 1))
-        return {"closed_loop": {"concurrency": round(number(arrival, "concurrency", "workload.arrival", 1))}}, asked
-    listed = arrival.get("stages") or [_only_stage(arrival, workload)]
-    if not isinstance(listed, list):
-        raise NotRepresentedError(f"workload.arrival.stages is {listed!r}, not a list of stages")
-    process = "constant" if str(arrival.get("process", "")).startswith("constant") else "poisson"
-    requests, stages = 0, []
-    for at, stage in enumerate(listed):
-        where = f"workload.arrival.stages[{at}]"
-        if not isinstance(stage, dict):
-            raise NotRepresentedError(f"{where} is {stage!r}, not a stage with rate_rps and duration_s")
-        rate, duration = number(stage, "rate_rps", where), number(stage, "duration_s", where)
-        if duration > 0:
-            stages.append({"rate": f"{rate!r}/s", "duration": f"{duration!r} s"})
-            requests += round(rate * duration)
-    if not 0 < requests <= MOST_REQUESTS:
-        raise NotRepresentedError(
-            f"workload.arrival.stages bring {requests:,} requests; from 1 to {MOST_REQUESTS:,} are simulated"
-        )
-    return {"kind": "stages", "of": process, "stages": stages}, requests
-
-
-def _only_stage(arrival: Mapping[str, Any], workload: Mapping[str, Any]) -> dict[str, float]:
-    """Return the stage of one rate, where no stages are listed."""
-    if arrival.get("rate_rps") is None:
-        raise NotRepresentedError("workload.arrival has no rate_rps and no stages, and there is no requests.csv")
-    rate = number(arrival, "rate_rps", "workload.arrival")
-    if workload.get("num_requests") is not None and rate > 0:
-        return {"rate_rps": rate, "duration_s": number(workload, "num_requests", "workload") / rate}
-    return {"rate_rps": rate, "duration_s": number(workload, "duration_s", "workload")}
-
-
-def _prompt_tokens(prompt: Mapping[str, Any], assumptions: list[str]) -> float:
-    for key in ("recorded_mean", "mean"):
-        if prompt.get(key) is not None:
-            return number(prompt, key, "workload.prompt", 1)
-    asked = number(prompt, "requested_total", "workload.prompt", 1)
-    assumptions.append(f"prompts served {SERVED_OVER_ASKED} times as long as asked for")
-    return SERVED_OVER_ASKED * asked
-
-
-def _trace_format(requests: Path) -> str:
-    with requests.open(encoding="utf-8") as lines:
-        header = lines.readline()
-    return "measured" if "shared_prefix_tokens_with_earlier" in header else "table"
 
 
 def config_of(inputs: Mapping[str, Any]) -> dict[str, Any] | None:

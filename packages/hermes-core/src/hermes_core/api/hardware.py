@@ -50,8 +50,9 @@ class Deployment:
     max_seqs: int = 1024
     block_size_tokens: int = 16
     memory_utilization: float = 0.92
-    graph_sizes: tuple[int, ...] = ()
-    """Batch sizes with a captured graph, ascending; a decode batch pays for the next one up. Empty: no padding."""
+    graph_sizes: tuple[int, ...] | None = None
+    """Batch sizes with a captured graph, ascending; a decode batch pays for the next one up. Empty: none is captured,
+    and every step waits for the launches of its kernels. None: nobody said; no padding, and no waiting for launches."""
     host: HostOverhead = HostOverhead()
     options: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the hardware model itself (efficiencies, a calibration file, a table folder). The simulator asks for

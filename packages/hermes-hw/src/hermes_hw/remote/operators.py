@@ -121,9 +121,10 @@ def _walk(work: Work, direct: DirectPrices, shape: StepShape | None) -> None:
         direct.attention(shape)
         return
     of = work.deployment
-    most = max(of.max_batched_tokens, of.max_seqs, *of.graph_sizes, 2)
-    direct.tokens(ladder(1, most, _TOKENS_PER_OCTAVE, of.graph_sizes))
-    direct.sampled(ladder(1, max(of.max_seqs, 2), _TOKENS_PER_OCTAVE, of.graph_sizes))
+    graphs = of.graph_sizes or ()
+    most = max(of.max_batched_tokens, of.max_seqs, *graphs, 2)
+    direct.tokens(ladder(1, most, _TOKENS_PER_OCTAVE, graphs))
+    direct.sampled(ladder(1, max(of.max_seqs, 2), _TOKENS_PER_OCTAVE, graphs))
     direct.launch()
     direct.linear(_PROBE, 0)
     direct.linear(0, _PROBE)

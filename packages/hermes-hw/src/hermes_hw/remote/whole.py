@@ -90,7 +90,7 @@ def step_breakdown(work: Work, shape: StepShape) -> Sequence[OperatorPrice]:
 
 
 def _plan(of: Deployment, longest: int) -> _Plan:
-    seqs = ladder(1, max(of.max_seqs, 2), 2, of.graph_sizes[:8])
+    seqs = ladder(1, max(of.max_seqs, 2), 2, (of.graph_sizes or ())[:8])
     contexts = ladder(1, max(longest, 2), 1.5)
     decode, decode_at = product(seqs, contexts)
     prompts = ladder(1, max(min(of.max_seqs, of.max_batched_tokens), 2), 1)
