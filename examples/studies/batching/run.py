@@ -28,7 +28,7 @@ def sizes(prompt: int, prompt_p95: int, output: int, output_p95: int) -> str:
 
 SLO = {"chat": "{ttft: 1 s, tpot: 40 ms}", "rag": "{ttft: 2 s, tpot: 40 ms}", "code": "{ttft: 3 s, tpot: 50 ms}"}
 RATE = {"chat": 55, "rag": 19, "code": 12}
-"""Requests a second: some four fifths of what the best strategy carries."""
+"""Requests a second: near the knee, where strategies differ."""
 TRAFFIC = {
     "chat": sizes(400, 2500, 200, 700),
     "rag": sizes(100, 300, 250, 600),
