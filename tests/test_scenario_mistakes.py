@@ -60,3 +60,49 @@ workload: {rate: 5/s, requests: 9, prompt: 100, output: 10}
         ("pools.b.model", "model"),
         ("routing.c", "is"),
     ]
+
+
+OPTIONS = """\
+model: meta-llama/Llama-3.1-8B
+workload: {rate: 8/s, prompt: 256, output: 16, requests: 20}
+pools:
+  first:
+    stages: [prefill]
+    hardware: {device: h100-sxm, options: {top_p: true}}
+  second:
+    stages: [decode]
+    hardware:
+      device: h100-sxm
+      KEY: VALUE
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "path", "problem"),
+    [
+        ("options", "{unknwon: 3}", "options.unknwon", "unknown option of the hardware model"),
+        ("options", "{top_p: 7}", "options.top_p", "must be true or false, found 7"),
+        ("options", "{tables: nowhere}", "options.tables", "no tables at nowhere"),
+        ("options", "{efficiency: {step_s: -3}}", "options.efficiency.step_s", "must be a time in seconds"),
+        ("options", "{efficiency: {nope: 3}}", "options.efficiency.nope", "unknown efficiency constant"),
+        ("options", "{part: tail}", "options.part", "part 'tail' of meta-llama/Llama-3.1-8B is unknown"),
+        ("options", "{longest_context: [2]}", "options.longest_context", "is of no use without tables"),
+        ("kind", "measured", "kind", "the hardware model measured needs tables"),
+        ("kind", "fitted", "kind", "the hardware model fitted needs a calibration"),
+    ],
+)
+def test_options_of_hardware_are_told_at_their_line(key, value, path, problem):
+    import hermes_core as hermes  # noqa: PLC0415 - needs the extra
+
+    with pytest.raises(InputError) as caught:
+        hermes.run(OPTIONS.replace("KEY", key).replace("VALUE", value))
+    error = caught.value
+    assert error.place.path == f"hardware.{path}"
+    assert error.place.file.startswith("scenario:11:")
+    assert error.problem.startswith(problem)
+
+
+def test_what_a_scenario_says_of_a_device_is_told_where_it_says_it():
+    text = WRONG.replace("h100-sxn", "h100-sxm") + "devices: {h100-sxm: {interconnect: {kind: warp}}}\n"
+    found = [error for error in told(text) if "interconnect" in error.problem]
+    assert [(error.place.path, error.place.line) for error in found] == [("devices.h100-sxm.interconnect", 6)]

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hermes_core import runs, simulation
 from hermes_core.api import DoesNotFitError, InputError, Interrupted, MissingExtraError, OutputError, plugins
+from hermes_core.api.errors import Place, UnknownNameError
 from hermes_core.cli import explain_command, main, progress
 from hermes_core.config import parts
 from hermes_core.serving.llm.settings import EngineSettings
@@ -318,10 +319,27 @@ def test_a_number_format_that_is_refused_gets_its_place(scenario, monkeypatch, c
     assert capsys.readouterr().err == f"error: --set model.{key}=int3: {problem}\n"
 
 
-def test_what_has_no_place_stays_as_it_is(scenario, monkeypatch, capsys):
+def test_what_hardware_refuses_without_saying_where_is_told_at_the_hardware(scenario, monkeypatch, capsys):
     monkeypatch.setattr(FakeHardware, "failure", InputError("something else, workload.seed: 3"))
     assert main(["run", str(scenario)]) == 2
-    assert capsys.readouterr().err == "error: something else, workload.seed: 3\n"
+    assert capsys.readouterr().err == f"error: {scenario}:4:11: something else, workload.seed: 3\n"
+
+
+def test_an_option_of_hardware_is_told_at_its_line(scenario, monkeypatch, capsys):
+    scenario.write_text(scenario.read_text().replace("hardware: d", "hardware: {device: d, options: {a: 1, ab: 2}}"))
+    failure = UnknownNameError("unknown option 'ab'", kind="option", name="ab", place=Place(path="hardware.options.ab"))
+    monkeypatch.setattr(FakeHardware, "failure", failure)
+    assert main(["run", str(scenario)]) == 2
+    where = scenario.read_text().splitlines()[3].index("2}") + 1
+    assert capsys.readouterr().err == f"error: {scenario}:4:{where} (hardware.options.ab): unknown option 'ab'\n"
+
+
+def test_a_number_that_is_none_is_told_at_its_line_wherever_it_is_passed_on(scenario, capsys):
+    scenario.write_text(scenario.read_text().replace("hardware: d", "hardware: {device: d, options: {a: .nan}}"))
+    assert main(["run", str(scenario)]) == 2
+    err = capsys.readouterr().err
+    assert f"{scenario}:4:" in err
+    assert "hardware.options.a): nan is not a finite number" in err
 
 
 def test_a_mistake_in_the_scenario_ends_with_two_and_its_place(scenario, capsys):

@@ -77,5 +77,5 @@ def test_steps_with_tiles_keep_the_contract(model):
 @pytest.mark.parametrize("rows", [0, 1.5])
 def test_rows_are_whole(rows):
     odd = dataclasses.replace(LLAMA, options={"efficiency": {"mixed_rows": rows}})
-    with pytest.raises(InputError, match=r"efficiency\.mixed_rows must be"):
+    with pytest.raises(InputError, match=r"efficiency\.mixed_rows: must be"):
         RooflineModel().compile(odd)

@@ -64,7 +64,7 @@ def test_tensor_parallelism_may_fill_several_nodes():
     ("change", "message"),
     [
         ({"options": {"redundant_experts": 31}}, "redundant_experts 31: expert_parallel 72 does not divide 256"),
-        ({"options": {"redundant_experts": -1}}, "redundant_experts must be a whole number"),
+        ({"options": {"redundant_experts": -1}}, "redundant_experts: must be a whole number"),
         ({"data_parallel": 512, "expert_parallel": 512}, "expert_parallel 512 is more than the 256 experts"),
     ],
 )

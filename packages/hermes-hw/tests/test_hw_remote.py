@@ -62,6 +62,37 @@ def test_a_host_that_is_slower_than_the_device_is_waited_for():
     assert compiled.steps.decode_run(4, 4000, 4000, 4)[:2] == (50_000_000_000_000, 0)
 
 
+@pytest.mark.parametrize("ask", ["operators", "steps"])
+def test_ranks_that_wait_draw_what_other_hardware_models_say(ask):
+    ranks = {"tensor_parallel": 2, "data_parallel": 4}
+    priced = RemoteModel().compile(deployment(options={"ask": ask}, **ranks))
+    analytical = RooflineModel().compile(dataclasses.replace(deployment(**ranks), options={}))
+    assert analytical.waiting_power_w > 100
+    assert priced.waiting_power_w == pytest.approx(analytical.waiting_power_w)
+    if ask == "steps":
+        assert any("Ranks that wait for others are taken to draw" in note for note in priced.notes)
+        alone = RemoteModel().compile(deployment(options={"ask": ask}, tensor_parallel=2))
+        assert not any("Ranks that wait" in note for note in alone.notes)
+
+
+@pytest.mark.parametrize("energy", [True, False])
+def test_the_energy_of_a_step_is_that_of_one_rank(monkeypatch, energy):
+    described = Trial.describe
+    monkeypatch.setattr(Trial, "describe", lambda self: dataclasses.replace(described(self), energy=energy))
+    options = {"python": TRIAL, "ask": "steps"}
+
+    def decoding(ranks):
+        one = Deployment(
+            model=MODEL, device="toy", tensor_parallel=2, data_parallel=ranks, max_seqs=64, options=options
+        )
+        return RemoteModel().compile(one).steps.decode_run(8, 8000, 8000, 8)
+
+    alone = decoding(1)
+    assert decoding(4) == alone
+    watts = alone[3] * 1e-9 / (alone[0] * 1e-15)
+    assert watts == pytest.approx(50 if energy else 2 * (100 - 10), rel=0.01), "what it says, or its peak over idle"
+
+
 def test_breakdowns_ask_for_one_step():
     shape = StepShape(decode_seqs=8, decode_context=8000, decode_windowed=8000, sampled_seqs=8)
     parts = RemoteModel().breakdown(deployment(options={"ask": "operators"}), shape)

@@ -360,7 +360,7 @@ def test_constants_of_an_engine_may_hold_on_one_family_alone():
 
 def test_counts_are_bounded_as_such():
     assert efficiency_of("hopper", {"experts_passes": 7}).experts_passes == 7
-    with pytest.raises(InputError, match="experts_fill must be a number, not negative; found -1"):
+    with pytest.raises(InputError, match="experts_fill: must be a number, not negative; found -1"):
         efficiency_of("hopper", {"experts_fill": -1})
 
 

@@ -74,7 +74,7 @@ def test_sorting_is_in_the_step_and_in_its_breakdown():
 
 @pytest.mark.parametrize("value", ["yes", 0.9, 1])
 def test_an_option_that_is_no_yes_or_no_is_refused(value):
-    with pytest.raises(InputError, match=r"options\.top_p must be true or false, found"):
+    with pytest.raises(InputError, match=r"options\.top_p: must be true or false, found"):
         sorts(options={"top_p": value})
 
 

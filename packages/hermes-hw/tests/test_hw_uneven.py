@@ -104,7 +104,7 @@ def test_between_measured_batches_is_interpolated_beyond_them_not_extrapolated()
 @pytest.mark.parametrize("value", [[0.5], ["2"], 2.0, [True], [float("nan")]])
 def test_a_longest_context_that_cannot_be_is_refused(tmp_path, value):
     ours = Deployment("llama-3.1-8b", "rtx-4090", options={"tables": str(profile(tmp_path)), "longest_context": value})
-    with pytest.raises(InputError, match="longest_context must list numbers of at least 1"):
+    with pytest.raises(InputError, match="longest_context: must list numbers of at least 1"):
         MeasuredModel().compile(ours)
 
 

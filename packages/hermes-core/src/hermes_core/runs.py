@@ -205,17 +205,23 @@ def placed(error: InputError, plan: SimulationPlan) -> InputError:
     canonical workload (`workload.entries[0].format: ...`), or has the name of a model or a device in it.
     """
     origins = dict(plan.origins)
-    if error.place is not None and error.place.file is None and error.place.path is not None:
-        path = error.place.path
-        starts = tuple(f"/pools/{pool.name}/{path.replace('.', '/')}" for pool in plan.pools)
-        written = (origin for at, origin in origins.items() if at.startswith(starts))
-        origin = next((one for one in written if one != DEFAULT and not one.startswith("preset ")), None)
-        return (
-            error
-            if origin is None
-            else type(error)(error.problem, place=Place(file=origin, path=path), remedy=error.remedy)
+    pools = [pool.name for pool in plan.pools if error.pool in {None, pool.name}]
+    if error.place is not None:
+        place = error.place
+        if place.file is not None or place.path is None:
+            return error
+        ends = [_pointer_of(place.path), f"{_pointer_of(place.path)}/"]
+        starts = (
+            tuple(f"/pools/{name}/{ends[0]}" for name in pools),
+            tuple(f"/pools/{name}/{ends[1]}" for name in pools),
         )
-    pointer = _subject(error.problem, plan) if error.place is None else None
+        written = (origin for at, origin in origins.items() if at in starts[0] or at.startswith(starts[1]))
+        origin = next((one for one in written if one != DEFAULT and not one.startswith("preset ")), None)
+        return error if origin is None else error.at(Place(file=origin, path=place.path))
+    pointer = _subject(error.problem, plan)
+    if pointer is None and error.pool is not None:
+        # Whatever prices a pool speaks of its hardware.
+        pointer = f"/pools/{error.pool}/hardware/device"
     if pointer is None:
         return error
     while pointer and pointer not in origins:
@@ -224,9 +230,15 @@ def placed(error: InputError, plan: SimulationPlan) -> InputError:
         inner = next((path for path in within if origins[path] != DEFAULT), next(iter(within), None))
         pointer = inner or pointer.rpartition("/")[0]
     origin = origins.get(pointer)
-    if origin is None or origin == DEFAULT:
-        return error
-    return type(error)(error.problem, place=Place(file=origin), remedy=error.remedy)
+    return error if origin is None or origin == DEFAULT else error.at(Place(file=origin))
+
+
+_OF_DEVICE: Final = re.compile(r"devices\.[^.]+\.")
+
+
+def _pointer_of(path: str) -> str:
+    """Return where a path of the scenario stands within a canonical pool."""
+    return _OF_DEVICE.sub("hardware.device_spec.", path).replace(".", "/")
 
 
 _DEGREE = re.compile(r"((?:tensor|pipeline|data|expert|context)_parallel)\b")

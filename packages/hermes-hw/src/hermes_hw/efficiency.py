@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hermes_core.api.errors import InputError
-
 from hermes_hw.lookup import find_name, load_json, normalised
+from hermes_hw.options import option_error, place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +116,9 @@ def efficiency_of(family: str, overrides: Mapping[str, Any] | None = None, engin
             values |= own.pop("families", {}).get(known, {}) | own
     values.pop("source")
     names = [item.name for item in dataclasses.fields(Efficiency)]
+    spellings = {normalised(name): name for name in names}
     for written, value in (overrides or {}).items():
-        key = find_name(str(written), {normalised(name): name for name in names}, "efficiency constant", names)
+        key = find_name(str(written), spellings, "efficiency constant", names, place_of(f"efficiency.{written}"))
         values[key] = value
     result = Efficiency(**values)
     for name in names:
@@ -128,7 +128,8 @@ def efficiency_of(family: str, overrides: Mapping[str, Any] | None = None, engin
         if not numeric or value < 0 or (share and not 0 < value <= 1):
             kind = "a number" if name in _COUNTS else "a time in seconds"
             bound = "a share of the peak, above 0 and at most 1" if share else f"{kind}, not negative"
-            raise InputError(f"efficiency.{name} must be {bound}; found {value!r}")
+            raise option_error(f"efficiency.{name}", f"must be {bound}; found {value!r}")
     if not isinstance(result.mixed_rows, int) or result.mixed_rows < 1:
-        raise InputError(f"efficiency.mixed_rows must be a whole number of at least 1; found {result.mixed_rows!r}")
+        wrong = f"must be a whole number of at least 1; found {result.mixed_rows!r}"
+        raise option_error("efficiency.mixed_rows", wrong)
     return result

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-from hermes_core.api.errors import UnknownNameError
+from hermes_core.api.errors import Place, UnknownNameError
 
 _MOST_NAMED: Final = 60
 """More names than these are no help in a message."""
@@ -24,11 +24,13 @@ def normalised(name: str) -> str:
     return "".join(char for char in name.lower() if char.isalnum() or char == "/")
 
 
-def find_name(name: str, spellings: Mapping[str, str], kind: str, shown: Iterable[str]) -> str:
+def find_name(
+    name: str, spellings: Mapping[str, str], kind: str, shown: Iterable[str], place: Place | None = None
+) -> str:
     """Return the entry that `name` means; `spellings` maps normalised spellings to entries.
 
     Raises UnknownNameError with the nearest names when there is none. `kind` is for the message, `shown` are the names
-    to suggest.
+    to suggest, `place` is where the name stands.
     """
     found = spellings.get(normalised(name))
     if found is not None:
@@ -46,4 +48,4 @@ def find_name(name: str, spellings: Mapping[str, str], kind: str, shown: Iterabl
         hint = "`hermes hw list` has all names."
     else:
         hint = f"Known: {', '.join(sorted(by_key.values()))}."
-    raise UnknownNameError(f"unknown {kind} {name!r}", kind=kind, name=name, remedy=hint)
+    raise UnknownNameError(f"unknown {kind} {name!r}", kind=kind, name=name, place=place, remedy=hint)

@@ -10,6 +10,7 @@ from hermes_core.api.hardware import Deployment
 
 from hermes_hw.models.architecture import Architecture
 from hermes_hw.operators import Figures
+from hermes_hw.options import option_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def _redundant(deployment: Deployment, model: Architecture, groups: int) -> int:
     fewest = -experts % groups
     copies = deployment.options.get("redundant_experts", fewest)
     if isinstance(copies, bool) or not isinstance(copies, int) or copies < 0:
-        raise InputError(f"options.redundant_experts must be a whole number of at least 0, found {copies!r}")
+        raise option_error("redundant_experts", f"must be a whole number of at least 0, found {copies!r}")
     if (experts + copies) % groups:
         raise InputError(
             f"redundant_experts {copies}: expert_parallel {groups} does not divide {experts} + {copies} experts of "
@@ -117,7 +118,7 @@ def _context_degree(deployment: Deployment, model: Architecture) -> int:
     """
     degree = deployment.options.get("context_parallel", 1)
     if isinstance(degree, bool) or not isinstance(degree, int) or degree < 1:
-        raise InputError(f"options.context_parallel must be a whole number of at least 1, found {degree!r}")
+        raise option_error("context_parallel", f"must be a whole number of at least 1, found {degree!r}")
     heads = 1 if model.attention.latent else model.attention.kv_heads
     copies = max(1, deployment.tensor_parallel // heads)
     if copies % degree:

@@ -20,6 +20,7 @@ from hermes_hw.models.architecture import Architecture
 from hermes_hw.models.catalogue import find_model
 from hermes_hw.models.hf_config import architecture_from_config
 from hermes_hw.models.quantization import uniform_quantization
+from hermes_hw.options import option_error, place_of
 from hermes_hw.parallel import parallel_plan
 
 COMMON_OPTIONS: Final = ("efficiency", "expert_imbalance", "part", "context_parallel", "redundant_experts", "top_p")
@@ -52,7 +53,8 @@ def resolve(deployment: Deployment, options: Sequence[str] = ()) -> Resolved:
     _check_limits(deployment)
     known = (*COMMON_OPTIONS, *options)
     for key in deployment.options:
-        find_name(str(key), {normalised(name): name for name in known}, "option of the hardware model", known)
+        spellings = {normalised(name): name for name in known}
+        find_name(str(key), spellings, "option of the hardware model", known, place_of(key))
     config = deployment.model_config
     name = deployment.model
     if config is None:
@@ -68,7 +70,7 @@ def resolve(deployment: Deployment, options: Sequence[str] = ()) -> Resolved:
     plan = parallel_plan(deployment, model, _imbalance(deployment))
     overrides = deployment.options.get("efficiency", {})
     if not isinstance(overrides, Mapping):
-        raise InputError(f"options.efficiency must be a mapping of constants, found {overrides!r}")
+        raise option_error("efficiency", f"must be a mapping of constants, found {overrides!r}")
     efficiency = efficiency_of(device.family, overrides, deployment.engine)
     narrowed = tuple(name for name, dtype in DTYPES.items() if device.narrows(dtype))
     if deployment.within_step:
@@ -89,14 +91,14 @@ def _top_p(deployment: Deployment, model: Architecture) -> bool:
     if value is None:
         return model.top_p and deployment.engine != _OWN_DEFAULTS
     if not isinstance(value, bool):
-        raise InputError(f"options.top_p must be true or false, found {value!r}")
+        raise option_error("top_p", f"must be true or false, found {value!r}")
     return value
 
 
 def _imbalance(deployment: Deployment) -> float:
     value: Any = deployment.options.get("expert_imbalance", 1.0)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 1:
-        raise InputError(f"options.expert_imbalance must be a number of at least 1, found {value!r}")
+        raise option_error("expert_imbalance", f"must be a number of at least 1, found {value!r}")
     return float(value)
 
 

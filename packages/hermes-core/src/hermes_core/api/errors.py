@@ -1,6 +1,8 @@
 """The exceptions of HERMES. Everything a user can cause is a HermesError with a clear message."""
 
+import copy
 from dataclasses import dataclass
+from typing import Self
 
 
 class HermesError(Exception):
@@ -27,6 +29,11 @@ class Place:
         return head
 
 
+def _told(problem: str, place: Place | None, remedy: str | None) -> str:
+    text = f"{place}: {problem}" if place and str(place) else problem
+    return f"{text}\n  {remedy}" if remedy else text
+
+
 class InputError(HermesError):
     """Something a user wrote cannot be used as it is.
 
@@ -39,8 +46,16 @@ class InputError(HermesError):
         self.problem = problem
         self.place = place
         self.remedy = remedy
-        text = f"{place}: {problem}" if place and str(place) else problem
-        super().__init__(f"{text}\n  {remedy}" if remedy else text)
+        self.pool: str | None = None
+        """The pool of the scenario that was looked at, where there is one."""
+        super().__init__(_told(problem, place, remedy))
+
+    def at(self, place: Place) -> Self:
+        """Return the same error with another place."""
+        found = copy.copy(self)
+        found.place = place
+        found.args = (_told(self.problem, place, self.remedy),)
+        return found
 
 
 class UnknownNameError(InputError):

@@ -1,13 +1,15 @@
 """The canonical form of a scenario as a tree, with the origin of every leaf."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import BaseModel
 
-from hermes_core.config.document import Document, Route
+from hermes_core.api.errors import InputError, Place
+from hermes_core.config.document import Document, Route, dotted
 from hermes_core.config.findings import locate
 
 DEFAULT: Final = "default"
@@ -40,8 +42,16 @@ class CanonicalTree:
         return self._document.mark(locate(self._document.data, location)).origin()
 
     def canonical_json(self) -> str:
-        """Return the tree as JSON with sorted keys and no blanks."""
-        return json.dumps(self._data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """Return the tree as JSON with sorted keys and no blanks. Raises InputError for numbers that JSON has not."""
+        try:
+            return json.dumps(self._data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        except ValueError:
+            # Only parts that are passed on as they are can have one: fields are checked when they are read.
+            for at, value in _numbers(self._data):
+                if not math.isfinite(value):
+                    place = Place(file=self._origins.get(pointer(at)), path=dotted(at))
+                    raise InputError(f"{value} is not a finite number", place=place, remedy="Write a number.") from None
+            raise
 
     def origins(self) -> tuple[tuple[str, str], ...]:
         """Return (JSON pointer, origin) of every leaf, in the order of the pointers."""
@@ -90,3 +100,14 @@ def _leaves(value: Any, at: Route) -> list[Route]:
     if isinstance(value, list | tuple) and value:
         return [leaf for index, item in enumerate(value) for leaf in _leaves(item, (*at, index))]
     return [at]
+
+
+def _numbers(value: Any, at: Route = ()) -> Iterator[tuple[Route, float]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _numbers(item, (*at, key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _numbers(item, (*at, index))
+    elif isinstance(value, float):
+        yield at, value

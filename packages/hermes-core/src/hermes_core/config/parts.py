@@ -1,6 +1,7 @@
 """The parts of a scenario that pools of every kind name: models, devices, routers."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -132,11 +133,21 @@ class Parts:
         try:
             return int(load_plugin(DEVICE_CATALOGUES, hardware.kind)(hardware.device, spec, hardware.options))
         except UnknownNameError as error:
-            self.findings.add_unknown((*at, "device"), error)
+            self.findings.add_unknown(self._of_device(hardware.device, at, error), error)
             return None
         except InputError as error:
-            self.findings.add((*at, "device"), error.problem, error.remedy)
+            self.findings.add(self._of_device(hardware.device, at, error), error.problem, error.remedy)
             return None
+
+    def _of_device(self, name: str, at: Route, error: InputError) -> Route:
+        """Return where the scenario says what a catalogue refuses of a device: of what it describes, the key named."""
+        described = self.scenario.devices.get(name)
+        if described is None or (isinstance(error, UnknownNameError) and error.kind == "device"):
+            return (*at, "device")
+        keys = (info.alias or key for key, info in type(described).model_fields.items())
+        said = next((key for key in keys if re.search(rf"\b{key}\b", error.problem)), None)
+        route: Route = ("devices", name) if said is None else ("devices", name, said)
+        return (*route, error.name) if isinstance(error, UnknownNameError) and said == "flops" else route
 
     # --- clients ------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -46,11 +47,27 @@ Plugin: TypeAlias = Callable[[str, str], Any]
 
 
 def compile_pool(plan: AnyPoolPlan, plugin: Plugin) -> Compiled:
-    """Price the hardware of a pool."""
+    """Price the hardware of a pool. Raises InputError, which says of which pool."""
     if isinstance(plan, PoolPlan):
+        return compile_llm(plan, plugin)
+    with _told_of(plan.name):
+        return {stage: plugin(STAGE_MODELS, stage)(deployment) for stage, deployment in plan.deployments.items()}
+
+
+def compile_llm(plan: PoolPlan, plugin: Plugin) -> CompiledDeployment:
+    """Price the hardware of a pool of LLM engines; see `compile_pool`."""
+    with _told_of(plan.name):
         model: HardwareModel = plugin(HARDWARE_MODELS, plan.hardware_model)()
         return compile_engine(model, plan.deployment, plan.engine)
-    return {stage: plugin(STAGE_MODELS, stage)(deployment) for stage, deployment in plan.deployments.items()}
+
+
+@contextmanager
+def _told_of(pool: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        error.pool = pool
+        raise
 
 
 @dataclass(slots=True)

@@ -11,14 +11,14 @@ from typing import Any, Final
 from hermes_proto.core.v1.run_record_pb2 import RunRecordChunk
 
 from hermes_core.api.errors import InputError
-from hermes_core.api.hardware import HARDWARE_MODELS, CompiledDeployment, HardwareModel
+from hermes_core.api.hardware import CompiledDeployment
 from hermes_core.api.plugins import load_plugin
 from hermes_core.config.document import Document, Route, from_mapping, read_text
 from hermes_core.config.layers import Assignment, apply_set, load_layers, overlay_seed, read_set, with_bases
 from hermes_core.config.loading import planned
 from hermes_core.record import MemorySink
 from hermes_core.runs import placed
-from hermes_core.serving.llm.compiled import compile_engine
+from hermes_core.serving.assembly import compile_llm
 from hermes_core.serving.plan import PoolPlan, SimulationPlan
 from hermes_core.sessions.kept import MOST_HELD, DrawnSource, Kept, SourceView, deployment_key
 from hermes_core.sessions.outlook import Outlook, look_ahead
@@ -124,8 +124,7 @@ class Session:
 
 
 def _compile(pool: PoolPlan) -> CompiledDeployment:
-    model: HardwareModel = load_plugin(HARDWARE_MODELS, pool.hardware_model)()
-    return compile_engine(model, pool.deployment, pool.engine)
+    return compile_llm(pool, load_plugin)
 
 
 def _absolute(document: Document) -> Document:

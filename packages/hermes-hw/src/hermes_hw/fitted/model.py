@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from hermes_core.api.errors import InputError
+from hermes_core.api.errors import InputError, Place
 from hermes_core.api.hardware import CompiledDeployment, Deployment, OperatorPrice, StepShape
 
 from hermes_hw.compiler import breakdown_parts, compile_deployment
@@ -15,6 +15,7 @@ from hermes_hw.direct import DirectPrices
 from hermes_hw.fitted.document import PLAN, Calibration, read_calibration
 from hermes_hw.lookup import normalised
 from hermes_hw.operators import EXTRAPOLATED, INTERPOLATED, Operator, Price, Pricer
+from hermes_hw.options import reading
 from hermes_hw.resolve import Resolved, resolve
 from hermes_hw.roofline.pricer import RooflinePricer
 from hermes_hw.steps import AffineStepModel
@@ -71,9 +72,11 @@ def _calibration(deployment: Deployment) -> Calibration:
     if path is None:
         raise InputError(
             "the hardware model fitted needs a calibration",
+            place=Place(path="hardware.kind"),
             remedy="Give options.calibration: PATH of a file that `hermes calibrate` wrote.",
         )
-    return read_calibration(Path(str(path)))
+    with reading("calibration"):
+        return read_calibration(Path(str(path)))
 
 
 def _prepared(deployment: Deployment, calibration: Calibration) -> tuple[Resolved, DirectPrices, tuple[str, ...]]:

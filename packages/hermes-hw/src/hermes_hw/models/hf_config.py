@@ -12,6 +12,7 @@ from hermes_hw.models.fields import Fields
 from hermes_hw.models.heads import HEADS, head_of
 from hermes_hw.models.hybrid import HYBRID_TYPES, Stack, attention_kinds, read_stack, refuse_unknown_layers
 from hermes_hw.models.quantization import quantization_from_config, uniform_quantization
+from hermes_hw.options import option_error
 
 _KNOWN_TYPES: Final = frozenset(
     """llama llama4 llama4_text mistral mistral3 mixtral qwen2 qwen2_moe qwen3 qwen3_moe gemma gemma2 gemma3 gemma3_text
@@ -54,7 +55,7 @@ def architecture_from_config(name: str, config: Mapping[str, Any], part: str = "
         return head_of(architecture_from_config(name, config), part)
     if part != "language":
         known = ", ".join(("language", "vision", *HEADS))
-        raise InputError(f"part {part!r} of {name} is unknown", remedy=f"Known: {known}.")
+        raise option_error("part", f"part {part!r} of {name} is unknown", f"Known: {known}.")
     text = _text_part(name, config)
     fields = Fields(name, text)
     if text is not config:

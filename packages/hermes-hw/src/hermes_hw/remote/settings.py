@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from hermes_core.api.errors import InputError
+from hermes_core.api.errors import InputError, Place
 from hermes_core.api.hardware import Deployment
 from hermes_core.rpc import ChannelSecurity, TlsFiles, read_token
 
 from hermes_hw.client import Target
 from hermes_hw.lookup import find_name, normalised
+from hermes_hw.options import place_of
 from hermes_hw.resolve import COMMON_OPTIONS
 
 KEYS: Final = (
@@ -51,25 +52,35 @@ def settings_of(deployment: Deployment) -> RemoteSettings:
     inline = {key: value for key, value in deployment.options.items() if key not in COMMON_OPTIONS}
     given: dict[str, Any] = {**spec, **inline}
     device = deployment.device
+
+    def place(key: str) -> Place:
+        return place_of(key) if key in inline else Place(path=f"devices.{device}.remote.{key}")
+
     if "token" in given:
         raise InputError(
-            f"device {device!r}: a token does not stand in a scenario", remedy="Give token_file or token_env."
+            f"device {device!r}: a token does not stand in a scenario",
+            place=place("token"),
+            remedy="Give token_file or token_env.",
         )
     for key in given:
-        find_name(str(key), {normalised(name): name for name in KEYS}, f"setting of the service of {device!r}:", KEYS)
+        spellings = {normalised(name): name for name in KEYS}
+        find_name(str(key), spellings, f"setting of the service of {device!r}:", KEYS, place(key))
     for key, known in _CHOICES.items():
         if given.get(key, known[0]) not in known:
             raise InputError(
-                f"device {device!r}: remote.{key} {given[key]!r} is unknown", remedy=f"Known: {', '.join(known)}."
+                f"device {device!r}: remote.{key} {given[key]!r} is unknown",
+                place=place(key),
+                remedy=f"Known: {', '.join(known)}.",
             )
     where = f"devices.{device}.remote.config" if spec else "hardware.options.config"
     config = given.get("config", {})
     if not isinstance(config, Mapping):
-        raise InputError(f"device {device!r}: {where} is {config!r}, not a mapping")
+        raise InputError(f"device {device!r}: {where} is {config!r}, not a mapping", place=place("config"))
     command = given.get("command") or ()
     if isinstance(command, str) or not all(isinstance(word, str) for word in command):
         raise InputError(
             f"device {device!r}: remote.command is {command!r}, not a list of words",
+            place=place("command"),
             remedy="Write it as [python, vendor.py]; no shell reads it.",
         )
     return RemoteSettings(

@@ -18,6 +18,7 @@ from hermes_hw.adapters import adapter_prices
 from hermes_hw.client import Session, StepQuestion
 from hermes_hw.client.answers import Answers
 from hermes_hw.compiler import representative_shape
+from hermes_hw.energy import ACTIVE_POWER_SHARE, waiting_power_w
 from hermes_hw.memory import kv_transfer_bytes_per_token, plan_memory
 from hermes_hw.operators import SOURCES, Figures, Sizes
 from hermes_hw.remote.grids import PriceGrid, ladder, product
@@ -62,6 +63,8 @@ def compile_steps(work: Work) -> CompiledDeployment:
     ends = np.cumsum([len(group) for group in groups]).tolist()
     parts = [_part(answers, start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     devices = deployment.devices
+    # A service is asked for steps of one rank of those that data parallelism puts beside one another.
+    waiting_w = _of_a_rank(deployment) * waiting_power_w(device)
     steps = WholeStepModel(_grids(work, session, plan, parts), deployment.host)
     return CompiledDeployment(
         deployment=deployment,
@@ -71,12 +74,31 @@ def compile_steps(work: Work) -> CompiledDeployment:
         max_model_len=model.max_model_len,
         idle_power_w=device.idle_w * devices,
         price_usd_per_h=device.price_usd_per_h * devices,
+        waiting_power_w=waiting_w,
         fingerprint=_fingerprint(deployment, session),
         layers=model.layers,
         adapter=adapter_prices(resolved),
         compile_error=_error(steps, plan.checks[1:], _part(parts[-1], 1, len(plan.checks))),
         source_share={SOURCES[int(parts[-1].source[0])]: 1.0},
-        notes=(*resolved.notes, "Steps are priced whole; contexts within a batch are taken as equal."),
+        notes=(
+            *resolved.notes,
+            "Steps are priced whole; contexts within a batch are taken as equal.",
+            *([_waiting_note(waiting_w)] if deployment.data_parallel > 1 else []),
+        ),
+    )
+
+
+def _of_a_rank(deployment: Deployment) -> int:
+    return deployment.tensor_parallel * deployment.pipeline_parallel
+
+
+def _waiting_note(waiting_w: float) -> str:
+    """Say what ranks that wait for others are taken to draw: no question to a service asks for it."""
+    if waiting_w <= 0:
+        return "Ranks that wait for others draw no more than idle ones: the service's device has no power above idle."
+    return (
+        f"Ranks that wait for others are taken to draw {waiting_w:.3g} W above idle: {ACTIVE_POWER_SHARE:.0%} of what "
+        "lies between the idle and the peak power of the service's device."
     )
 
 
@@ -191,7 +213,7 @@ def _grids(work: Work, session: Session, plan: _Plan, parts: Sequence[Answers]) 
 def _client_figures(work: Work, session: Session, answers: Answers) -> tuple[Figures, Figures]:
     seconds, joules = figures_of(session, work.resolved.device, answers)
     given = answers.energy_j.any()
-    return seconds, joules if given else joules * work.deployment.devices
+    return seconds, joules if given else joules * _of_a_rank(work.deployment)
 
 
 def _error(steps: WholeStepModel, checks: Sequence[StepQuestion], answers: Answers) -> float:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hermes_core.api.errors import InputError
+from hermes_core.api.errors import InputError, Place
 
 from hermes_hw.lookup import find_name, normalised
 
@@ -18,7 +18,8 @@ class Options:
         self._stage = stage
         self._values = {}
         for written, value in values.items():
-            key = find_name(str(written), {normalised(name): name for name in known}, f"option of {stage}:", known)
+            spellings = {normalised(name): name for name in known}
+            key = find_name(str(written), spellings, f"option of {stage}:", known, _place(stage, str(written)))
             self._values[key] = value
 
     def __contains__(self, name: str) -> bool:
@@ -27,7 +28,10 @@ class Options:
 
     def problem(self, name: str, wanted: str) -> InputError:
         """Return the error of the option `name`, which should be `wanted`."""
-        return InputError(f"{self._stage}: option {name} must be {wanted}, found {self._values.get(name)!r}")
+        return InputError(
+            f"{self._stage}: option {name} must be {wanted}, found {self._values.get(name)!r}",
+            place=_place(self._stage, name),
+        )
 
     def count(self, name: str, default: int | None = None, *, least: int = 1) -> int:
         """Return a whole number of at least `least`. Without a default the option must be given."""
@@ -63,7 +67,9 @@ class Options:
         if not isinstance(value, str):
             raise self.problem(name, f"one of {', '.join(known)}")
         spellings = {normalised(item): item for item in known}
-        return find_name(value, spellings, f"value of option {name} of {self._stage}:", known)
+        return find_name(
+            value, spellings, f"value of option {name} of {self._stage}:", known, _place(self._stage, name)
+        )
 
     def mapping(self, name: str) -> Mapping[str, Any]:
         """Return a mapping; an empty one when the option is absent."""
@@ -89,3 +95,8 @@ class Options:
         if value is not None and not isinstance(value, bool):
             raise self.problem(name, "true or false")
         return value
+
+
+def _place(stage: str, name: str) -> Place:
+    """Return where a pool has an option of a stage; its reader knows the line."""
+    return Place(path=f"options.{stage}.{name}")

@@ -8,13 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from hermes_core.api.errors import InputError
+from hermes_core.api.errors import InputError, Place
 from hermes_core.api.hardware import CompiledDeployment, Deployment, OperatorPrice, StepShape
 
 from hermes_hw.compiler import CompiledSteps, breakdown_parts, compile_deployment
 from hermes_hw.direct import DirectPrices
 from hermes_hw.lookup import normalised
 from hermes_hw.operators import sizes_of
+from hermes_hw.options import option_error, reading
 from hermes_hw.resolve import Resolved, resolve
 from hermes_hw.roofline.pricer import RooflinePricer
 from hermes_hw.steps import AffineStepModel
@@ -168,7 +169,7 @@ class TableModel:
         resolved = resolve(deployment, self.options)
         outside = str(deployment.options.get("outside", "label"))
         if outside not in _OUTSIDE:
-            raise InputError(f"options.outside {outside!r} is unknown", remedy=f"Known: {', '.join(_OUTSIDE)}.")
+            raise option_error("outside", f"{outside!r} is unknown", f"Known: {', '.join(_OUTSIDE)}.")
         roofline = RooflinePricer(resolved.device, resolved.efficiency)
         layers = self.sources(deployment, resolved)
         if not layers:
@@ -234,8 +235,14 @@ def _on_measured_device(deployment: Deployment) -> Deployment:
 def _user_tables(deployment: Deployment, resolved: Resolved) -> Sequence[Tables]:  # noqa: ARG001
     path = deployment.options.get("tables")
     if path is None:
-        raise InputError("the hardware model measured needs tables", remedy="Give options.tables: PATH.")
-    return [open_tables(str(path), _longest(deployment))]
+        raise InputError(
+            "the hardware model measured needs tables",
+            place=Place(path="hardware.kind"),
+            remedy="Give options.tables: PATH.",
+        )
+    longest = _longest(deployment)
+    with reading("tables"):
+        return [open_tables(str(path), longest)]
 
 
 def _longest(deployment: Deployment) -> tuple[float, ...]:
@@ -244,9 +251,10 @@ def _longest(deployment: Deployment) -> tuple[float, ...]:
     if not isinstance(value, list | tuple) or any(
         isinstance(one, bool) or not isinstance(one, int | float) or not math.isfinite(one) or one < 1 for one in value
     ):
-        raise InputError(
-            f"options.longest_context must list numbers of at least 1, found {value!r}",
-            remedy="Give the longest context over the mean of a batch of 1, 2, 4, 8, ... sequences.",
+        raise option_error(
+            "longest_context",
+            f"must list numbers of at least 1, found {value!r}",
+            "Give the longest context over the mean of a batch of 1, 2, 4, 8, ... sequences.",
         )
     return tuple(float(one) for one in value)
 
@@ -261,7 +269,11 @@ def _silicon(deployment: Deployment, resolved: Resolved) -> SiliconTables:
 
 
 def _best(deployment: Deployment, resolved: Resolved) -> Sequence[Tables]:
-    return _user_tables(deployment, resolved) if deployment.options.get("tables") is not None else []
+    if deployment.options.get("tables") is None:
+        if _longest(deployment):
+            raise option_error("longest_context", "is of no use without tables", "Give options.tables: PATH, too.")
+        return []
+    return _user_tables(deployment, resolved)
 
 
 class MeasuredModel(TableModel):
