@@ -195,6 +195,50 @@ def test_another_engine_than_was_simulated_is_said():
     assert "simulated as vllm-" in emitted("x", pools, "sglang")
 
 
+def test_a_manifest_of_another_engine_than_was_simulated_says_so():
+    _, pools = engine_pools(COLOCATED, ["engine=tensorrt-llm"])
+    for target in ("compose", "k8s"):
+        (note,) = other_engines(pools, target)
+        assert "was simulated as tensorrt-llm" in note
+    _, pools = engine_pools(SGLANG)
+    assert other_engines(pools, "compose") == []
+
+
+EXPERTS = {
+    **BASE,
+    "model": {"ref": "Qwen/Qwen3-30B-A3B", "kv_dtype": "fp8"},
+    "engine": {"preset": "sglang", "max_num_seqs": 48, "max_num_batched_tokens": 1000},
+}
+
+
+def test_ranks_of_sglang_share_its_limits_and_devices():
+    _, pools = engine_pools({**EXPERTS, "hardware": {"device": "h100-sxm", "tp": 2, "dp": 4, "ep": 8}})
+    found = options(sglang_command(pools[0]))
+    assert found["--enable-dp-attention"] is True
+    assert (found["--tp-size"], found["--dp-size"], found["--ep-size"]) == ("8", "4", "8"), "of all devices"
+    assert (found["--chunked-prefill-size"], found["--max-running-requests"]) == ("4000", "192"), "of all ranks"
+    assert found["--kv-cache-dtype"] == "fp8_e4m3", "SGLang knows no plain fp8"
+    assert other_engines(pools, "sglang") == []
+    _, pools = engine_pools({**EXPERTS, "hardware": {"device": "h100-sxm", "tp": 2, "dp": 4, "ep": 8}}, ["engine=vllm"])
+    ours = options(vllm_command(pools[0]))
+    assert (ours["--tensor-parallel-size"], ours["--data-parallel-size"], "--enable-expert-parallel" in ours) == (
+        "2",
+        "4",
+        True,
+    )
+    _, (alone,) = engine_pools({**EXPERTS, "hardware": {"device": "h100-sxm", "tp": 2}})
+    found = options(sglang_command(alone))
+    assert "--enable-dp-attention" not in found
+    assert (found["--tp-size"], found["--chunked-prefill-size"], found["--max-running-requests"]) == ("2", "1000", "48")
+
+
+def test_ranks_of_a_model_that_may_have_no_experts_are_noted():
+    _, pools = engine_pools({**SGLANG, "hardware": {"device": "h100-sxm", "tp": 2, "dp": 2}})
+    for target in ("sglang", "k8s"):
+        (note,) = other_engines(pools, target)
+        assert "more clients" in note
+
+
 def test_vllm_is_told_what_was_simulated():
     _, (pool,) = engine_pools(
         COLOCATED,

@@ -277,3 +277,13 @@ def test_a_step_and_an_explained_scenario_have_the_same_room_for_kv(tmp_path, de
     facts = json.loads(explained.stdout)["deployments"]["default"]
     priced = json.loads(run("price", "--model", model, "--device", device, "--batch", "8", "--json").stdout)
     assert priced["kv_tokens"] == facts["kv_tokens"]
+
+
+def test_a_device_that_only_a_service_knows_gets_its_remedy():
+    step = ["price", "--model", "llama-3.1-8b", "--device", "my-npu", "--batch", "4"]
+    with pytest.raises(InputError, match="unknown device 'my-npu'") as caught:
+        CliRunner().invoke(app, step, catch_exceptions=False)
+    assert "--source remote --option address=unix:PATH" in caught.value.remedy
+    priced = run(*step, "--source", "remote", "--option", "python=hermes_hw.conformance.bad:Trial")
+    assert priced.exit_code == 0
+    assert "my-npu" in priced.output

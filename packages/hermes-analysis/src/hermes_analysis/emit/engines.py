@@ -14,7 +14,9 @@ PORT: Final = 8000
 SGLANG_BOOTSTRAP: Final = 8998
 _VLLM_DTYPES: Final = {"fp8": "fp8", "int8": "compressed-tensors", "int4": "awq", "fp4": "modelopt_fp4"}
 _SGLANG_DTYPES: Final = {"fp8": "fp8", "int8": "w8a8_int8", "int4": "awq", "fp4": "modelopt_fp4"}
-_KV_DTYPES: Final = {"fp8": "fp8", "bf16": "auto"}
+_VLLM_KV: Final = {"fp8": "fp8", "bf16": "auto"}
+_SGLANG_KV: Final = {"fp8": "fp8_e4m3", "bf16": "bf16"}
+"""SGLang has no plain "fp8": of its two kinds the one that vLLM's stands for."""
 
 
 def vllm_command(pool: EnginePool) -> list[str]:
@@ -70,7 +72,8 @@ def _flat(options: Iterator[tuple[str, object]]) -> list[str]:
 def _vllm_options(pool: EnginePool) -> Iterator[tuple[str, object]]:
     engine = pool.engine
     yield "port", PORT
-    yield from _degrees(pool, ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size"))
+    names = ("tensor-parallel-size", "pipeline-parallel-size", "data-parallel-size")
+    yield from _degrees(names, (pool.tp, pool.pp, pool.dp))
     if pool.ep > 1:
         yield "enable-expert-parallel", True
     yield "max-num-seqs", engine["max_num_seqs"]
@@ -92,7 +95,7 @@ def _vllm_options(pool: EnginePool) -> Iterator[tuple[str, object]]:
         yield "scheduling-policy", "priority"
     elif engine["queue"] != "fcfs":
         raise EmitError(f"pool {pool.name!r}: vLLM has no queue order {engine['queue']!r}; it has fcfs and priority")
-    yield from _types(pool, _VLLM_DTYPES)
+    yield from _types(pool, _VLLM_DTYPES, _VLLM_KV)
     if pool.role:
         role = "kv_producer" if pool.role == "prefill" else "kv_consumer"
         yield "kv-transfer-config", json.dumps({"kv_connector": "NixlConnector", "kv_role": role})
@@ -102,11 +105,15 @@ def _sglang_options(pool: EnginePool) -> Iterator[tuple[str, object]]:
     engine = pool.engine
     yield "host", "0.0.0.0"  # noqa: S104 - it is to be reached
     yield "port", PORT
-    yield from _degrees(pool, ("tp-size", "pp-size", "dp-size"))
+    # With data-parallel attention --tp-size counts the devices of all ranks, and the ranks share both limits evenly
+    # (`server_args.py`, `_handle_data_parallelism`; `model_runner.py`, `max_running_requests`); settings are a rank's.
+    yield from _degrees(("tp-size", "pp-size", "dp-size"), (pool.tp * pool.dp, pool.pp, pool.dp))
+    if pool.dp > 1:
+        yield "enable-dp-attention", True
     if pool.ep > 1:
         yield "ep-size", pool.ep
-    yield "max-running-requests", engine["max_num_seqs"]
-    yield "chunked-prefill-size", engine["max_num_batched_tokens"]
+    yield "max-running-requests", engine["max_num_seqs"] * pool.dp
+    yield "chunked-prefill-size", engine["max_num_batched_tokens"] * pool.dp
     yield "mem-fraction-static", engine["gpu_memory_utilization"]
     yield "page-size", engine["block_size_tokens"]
     if not engine["prefix_caching"]:
@@ -115,7 +122,7 @@ def _sglang_options(pool: EnginePool) -> Iterator[tuple[str, object]]:
         yield "context-length", engine["max_model_len"]
     if engine["queue"] == "priority":
         yield "enable-priority-scheduling", True
-    yield from _types(pool, _SGLANG_DTYPES)
+    yield from _types(pool, _SGLANG_DTYPES, _SGLANG_KV)
     if pool.role:
         yield "disaggregation-mode", pool.role
         yield "disaggregation-transfer-backend", "nixl"
@@ -123,13 +130,13 @@ def _sglang_options(pool: EnginePool) -> Iterator[tuple[str, object]]:
             yield "disaggregation-bootstrap-port", SGLANG_BOOTSTRAP
 
 
-def _degrees(pool: EnginePool, names: tuple[str, str, str]) -> Iterator[tuple[str, object]]:
-    for name, degree in zip(names, (pool.tp, pool.pp, pool.dp), strict=True):
+def _degrees(names: tuple[str, str, str], degrees: tuple[int, int, int]) -> Iterator[tuple[str, object]]:
+    for name, degree in zip(names, degrees, strict=True):
         if degree > 1:
             yield name, degree
 
 
-def _types(pool: EnginePool, known: dict[str, str]) -> Iterator[tuple[str, object]]:
+def _types(pool: EnginePool, known: dict[str, str], known_kv: dict[str, str]) -> Iterator[tuple[str, object]]:
     """Yield the options of number formats; weights in the model's own need none."""
     weights, kv = pool.quantization, pool.kv_dtype
     if weights not in {None, "bf16", "auto"}:
@@ -137,6 +144,6 @@ def _types(pool: EnginePool, known: dict[str, str]) -> Iterator[tuple[str, objec
             raise EmitError(f"pool {pool.name!r}: no option of the engine is known for weights in {weights!r}")
         yield "quantization", known[str(weights)]
     if kv not in {None, "auto"}:
-        if kv not in _KV_DTYPES:
+        if kv not in known_kv:
             raise EmitError(f"pool {pool.name!r}: no option of the engine is known for a KV cache in {kv!r}")
-        yield "kv-cache-dtype", _KV_DTYPES[str(kv)]
+        yield "kv-cache-dtype", known_kv[str(kv)]

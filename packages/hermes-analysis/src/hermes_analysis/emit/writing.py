@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hermes_analysis.emit.engines import sglang_command, vllm_command
-from hermes_analysis.emit.manifests import compose, kubernetes
+from hermes_analysis.emit.manifests import compose, is_sglang, kubernetes
 from hermes_analysis.emit.pools import EmitError, EnginePool, engine_pools
 from hermes_analysis.emit.yaml_text import yaml_documents, yaml_text
 from hermes_analysis.errors import OutputError
@@ -64,11 +64,17 @@ def _about(pool: EnginePool) -> str:
 
 
 def other_engines(pools: Sequence[EnginePool], target: str) -> list[str]:
-    """Say which pools were simulated as another engine than `target` starts."""
-    if target not in ("vllm", "sglang"):
-        return []
-    return [
+    """Say which pools were simulated as another engine than `target` starts, or otherwise than it runs them."""
+    engine = target if target in {"vllm", "sglang"} else "sglang" if is_sglang(tuple(pools)) else "vllm"
+    others = [
         f"{pool.name} was simulated as {pool.engine['preset']}: another engine has other defaults and habits"
         for pool in pools
-        if not str(pool.engine["preset"]).startswith(target)
+        if not str(pool.engine["preset"]).startswith(engine)
     ]
+    ranks = [
+        f"{pool.name}: its ranks are written as data-parallel attention, which needs experts to share; of a model "
+        "without experts simulate engines of their own (more clients)"
+        for pool in pools
+        if engine == "sglang" and pool.dp > 1 and pool.ep == 1
+    ]
+    return others + ranks

@@ -1,6 +1,7 @@
 """`hermes hw price`: what a step costs, operator by operator."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -9,7 +10,7 @@ import typer
 from hermes_hw.cli.output import Json, print_json, print_table, rent, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hermes_core.api.hardware import CompiledDeployment, Deployment, OperatorPrice, StepShape
 
@@ -79,7 +80,8 @@ def price(
         options={**options, "tables": str(tables)} if tables else options,
     )
     hardware = _hardware_model(prices)
-    compiled = hardware.compile(deployment)
+    with _services_named():
+        compiled = hardware.compile(deployment)
     shape = _shape(batch, context, prompt, compiled.steps.window)
     result = _priced(compiled, deployment, shape, hardware.breakdown(deployment, shape))
     if plot:
@@ -88,6 +90,21 @@ def price(
         print_json(result)
     else:
         _print_price(result)
+
+
+@contextmanager
+def _services_named() -> "Iterator[None]":
+    """Say of a device that the catalogue does not have how the service is named that may know it."""
+    from hermes_core.api.errors import InputError, UnknownNameError  # noqa: PLC0415
+
+    way = '--source remote --option address=unix:PATH, or --option \'command=["PROGRAM", "ARGUMENT"]\''
+    try:
+        yield
+    except UnknownNameError as error:
+        if error.kind != "device":
+            raise
+        remedy = f"{error.remedy} hermes hw list has all. One that only a hardware service knows: {way}."
+        raise InputError(error.problem, place=error.place, remedy=remedy) from None
 
 
 def _device_of(tables: Path | None) -> str:

@@ -81,7 +81,7 @@ def settings_of(deployment: Deployment) -> RemoteSettings:
         raise InputError(
             f"device {device!r}: remote.command is {command!r}, not a list of words",
             place=place("command"),
-            remedy="Write it as [python, vendor.py]; no shell reads it.",
+            remedy='Write it as ["python", "vendor.py"]; no shell reads it.',
         )
     return RemoteSettings(
         target=Target(
