@@ -175,6 +175,32 @@ def test_formats_go_to_the_model_unless_it_is_published_in_them():
     assert any("mxfp4" in told for told in own.assumptions)
 
 
+def test_a_model_in_its_own_format_says_so_where_the_row_has_another():
+    row = {**LOOP, "model_path": "deepseek-ai/DeepSeek-R1", "gemm_quant_mode": "bf16", "tp_size": "8"}
+    case = closed_loop.case_of(row)
+    assert case.scenario["model"] == {"ref": "deepseek-ai/DeepSeek-R1"}
+    assert "deepseek-ai/DeepSeek-R1 in its own fp8, where the row says bf16" in case.assumptions
+
+
+def test_users_that_are_several_times_the_batch_size_are_those_of_several_workers():
+    case = closed_loop.case_of({**LOOP, "batch_size": "2", "tp_size": "4"})
+    assert (case.scenario["replicas"], case.scenario["hardware"]["tp"]) == (2, 4)
+    assert "2 workers, for the users are so many times batch_size" in case.assumptions
+    ranks = {**LOOP, "batch_size": "2", "attention_dp_size": "2", "model_path": "Qwen/Qwen3-30B-A3B"}
+    assert "replicas" not in closed_loop.case_of(ranks).scenario
+    experts = {**LOOP, "batch_size": "1", "tp_size": "4", "attention_dp_size": "", "moe_ep_size": "4"}
+    case = closed_loop.case_of({**experts, "model_path": "Qwen/Qwen3-30B-A3B"})
+    assert "replicas" not in case.scenario
+    assert [case.scenario["hardware"][key] for key in ("tp", "dp", "ep")] == [1, 4, 4]
+
+
+def test_a_row_in_which_nothing_was_measured_is_not_counted(tmp_path):
+    empty = {**LOOP, "id": "empty", "silicon_ttft_ms": "", "silicon_tpot_ms": "nan"}
+    report = validate_table(write(tmp_path / "rows.csv", empty))
+    assert not report.scores
+    assert "nothing was measured" in report.refusals[0].reason
+
+
 def test_static_batches_are_compared_in_time_and_power(tmp_path, monkeypatch):
     file = write(tmp_path / "rows.csv", BATCH, BATCH | {"average_power": "0", "tensor_parallel": "8"})
     steps = [{"t0_fs": 10**12, "energy_nj": 20 * 10**9}]

@@ -1,5 +1,6 @@
 import pytest
 from hermes_core.api import InputError, UnsupportedError
+from hermes_hw.dtypes import dtype_named
 from hermes_hw.memory import kv_groups, weights_bytes_per_device
 from hermes_hw.models import architecture_from_config, find_model, model_names
 
@@ -206,3 +207,16 @@ def _whole_bytes(model):
     down = model.hidden * (a.q_lora_rank + a.kv_lora_rank + a.rope_dim)
     router = model.hidden * model.moe.experts * 2 * 58 / 61
     return down + model.index_parameters + router
+
+
+def test_heads_that_do_not_divide_the_width_need_a_width_of_their_own():
+    config = {"model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 2, "num_attention_heads": 15}
+    config |= {"vocab_size": 1000, "intermediate_size": 4096}
+    with pytest.raises(InputError, match=r"num_attention_heads 15 does not divide hidden_size 2048\n  Give head_dim"):
+        architecture_from_config("odd", config)
+    assert architecture_from_config("odd", {**config, "head_dim": 128}).attention.head_dim == 128
+
+
+@pytest.mark.parametrize(("name", "known"), [("w4a8", "int4"), ("int8_sq", "int8"), ("sq", "int8")])
+def test_formats_have_the_names_that_frameworks_give_them(name, known):
+    assert dtype_named(name).name == known

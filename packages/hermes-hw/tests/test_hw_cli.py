@@ -65,6 +65,26 @@ def test_price_prints_operators_and_totals():
         assert word in result.stdout
 
 
+def test_encoders_are_in_the_catalogue_and_priced_by_stage():
+    listed = json.loads(run("list", "--json").stdout)["encoders"]
+    (row,) = (row for row in listed if row["name"] == "BAAI/bge-m3")
+    assert (row["layers"], row["hidden"]) == (24, 1024)
+    assert "BAAI/bge-m3" in run("list").stdout
+    assert "hermes hw price --stage embed --model BAAI/bge-m3" in run("show", "bge-m3").stdout
+    refused = run("price", "--model", "bge-m3", "--device", "l4", "--prompt", "100").exception
+    assert "--stage embed --model bge-m3" in str(refused)
+
+
+def test_a_pass_without_a_cache_has_no_room_for_one(tmp_path):
+    bert = {"model_type": "bert", "hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16}
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({**bert, "vocab_size": 30522, "intermediate_size": 4096}))
+    text = run("price", "--model", str(file), "--device", "l4", "--prompt", "512").stdout
+    assert "prompt tokens/s" in text
+    assert "output tokens/s" not in text
+    assert "KV cache" not in text
+
+
 def test_a_price_that_nobody_knows_is_told():
     text = " ".join(run("price", "--model", "llama-3.1-8b", "--device", "h20", "--batch", "1").stdout.split())
     assert "no price known for h20 (a scenario gives one: devices: {h20: {price: 2.50 USD/h}})" in text

@@ -432,6 +432,16 @@ def copied(tmp_path, name, change):
         ("attention.csv", lambda text: text.replace("9.0", "-1"), r"attention\.csv:2: a latency must be"),
         ("attention.csv", lambda text: text.replace("0,0,1,16", "0,0,1,x"), r"attention\.csv:2: kv_decode must be"),
         ("dense.csv", lambda text: text + "qkv_proj,1,6.0\n", r"dense\.csv:3: .*there twice"),
+        (
+            "dense.csv",
+            lambda text: text + "o_proj,1,4.0\nqkv_proj,4,6.0\nqkv_proj,2,5.5\n",
+            r"dense\.csv:5: rows of qkv_proj must ascend by tokens",
+        ),
+        (
+            "attention.csv",
+            lambda text: text + "0,0,1,8,8.0\n",
+            r"attention\.csv:3: rows must ascend by prefill_chunk, kv_prefill, n_decode, kv_decode",
+        ),
     ],
 )
 def test_a_mistake_in_a_profile_is_named(tmp_path, name, change, message):

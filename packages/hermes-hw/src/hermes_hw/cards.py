@@ -12,7 +12,8 @@ from hermes_hw.devices import Device, device_names, find_device
 from hermes_hw.efficiency import efficiency_of
 from hermes_hw.lookup import find_name, load_json, normalised
 from hermes_hw.memory import kv_bytes_per_token, state_bytes_per_seq
-from hermes_hw.models import Architecture, architecture_from_config, find_model, model_names
+from hermes_hw.models import Architecture, model_names
+from hermes_hw.stages.encoders import encoder_architecture, encoder_names, find_encoder, is_encoder
 
 UNCHECKED: Final = "not verified"
 """What is said of a figure that was not held against a source again."""
@@ -22,7 +23,7 @@ def card_named(name: str) -> dict[str, Any]:
     """Return the card of what is called `name`. Raises InputError with the nearest names."""
     card = device_card(name) or model_card(name) or price_card(name)
     if card is None:
-        names = [*device_names(), *model_names(), *price_kinds()]
+        names = [*device_names(), *model_names(), *encoder_names(), *price_kinds()]
         find_name(name, {normalised(item.split("/")[-1]): item for item in names}, "device, model or price", names)
         raise AssertionError(name)
     return card
@@ -132,10 +133,10 @@ def _recurrent_values(model: Architecture) -> list[tuple[str, Any]]:
 def model_card(name: str) -> dict[str, Any] | None:
     """Return the card of the model called `name`, as `device_card` does. None if there is none."""
     try:
-        entry = find_model(name)
+        entry = find_encoder(name)
     except InputError:
         return None
-    model = architecture_from_config(entry.name, entry.config)
+    model = encoder_architecture(entry.name, entry.config)
     a, moe, q = model.attention, model.moe, model.quantization
     values: list[tuple[str, Any]] = [
         ("parameters", model.parameters),
@@ -161,13 +162,17 @@ def model_card(name: str) -> dict[str, Any] | None:
         ("weights.attention", q.attention.name),
         ("weights.dense", q.dense.name),
         ("weights.experts", q.experts.name),
-        ("kv_bytes_per_token", kv_bytes_per_token(model, model.activation)),
+        ("kv_bytes_per_token", kv_bytes_per_token(model, model.activation) if a.causal else 0),
         ("max_model_len", model.max_model_len),
     ]
     figures = [{"name": key, "value": value, "source": entry.source} for key, value in values]
     checked = model_checked(entry.key)
     said = f"Configuration held against: {checked}."
-    if checked == UNCHECKED:
+    if is_encoder(entry.name):
+        said = (
+            f"Encoder: its number of parameters is as published. `hermes hw price --stage embed --model {entry.name}`."
+        )
+    elif checked == UNCHECKED:
         said = (
             f"Configuration {UNCHECKED}: entered from memory of the published one; its number of parameters is as "
             "published. Give the config.json where it matters."

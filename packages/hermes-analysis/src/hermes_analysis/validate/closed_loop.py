@@ -93,7 +93,11 @@ def case_of(row: Mapping[str, str]) -> RowCase:
     if apart:
         scenario |= _two_pools(row, preset, told)
     else:
-        hardware = data_parallel(_degrees(row, "", told), moe=_moe(row), told=told)
+        workers, degrees = _workers(row, users), _degrees(row, "", told)
+        if workers > 1 and _moe(row) and workers == degrees["tp"] and not row.get("attention_dp_size"):
+            told.append(f"{workers} devices as ranks of data-parallel attention: users are so many times batch_size")
+            workers, degrees = 1, {**degrees, "tp": 1, "dp": workers}
+        hardware = _copies(data_parallel(degrees, moe=_moe(row), told=told), workers, told)
         set_up = settings_of(row["backend"], version) | inferencex.engine(row, concurrency, told)
         scenario |= {**hardware, "engine": {"preset": preset, "front_end": dict(FRONT_END), **set_up}}
     category = "with engine version" if version else "without engine version"
@@ -103,6 +107,23 @@ def case_of(row: Mapping[str, str]) -> RowCase:
         category += ", disaggregated"
     measured = {"ttft": positive(row, "silicon_ttft_ms"), "tpot": positive(row, "silicon_tpot_ms")}
     return RowCase(row["id"], category, scenario, measured, tuple(told))
+
+
+def _workers(row: Mapping[str, str], users: int | None) -> int:
+    """Return how many workers share the users of a row whose batch size is that of each rank of one worker."""
+    if users is None or not row.get("batch_size"):
+        return 1
+    of_one = whole(row["batch_size"], "batch_size") * max(whole(row.get("attention_dp_size") or "1", "dp"), 1)
+    return users // of_one if of_one and users % of_one == 0 else 1
+
+
+def _copies(hardware: Mapping[str, Any], workers: int, told: list[str]) -> dict[str, Any]:
+    """Return `hardware` with as many workers of it."""
+    if workers == 1:
+        return dict(hardware)
+    told.append(f"{workers} workers, for the users are so many times batch_size")
+    replicas = workers * int(hardware.get("replicas", 1))
+    return {**hardware, "replicas": replicas, "routing": "least_outstanding"}
 
 
 def prepared(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
@@ -162,6 +183,8 @@ def _model(row: Mapping[str, str], told: list[str]) -> dict[str, str]:
     native = _NATIVE.get(name)
     named = any(word in model["ref"].lower() for word in QUANTIZED_NAMES)
     if number_format in {"", "bf16", "fp16"} or named or number_format == native:
+        if native and number_format in {"bf16", "fp16"} and not named:
+            told.append(f"{name} in its own {native}, where the row says {given}")
         return model
     if native == "mxfp4":
         told.append(f"{name} in its own mxfp4, where the row says {given}")

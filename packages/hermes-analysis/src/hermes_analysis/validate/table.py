@@ -192,7 +192,10 @@ def _cases(
     cases, refusals = [], []
     for at, row in enumerate(rows):
         try:
-            cases.append((at, kind.case_of(row)))
+            case = kind.case_of(row)
+            if all(value is None for value in case.measured.values()):
+                raise NotRepresentedError("nothing was measured: the columns to compare with are empty")  # noqa: TRY301
+            cases.append((at, case))
         except KeyError as fault:
             raise ValidationError(f"{file}: the header has no column {fault}") from None
         except NotRepresentedError as reason:

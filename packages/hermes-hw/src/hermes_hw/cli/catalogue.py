@@ -10,14 +10,16 @@ from hermes_hw.cli.output import Json, print_json, print_table, shown, table_of
 
 
 def list_command(*, as_json: Json = False) -> None:
-    """List the devices, models and memories of the catalogues."""
+    """List the devices, models, encoders and memories of the catalogues."""
     from hermes_hw.cards import UNCHECKED, model_checked  # noqa: PLC0415 - keeps the command line quick
     from hermes_hw.devices import device_names, find_device  # noqa: PLC0415
     from hermes_hw.memories import find_memory, memory_names  # noqa: PLC0415
     from hermes_hw.models import architecture_from_config, find_model, model_names  # noqa: PLC0415
+    from hermes_hw.stages.encoders import encoder_names  # noqa: PLC0415
 
     devices = [find_device(name) for name in device_names()]
     models = [architecture_from_config(name, find_model(name).config) for name in model_names()]
+    encoders = [_encoder_row(name) for name in encoder_names()]
     memories = [find_memory(name) for name in memory_names()]
     if as_json:
         print_json(
@@ -34,6 +36,7 @@ def list_command(*, as_json: Json = False) -> None:
                     }
                     for model in models
                 ],
+                "encoders": encoders,
                 "memories": [dataclasses.asdict(memory) for memory in memories],
             }
         )
@@ -67,6 +70,10 @@ def list_command(*, as_json: Json = False) -> None:
         )
     print_table(table)
     typer.echo("Models not verified: entered from memory, held to their published number of parameters alone.")
+    table = table_of("Encoders", "name", "parameters G", "layers", "hidden")
+    for row in encoders:
+        table.add_row(row["name"], f"{row['parameters'] / 1e9:.3f}", str(row["layers"]), f"{row['hidden']:,}")
+    print_table(table)
     table = table_of("Memories", "name", "part", "read GB/s", "write GB/s", "latency us", "capacity GB")
     for memory in memories:
         table.add_row(
@@ -106,6 +113,14 @@ def show(
         print_table(table)
     for note in card["notes"]:
         typer.echo(f"* {note}")
+
+
+def _encoder_row(name: str) -> dict[str, Any]:
+    from hermes_hw.stages.encoders import encoder_architecture, find_encoder  # noqa: PLC0415
+
+    entry = find_encoder(name)
+    model = encoder_architecture(entry.name, entry.config)
+    return {"name": name, "parameters": model.parameters, "layers": model.layers, "hidden": model.hidden}
 
 
 _SHORT: Final = {

@@ -62,6 +62,7 @@ def price(
         return
     if not model:
         raise InputError("a step needs a model", remedy="Give --model, or --stage for another stage.")
+    _refuse_encoder(model)
     if batch == 0 and prompt == 0:
         raise InputError("a step of nothing has no price", remedy="Give --batch or --prompt.")
     max_seqs, max_batched_tokens = _engine_limits(device, batch, batch + prompt)
@@ -105,6 +106,18 @@ def _services_named() -> "Iterator[None]":
             raise
         remedy = f"{error.remedy} hermes hw list has all. One that only a hardware service knows: {way}."
         raise InputError(error.problem, place=error.place, remedy=remedy) from None
+
+
+def _refuse_encoder(model: str) -> None:
+    from hermes_core.api.errors import InputError  # noqa: PLC0415
+
+    from hermes_hw.stages.encoders import is_encoder  # noqa: PLC0415
+
+    if is_encoder(model):
+        raise InputError(
+            f"{model} is an encoder: it has no steps",
+            remedy=f"Price a batch of texts: --stage embed --model {model} --items 8 --tokens 2048.",
+        )
 
 
 def _device_of(tables: Path | None) -> str:
@@ -217,6 +230,7 @@ def _priced(
         "energy_j": energy_j,
         "power_w": energy_j / duration_s,
         "bound": max(by_bound, key=lambda bound: by_bound[bound]),
+        "prompt_tokens_per_s": shape.prefill_tokens / duration_s,
         "decode_tokens_per_s": shape.decode_seqs / duration_s,
         "usd_per_h": compiled.price_usd_per_h,
         "weights_bytes": memory.weights_bytes,
@@ -270,11 +284,12 @@ def _print_price(result: "Mapping[str, Any]") -> None:
     total = (f"{total_s * 1e6:,.1f}", "100.0%", f"{flop / 1e9:,.2f}", f"{moved / 1e6:,.1f}", result["bound"], share)
     table.add_row("step", "1", *total)
     print_table(table)
-    typer.echo(
-        f"{result['decode_tokens_per_s']:,.0f} output tokens/s, "
-        f"{result['energy_j']:.2f} J ({result['power_w']:,.0f} W), "
-        f"{rent(result['usd_per_h'], result['device'])}, room for {result['kv_tokens']:,} tokens of KV cache"
-    )
+    rates = {"prompt": result["prompt_tokens_per_s"], "output": result["decode_tokens_per_s"]}
+    parts = [f"{rate:,.0f} {what} tokens/s" for what, rate in rates.items() if rate]
+    parts += [f"{result['energy_j']:.2f} J ({result['power_w']:,.0f} W)", rent(result["usd_per_h"], result["device"])]
+    if result["kv_bytes_per_token"] > 1:  # a byte stands for models that keep no cache
+        parts.append(f"room for {result['kv_tokens']:,} tokens of KV cache")
+    typer.echo(", ".join(parts))
     for note in result["notes"]:
         typer.echo(f"* {note}")
 

@@ -230,7 +230,14 @@ def _attention(fields: Fields, model_type: str, stack: Stack, hidden: int) -> At
         raise InputError(
             f"config.json of {fields.name}: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}"
         )
-    head_dim = fields.count("head_dim", "attention_head_dim", default=0, least=0) or hidden // heads
+    head_dim = fields.count("head_dim", "attention_head_dim", default=0, least=0)
+    if not head_dim and hidden % heads:
+        raise InputError(
+            f"config.json of {fields.name}: no head_dim, and num_attention_heads {heads} does not divide hidden_size "
+            f"{hidden}",
+            remedy="Give head_dim.",
+        )
+    head_dim = head_dim or hidden // heads
     windowed, window = _windowed_layers(fields, model_type, stack)
     return Attention(
         heads=heads,

@@ -27,6 +27,11 @@ def encoder_names() -> list[str]:
     return sorted(load_json("encoders.json")["models"], key=str.lower)
 
 
+def is_encoder(name: str) -> bool:
+    """Return whether an encoder of the catalogue is called `name`."""
+    return normalised(name) in _spellings()
+
+
 def find_encoder(name: str) -> ModelEntry:
     """Return the encoder called `name`, or any other model of the catalogue.
 

@@ -234,11 +234,27 @@ def _read(path: Path, *, shift: bool = False) -> list[dict[str, Any]]:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"not text: {error.reason}", place=Place(file=str(path))) from None
+    _refuse_unsorted(path, rows, columns)
     key = "sequences" if shift else "tokens"
     for row in rows:
         if key in row:
             row["size"] = row[key]
     return rows
+
+
+def _refuse_unsorted(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Raise InputError where rows of a layer do not ascend: what was joined or cut by hand is often not whole."""
+    keys = [name for name in columns if name not in {"layer", "time_us"}]
+    before: dict[str, list[int]] = {}
+    for row in rows:
+        layer, sizes = str(row.get("layer", "")), [int(row[name]) for name in keys]
+        if sizes < before.get(layer, sizes):
+            raise InputError(
+                f"rows{f' of {layer}' if layer else ''} must ascend by {', '.join(keys)}",
+                place=Place(file=str(path), line=row["line"]),
+                remedy="Sort the rows.",
+            )
+        before[layer] = sizes
 
 
 def _numbers(path: Path, line: int, row: Mapping[str, str], columns: Sequence[str]) -> dict[str, Any]:
