@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -66,6 +67,40 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+class LineLog:
+    """A file of lines that only grows: a line is in it as a whole, or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: FileIO | None = None
+
+    def add(self, line: bytes) -> int:
+        """Add a line, its end included; return where it begins. Raises OutputError when it cannot be written."""
+        try:
+            if self._file is None:
+                self._file = FileIO(self.path, "ab")
+            start = self._file.seek(0, 2)
+            written = 0
+            try:
+                while written < len(line):
+                    written += self._file.write(line[written:])
+            except OSError:
+                self._file.truncate(start)
+                raise
+        except OSError as error:
+            raise OutputError(
+                f"{self.path}: cannot be written: {error.strerror or error}; what is done is kept in it: "
+                "the same command goes on from there"
+            ) from error
+        return start
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def summary_text(summary: "RunSummary") -> str:

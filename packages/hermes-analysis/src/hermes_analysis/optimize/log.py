@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Final, Self
 
 from hermes_analysis.errors import AnalysisError, OutputError
 from hermes_analysis.optimize.evaluate import Job, Reply
-from hermes_analysis.output import json_text, replacing, usable_folder
+from hermes_analysis.output import LineLog, json_text, replacing, usable_folder
 
 _VERSION: Final = 1
 _KEY_BYTES: Final = 16
@@ -29,7 +29,7 @@ class SearchLog:
         self.folder = folder
         self._scenario = ""
         self._asked: Mapping[str, Any] = {}
-        self._stream: BinaryIO | None = None
+        self._log: LineLog | None = None
         self._offsets: dict[str, int] = {}
         self._reader: BinaryIO | None = None
 
@@ -99,22 +99,17 @@ class SearchLog:
             "metrics": {name: _written(value) for name, value in reply.metrics.items()},
         }
         line = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
-        try:
-            if self._stream is None:
-                self.begin()
-                self._stream = self.path.open("ab")
-            self._offsets[key] = self._stream.tell()
-            self._stream.write(line)
-            self._stream.flush()
-        except OSError as error:
-            raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
+        if self._log is None:
+            self.begin()
+            self._log = LineLog(self.path)
+        self._offsets[key] = self._log.add(line)
 
     def close(self) -> None:
         """Close the files."""
-        for stream in (self._stream, self._reader):
-            if stream is not None:
-                stream.close()
-        self._stream = self._reader = None
+        for file in (self._log, self._reader):
+            if file is not None:
+                file.close()
+        self._log = self._reader = None
 
     def __enter__(self) -> Self:
         return self

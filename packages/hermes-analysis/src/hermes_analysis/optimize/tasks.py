@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from hermes_analysis.errors import AnalysisError
+from hermes_analysis.errors import AnalysisError, OutputError
 from hermes_analysis.executors import make_executor
 from hermes_analysis.optimize.answer import Answer
 from hermes_analysis.optimize.goals import parse_constraint, parse_objective
@@ -90,8 +90,15 @@ def optimize(request: SearchRequest) -> str:
     finally:
         if sys.stderr.isatty():
             sys.stderr.write("\n")
-    _write(request, out, answer)
-    return json_text(answer.to_dict()) if request.as_json else answer_text(answer)
+    text = json_text(answer.to_dict()) if request.as_json else answer_text(answer)
+    try:
+        _write(request, out, answer)
+    except OutputError as error:
+        sys.stdout.write(text)  # hours of search must not end without a word of what was found
+        raise OutputError(
+            f"{error}; the search is kept in {out}: once that is mended, the same command writes the rest"
+        ) from error
+    return text
 
 
 def _opened(log: SearchLog, request: SearchRequest, scenario: str) -> SearchLog:

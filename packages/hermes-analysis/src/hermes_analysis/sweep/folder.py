@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hermes_analysis.errors import AnalysisError, OutputError
-from hermes_analysis.output import json_text, replacing, usable_folder
+from hermes_analysis.output import LineLog, json_text, replacing, usable_folder
 from hermes_analysis.points import UNITS, Metrics
 from hermes_analysis.sweep.axes import parse_axis
 from hermes_analysis.sweep.space import Space
@@ -71,7 +71,7 @@ class SweepFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._log: BinaryIO | None = None
+        self._log = LineLog(self.log_path)
 
     @property
     def log_path(self) -> Path:
@@ -139,13 +139,7 @@ class SweepFolder:
 
     def append(self, row: Row) -> None:
         """Add one row to the log. Raises OutputError when it cannot be written."""
-        try:
-            if self._log is None:
-                self._log = self.log_path.open("ab")
-            self._log.write(row.line())
-            self._log.flush()
-        except OSError as error:
-            raise OutputError(f"{self.log_path}: cannot be written: {error.strerror}") from error
+        self._log.add(row.line())
 
     def rows(self, space: Space) -> Iterator[Row]:
         """Yield the rows of the points of `space` that are done, by number of the point, one in memory at a time."""
@@ -164,9 +158,7 @@ class SweepFolder:
 
     def close(self) -> None:
         """Close the log."""
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self._log.close()
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hermes_analysis.errors import AnalysisError, MissingExtraError, one_line
+from hermes_analysis.errors import AnalysisError, MissingExtraError, OutputError, one_line
 from hermes_analysis.executors import make_executor
 from hermes_analysis.output import json_text
 from hermes_analysis.points import check_metric
@@ -63,14 +63,28 @@ def sweep(request: SweepRequest) -> str:
         raise StoppedError(out) from None
     finally:
         progress.end()
+    unwritten = None
     try:
         write_parquet(outcome.folder, outcome.space)
     except MissingExtraError as missing:
         # The points are in the log and the table below; columns can be written by the same command later.
         sys.stderr.write(f"note: no results.parquet: {missing}\n")
+    except OutputError as error:
+        unwritten = error
     _say(outcome)
     if outcome.failed == outcome.done_now and not any(row.metrics for row in outcome.folder.rows(outcome.space)):
         raise AllFailedError(outcome)
+    text = _text(request, out, outcome)
+    if unwritten is not None:
+        sys.stdout.write(text)
+        raise OutputError(
+            f"{unwritten}; the points are kept in {out}: once that is mended, the same command writes the rest"
+        ) from unwritten
+    return text
+
+
+def _text(request: SweepRequest, out: Path, outcome: SweepOutcome) -> str:
+    """Return the table, or JSON, for standard output."""
     found = best(outcome.folder, outcome.space, request.sort, request.top)
     if request.as_json:
         answer = {"folder": str(out), **outcome.space.describe(), "combinations": as_values(found, outcome.space)}
