@@ -152,8 +152,12 @@ def test_a_summary_of_vllm_bench_gives_means(tmp_path):
     [
         ("r.csv", "arrival_s,prompt_tokens\n1,2", "columns are missing: output_tokens, ttft_s, e2e_s"),
         ("r.csv", "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n1,2,3,x,5", "r.csv:2: a figure"),
-        ("r.csv", "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n1,2,3,nan,5", "no finite number"),
-        ("r.csv", "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n1,2,3,5,4", "ends before it begins"),
+        (
+            "r.csv",
+            "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n1,2,3,nan,5",
+            "figure of request 1 is no finite number",
+        ),
+        ("r.csv", "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n1,2,3,5,4", "request 1 ends before it begins"),
         ("r.csv", "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s\n", "no finished requests"),
         ("r.json", "{", "r.json:1:2: is not JSON"),
         ("r.jsonl", "{\n", "r.jsonl:1: is not JSON"),

@@ -192,10 +192,12 @@ def _requests(place: Path, rows: Sequence[Row]) -> Requests:
         raise CalibrationError(f"{place}: has no finished requests")
     columns = np.array(rows, dtype=np.float64).T
     if not np.isfinite(columns).all():
-        raise CalibrationError(f"{place}: a figure is no finite number")
+        at = int(np.argmin(np.isfinite(columns).all(axis=0))) + 1
+        raise CalibrationError(f"{place}: a figure of request {at} is no finite number; leave it out")
     start, first, end, prompt, output = columns
-    if (first < start).any() or (end < first).any():
-        raise CalibrationError(f"{place}: a request ends before it begins")
+    backwards = (first < start) | (end < first)
+    if backwards.any():
+        raise CalibrationError(f"{place}: request {int(np.argmax(backwards)) + 1} ends before it begins; leave it out")
     return Requests(place.name, start, first, end, prompt, output)
 
 

@@ -64,4 +64,4 @@ def preset_of(name: str, version: str) -> tuple[str, str | None]:
         return "sglang-0.5", None if known == (0, 5) else f"SGLang {version or 'of unknown version'} as sglang-0.5"
     if engine in {"trtllm", "tensorrtllm"}:
         return "tensorrt-llm", None
-    raise NotRepresentedError(f"there is no preset for the engine {name!r}")
+    raise NotRepresentedError(f"there is no preset for the engine {name!r}; there are vLLM, SGLang and TensorRT-LLM")
