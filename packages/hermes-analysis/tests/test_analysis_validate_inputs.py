@@ -282,7 +282,8 @@ def test_nothing_to_compare_is_no_success_and_is_still_written(tmp_path):
     assert result.exit_code == 2
     assert "nothing could be compared" in result.stderr
     (refusal,) = json.loads((tmp_path / "out.json").read_text())["not_represented"]
-    assert refusal == {"id": "tiny", "reason": "there is no preset for the engine 'llama.cpp'"}
+    reason = "there is no preset for the engine 'llama.cpp'; there are vLLM, SGLang and TensorRT-LLM"
+    assert refusal == {"id": "tiny", "reason": reason}
 
 
 ROW = {
