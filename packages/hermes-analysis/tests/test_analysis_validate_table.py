@@ -280,6 +280,11 @@ def test_a_sample_is_always_the_same_and_in_order(tmp_path, monkeypatch):
     assert [score.name for score in validate_table(file, only=("49",)).scores] == ["49"]
 
 
+def test_words_that_no_row_has_are_an_error(tmp_path):
+    with pytest.raises(ValidationError, match="no row has nobody or nothing in any column"):
+        validate_table(write(tmp_path / "rows.csv", LOOP), only=("nobody", "nothing"))
+
+
 def test_files_that_cannot_be_used_are_one_clear_error(tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
     with pytest.raises(ValidationError, match="silicon_ttft_ms"):

@@ -163,6 +163,8 @@ def validate_table(
     rows = kind.prepared(rows)
     if only:
         rows = [row for row in rows if any(word in " ".join(row.values()) for word in only)]
+        if not rows:
+            raise ValidationError(f"{file}: no row has {' or '.join(only)} in any column")
     if sample is not None and sample < len(rows):
         spread = sorted(range(len(rows)), key=lambda at: at * GOLDEN % 1.0)
         rows = [rows[at] for at in sorted(spread[:sample])]
