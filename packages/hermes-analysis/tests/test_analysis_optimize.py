@@ -19,7 +19,7 @@ from hermes_analysis.optimize import (
 from hermes_analysis.optimize.answer import NothingFitsError
 from hermes_analysis.optimize.evaluate import CandidateWork, Reply
 from hermes_analysis.optimize.judging import dominates, fronts
-from hermes_analysis.optimize.tasks import SearchRequest
+from hermes_analysis.optimize.tasks import SearchRequest, fleet_of
 from hermes_analysis.optimize.tasks import optimize as optimize_task
 from hermes_analysis.optimize.terminal import answer_text
 from hermes_analysis.points import point_metrics
@@ -454,3 +454,15 @@ def test_a_choice_that_is_never_a_scenario_is_told(stored, tmp_path):
     text = optimize_task(asked(stored, out=tmp_path / "b", devices="h100-sxm,nope", as_json=False))
     assert "refused   everything with device=nope: " in text
     assert "device=h100-sxm:" not in text.partition("refused ")[2]
+
+
+@pytest.mark.parametrize("change", [{"degrees": {"tp": "2"}}, {"layout": "disaggregated"}])
+def test_a_fleet_without_accelerators_is_refused(tmp_path, change):
+    request = SearchRequest(tmp_path / "s.yaml", objectives=("usd_per_h",), over=("replicas=1,2",), **change)
+    with pytest.raises(AnalysisError, match="is of the accelerators that --devices names"):
+        fleet_of(request)
+
+
+def test_a_limit_that_is_no_number_is_refused():
+    with pytest.raises(AnalysisError, match="is no limit of ttft"):
+        parse_constraint("ttft.p99 <= 1e400 ms")

@@ -147,3 +147,8 @@ def test_a_logarithmic_sample_has_as_many_below_the_middle_as_above():
     low = sum(int(interval.at(at / 1000)) < 128 for at in range(1000))
     assert abs(low - 500) < 20
     assert float(parse_axis("r=log(0.5/s, 8/s)").interval.at(0.5).removesuffix("/s")) == pytest.approx(2.0)
+
+
+def test_a_sample_that_no_memory_holds_is_refused():
+    with pytest.raises(AxisError, match="more points than 1,000,000"):
+        Space((parse_axis("replicas=1..8"),), sobol=10**20)

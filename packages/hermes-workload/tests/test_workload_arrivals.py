@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from hermes_workload import WorkloadError, stream
-from hermes_workload.arrivals import NS_PER_S, build_arrivals
+from hermes_workload.arrivals import NS_PER_S, Renewal, build_arrivals
 from hermes_workload.batch import BATCH_ROWS
 from hermes_workload.distance import ks_significance
 from hermes_workload.fields import Section
@@ -296,3 +296,12 @@ def test_no_process_ever_goes_back_in_time(spec, seed):
 def test_what_cannot_be_used_is_named(spec, said):
     with pytest.raises(WorkloadError, match=f"(?s){said}"):
         build_arrivals(Section(spec))
+
+
+def test_requests_that_arrive_after_the_end_of_time_are_told_when_they_are_asked_for():
+    rare = Renewal(lambda _, count: np.ones(count), 1e15).times(np.random.default_rng(1))
+    assert next(rare).tolist() == [10**15 * at for at in range(1, 4612)]
+    with pytest.raises(WorkloadError, match="arrive after 146 years: one in 1e\\+06 s on average"):
+        next(rare)
+    with pytest.raises(WorkloadError, match="arrive after 146 years"):
+        list(Renewal(lambda _, count: np.ones(count), 1e39).times(np.random.default_rng(1)))

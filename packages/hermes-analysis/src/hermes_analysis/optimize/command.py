@@ -59,7 +59,7 @@ def optimize(
         int, typer.Option("--trials", min=1, help="Candidates to look at; a space with no more is exhausted.")
     ] = 200,
     seeds: SeedsText = "3",
-    search_seed: Annotated[int, typer.Option("--search-seed", help="Seed of the search itself.")] = 1,
+    search_seed: Annotated[int, typer.Option("--search-seed", min=0, help="Seed of the search itself.")] = 1,
     screen: Annotated[bool, typer.Option("--screen/--no-screen", help="Short runs first in a large space.")] = True,
     cut: Annotated[bool, typer.Option("--cut/--no-cut", help="Leave out what bounds rule out.")] = True,
     executor: ExecutorName = None,

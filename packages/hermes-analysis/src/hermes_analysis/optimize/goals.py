@@ -94,7 +94,7 @@ def parse_constraint(text: str) -> Constraint:
     check_metric(metric)
     number = _NUMBER.fullmatch(limit)
     scales = _SCALES[UNITS[metric]]
-    if number is None or number.group(2) not in scales:
+    if number is None or number.group(2) not in scales or not math.isfinite(float(number.group(1))):
         units = ", ".join(unit for unit in scales if unit) or "none"
         raise GoalError(f"--subject-to {text}: {limit!r} is no limit of {metric}; units: {units}")
     value = float(number.group(1)) * scales[number.group(2)]

@@ -140,6 +140,12 @@ def fleet_of(request: SearchRequest) -> Fleet:
     if request.devices is None:
         if request.count is not None:
             raise AnalysisError("--count counts accelerators; say which with --devices")
+        for name, text in {**request.degrees, "layout": request.layout}.items():
+            if text not in {"1", "colocated"}:
+                raise AnalysisError(
+                    f"--{name} {text}: is of the accelerators that --devices names; the scenario's own hardware is "
+                    "varied by --over, as --over hardware.tp=1,2"
+                )
         return Fleet()
     degrees = {name: _numbers(name, text) for name, text in request.degrees.items()}
     return Fleet(

@@ -14,6 +14,8 @@ from hermes_analysis.optional import optional
 from hermes_analysis.sweep.axes import Axis, AxisError
 
 _KEY_BYTES: Final = 16
+_MOST_SAMPLES: Final = 1_000_000
+"""The sample is held in memory as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Space:
             raise AxisError(f"--over {twice[0]} stands twice; put its values into one")
         if not self.axes and not self.sobol and len(self.seeds) < 2:  # noqa: PLR2004 - one point is no sweep
             raise AxisError("the sweep varies nothing; give --over path=values, or --seeds 5")
+        if self.sobol > _MOST_SAMPLES:
+            raise AxisError(f"--sobol {self.sobol}: are more points than {_MOST_SAMPLES:,}; give fewer")
         for axis in self.axes:
             if not axis.values and not self.sobol:
                 low, high = (axis.interval.low, axis.interval.high) if axis.interval else (None, None)
