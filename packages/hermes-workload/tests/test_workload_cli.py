@@ -202,3 +202,22 @@ def test_the_commands_work_where_the_simulator_is_not(tmp_path):
     assert missing.returncode == 2
     assert "neither such a file nor" in missing.stderr
     assert "Traceback" not in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("generate", "azure-conversation", "--requests", 5, "--duration", "nan"), "nan s is no stretch of time"),
+        (("generate", "azure-conversation", "--requests", 5, "--start", "inf"), "inf s is no stretch of time"),
+        (("slice", "TRACE", "--start", "1e300"), "1e+300 s is no stretch of time"),
+        (("scale", "TRACE", "--time", "1e300"), "do not fit 64 bits of nanoseconds"),
+    ],
+)
+def test_times_that_no_trace_has_are_refused(tmp_path, words, message):
+    trace = tmp_path / "t.jsonl"
+    assert run("generate", "azure-conversation", "--requests", 5, "--out", trace).exit_code == 0
+    out = tmp_path / "out.jsonl"
+    refused = run(*(trace if word == "TRACE" else word for word in words), "--out", out)
+    assert refused.exit_code != 0
+    assert message in str(refused.exception)
+    assert not out.exists()

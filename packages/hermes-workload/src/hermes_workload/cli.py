@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Final, Optional
 
 import typer
 
@@ -232,9 +232,19 @@ def open_what(what: str, seed: int, **options: Any) -> "RequestSource":
     return open_named(what, options, seed)
 
 
+_MOST_SECONDS: Final = 4e9
+"""Times are nanoseconds in 64 bits."""
+
+
 def nanoseconds(seconds: float | None) -> int | None:
-    """Return seconds as whole nanoseconds; None stays None."""
-    return None if seconds is None else round(seconds * 1_000_000_000)
+    """Return seconds as whole nanoseconds; None stays None. Raises WorkloadError for more than 64 bits hold."""
+    from hermes_workload.errors import WorkloadError  # noqa: PLC0415
+
+    if seconds is None:
+        return None
+    if not abs(seconds) < _MOST_SECONDS:
+        raise WorkloadError(f"{seconds:g} s is no stretch of time", remedy=f"give seconds below {_MOST_SECONDS:g}")
+    return round(seconds * 1_000_000_000)
 
 
 def hidden(source: "RequestSource") -> "RequestSource":
