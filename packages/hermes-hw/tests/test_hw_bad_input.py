@@ -82,13 +82,6 @@ def test_a_size_that_cannot_be_is_named_with_its_row(tmp_path, file, row, messag
         open_tables(profile(tmp_path, {file: [row]}))
 
 
-def test_the_order_of_a_profile_does_not_matter(tmp_path):
-    turned = {file: rows[::-1] for file, (_, rows) in FILES.items()}
-    one, other = open_tables(profile(tmp_path / "a")), open_tables(profile(tmp_path / "b", turned))
-    for kind in ("gemm", "rotary", "moe.experts"):
-        assert one.rows(kind, "bf16").seconds.tolist() == other.rows(kind, "bf16").seconds.tolist()
-
-
 def test_a_profile_without_products_is_refused(tmp_path):
     changes = {"dense.csv": ["layernorm,1,2.0"], "per_sequence.csv": ["sampler,1,2.0"]}
     with pytest.raises(InputError, match=r"dense\.csv: no rows of a matrix product"):

@@ -103,6 +103,7 @@ class Peers:
             try:
                 answers.append(rank.hear(patience_s))
             except EOFError:
+                rank.end(_END_S)
                 self._lose(f"rank {rank.number} has ended{rank.last_words()}")
             except TimeoutError:
                 self._lose(f"rank {rank.number} has not answered for {patience_s:.0f} s{rank.last_words()}")
