@@ -18,8 +18,8 @@ Splitwise (Patel et al., ISCA 2024; Llama-2-70B on A100): 0.71 to 0.76 of the li
 0.61 at 38%. Prompts drew all of the limit, hence `Energy.joules` lets attainable FLOP/s alone reach it."""
 
 
-def waiting_power_w(device: Device) -> float:
-    """Return what a device draws above idle while a step runs in which it only waits."""
+def active_power_w(device: Device) -> float:
+    """Return what a device draws above idle while a step runs, whatever it does in it."""
     return ACTIVE_POWER_SHARE * (device.tdp_w - device.idle_w)
 
 

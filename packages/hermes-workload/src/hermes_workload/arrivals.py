@@ -16,15 +16,13 @@ from typing import Final, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hermes_workload.batch import BATCH_ROWS, Ints
+from hermes_workload.batch import BATCH_ROWS, LATEST_NS, Ints
 from hermes_workload.errors import WorkloadError
 from hermes_workload.fields import Section, choose
 from hermes_workload.intensity import INTENSITIES, Curve, Intensity, Pieces
 from hermes_workload.sizes import read_probabilities
 
 NS_PER_S: Final = 1_000_000_000
-_LATEST_NS: Final = 1 << 62
-"""Times are whole nanoseconds in 64 bits, with room for a run behind the last arrival."""
 
 Floats: TypeAlias = NDArray[np.float64]
 Gaps: TypeAlias = Callable[[np.random.Generator, int], Floats]
@@ -61,12 +59,12 @@ class Renewal:
             offsets += carry
             whole = np.floor(offsets)
             carry = float(offsets[-1] - whole[-1])
-            if whole[-1] > _LATEST_NS - start:
+            if whole[-1] > LATEST_NS - start:
                 # Those behind it may be more than anybody asks for: told when it is asked for.
-                in_time = whole[whole <= _LATEST_NS - start]
+                in_time = whole[whole <= LATEST_NS - start]
                 yield in_time.astype(np.int64) + start
                 raise WorkloadError(
-                    f"requests arrive after {_LATEST_NS / (365 * 86_400 * NS_PER_S):.0f} years: one in "
+                    f"requests arrive after {LATEST_NS / (365 * 86_400 * NS_PER_S):.0f} years: one in "
                     f"{self.mean_gap_ns / NS_PER_S:.3g} s on average",
                     remedy="Give a higher rate, or fewer requests.",
                 )

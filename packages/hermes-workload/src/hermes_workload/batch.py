@@ -17,6 +17,8 @@ Column: TypeAlias = NDArray[np.int64] | NDArray[np.uint64]
 BATCH_ROWS: Final = 8192
 """Rows of a full batch: large enough that NumPy's cost per call vanishes, small enough to stay in the cache."""
 
+LATEST_NS: Final = 1 << 62
+"""Times are whole nanoseconds in 64 bits, with room for a run behind the last arrival."""
 DEFAULTS: Final[dict[str, int]] = {
     "pipeline": 0,
     "tenant": 0,

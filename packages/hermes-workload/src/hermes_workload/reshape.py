@@ -1,15 +1,12 @@
 """Any stream of requests, cut or stretched."""
 
 from collections.abc import Callable, Iterator
-from typing import Final
 
 import numpy as np
 
-from hermes_workload.batch import RequestBatch, limited
+from hermes_workload.batch import LATEST_NS, RequestBatch, limited
 from hermes_workload.errors import WorkloadError
 from hermes_workload.source import RequestSource, Source
-
-_LATEST_NS: Final = float(1 << 62)
 
 
 def sliced(
@@ -50,7 +47,7 @@ def rescaled(source: RequestSource, factor: float) -> Source:
     def draw() -> Iterator[RequestBatch]:
         for batch in source.batches():
             moved = batch.slice(0, len(batch))
-            if len(moved) and not float(batch.arrival_ns[-1]) * factor < _LATEST_NS:
+            if len(moved) and not float(batch.arrival_ns[-1]) * factor < LATEST_NS:
                 raise WorkloadError(
                     f"times multiplied by {factor:g} do not fit 64 bits of nanoseconds", remedy="take a smaller factor"
                 )

@@ -18,7 +18,7 @@ from hermes_hw.adapters import adapter_prices
 from hermes_hw.client import Session, StepQuestion
 from hermes_hw.client.answers import Answers
 from hermes_hw.compiler import representative_shape
-from hermes_hw.energy import ACTIVE_POWER_SHARE, waiting_power_w
+from hermes_hw.energy import ACTIVE_POWER_SHARE, active_power_w
 from hermes_hw.memory import kv_transfer_bytes_per_token, plan_memory
 from hermes_hw.operators import SOURCES, Figures, Sizes
 from hermes_hw.remote.grids import PriceGrid, ladder, product
@@ -64,7 +64,7 @@ def compile_steps(work: Work) -> CompiledDeployment:
     parts = [_part(answers, start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     devices = deployment.devices
     # A service is asked for steps of one rank of those that data parallelism puts beside one another.
-    waiting_w = _of_a_rank(deployment) * waiting_power_w(device)
+    waiting_w = _of_a_rank(deployment) * active_power_w(device)
     steps = WholeStepModel(_grids(work, session, plan, parts), deployment.host)
     return CompiledDeployment(
         deployment=deployment,

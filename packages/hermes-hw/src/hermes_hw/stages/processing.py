@@ -7,7 +7,7 @@ from hermes_core.api.errors import InputError
 from hermes_core.api.stages import CompiledStage, StageDeployment
 from hermes_core.api.time import FS_PER_NS
 
-from hermes_hw.energy import ACTIVE_POWER_SHARE
+from hermes_hw.energy import active_power_w
 from hermes_hw.stages.options import Options
 from hermes_hw.stages.worker import LEAST_FS, NJ_PER_J, checked_device, femtos, fingerprint, share_of
 
@@ -71,7 +71,7 @@ def compile_processing(deployment: StageDeployment) -> CompiledStage:
             f"{deployment.devices} x {device.name}",
             remedy=f"Use at most {max(units // cores, 1)} workers of {min(cores, units)} cores.",
         )
-    active_w = (device.tdp_w - device.idle_w) * ACTIVE_POWER_SHARE / device.compute_units * cores
+    active_w = active_power_w(device) / device.compute_units * cores
     model = ProcessingModel(
         base_fs=femtos(batch_us * 1e-6) if batch_us else 0,
         item_fs=round(request_us * 1000 * FS_PER_NS / cores),

@@ -456,8 +456,7 @@ class LlmClient(EngineFacts):
         scheduler = self.scheduler
         if self._single or scheduler.preempted:
             return 1
-        if scheduler.patience < steps:
-            steps = scheduler.patience
+        steps = min(steps, scheduler.patience)
         incoming = scheduler.incoming
         if incoming:
             if scheduler.leaving:
